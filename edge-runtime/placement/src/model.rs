@@ -1,0 +1,328 @@
+//! The words of placement: nodes, offers, requests and the snapshot on which one decision is made.
+//!
+//! Everything is owned, ordered (`BTreeMap`, sorted vectors) and plain, so that the same inputs
+//! give the same decision on every machine.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A value of a closed vocabulary that is not in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {kind} {value:?}; expected one of {expected}")]
+pub struct UnknownWord {
+    /// What was being read: "goal", "provider", …
+    pub kind: &'static str,
+    /// What was found.
+    pub value: String,
+    /// The allowed words, comma-separated.
+    pub expected: String,
+}
+
+macro_rules! vocabulary {
+    ($(#[$meta:meta])* $name:ident, $kind:literal { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vmeta])* #[serde(rename = $word)] $variant),+ }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word used in CRDs, labels, logs and docs.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.as_str()) }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownWord;
+            fn from_str(value: &str) -> Result<Self, UnknownWord> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == value).ok_or_else(|| UnknownWord {
+                    kind: $kind,
+                    value: value.to_owned(),
+                    expected: Self::ALL.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(", "),
+                })
+            }
+        }
+    };
+}
+
+vocabulary! {
+    /// What a workload wants most.
+    Goal, "goal" { Cost = "cost", Latency = "latency", Default = "default" }
+}
+vocabulary! {
+    /// Who owns the machine.
+    Provider, "provider" { Aws = "aws", Gcp = "gcp", Azure = "azure", Edge = "edge" }
+}
+vocabulary! {
+    /// Cloud or edge.
+    Tier, "tier" { Cloud = "cloud", Edge = "edge" }
+}
+vocabulary! {
+    /// How capacity is paid for; `owned` is edge hardware.
+    CapacityType, "capacity type" { OnDemand = "on-demand", Spot = "spot", Owned = "owned" }
+}
+vocabulary! {
+    /// A service runs until deleted, a job to completion.
+    WorkloadType, "workload type" { Service = "service", Job = "job" }
+}
+vocabulary! {
+    /// Where a node stands, for data sovereignty.
+    Geography, "geography" {
+        /// United States.
+        Us = "US",
+        /// Canada.
+        Ca = "CA",
+        /// South and Central America, with Mexico.
+        Sa = "SA",
+        /// European Union.
+        Eu = "EU",
+        /// United Kingdom.
+        Uk = "UK",
+        /// Switzerland.
+        Ch = "CH",
+        /// Norway.
+        No = "NO",
+        /// Middle East, with Israel.
+        Me = "ME",
+        /// Africa.
+        Af = "AF",
+        /// India.
+        In = "IN",
+        /// Mainland China.
+        Cn = "CN",
+        /// Hong Kong, Taiwan, Japan, Korea and South-East Asia.
+        Ap = "AP",
+        /// Australia and New Zealand.
+        Au = "AU",
+    }
+}
+
+/// CPU architecture in Kubernetes' words (`amd64`, `arm64`); [`normalize_arch`] takes uname's.
+#[must_use]
+pub fn normalize_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// CPU and memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Thousandths of a core.
+    pub cpu_millis: u64,
+    /// Bytes.
+    pub memory_bytes: u64,
+}
+
+/// One GPU of a node and what is left of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuDevice {
+    /// NVML's uuid, or a stable name where there is none.
+    pub uuid: String,
+    /// Model as the driver names it.
+    pub model: String,
+    /// Bytes; unified memory counts as the node's memory too.
+    pub memory_bytes: u64,
+    /// Thousandths not yet promised to a replica, 0 to 1000.
+    pub free_millis: u32,
+}
+
+/// What a replica asks of GPUs. Whole GPUs (`millis == 1000`) are given `count` devices of their
+/// own; a share (`millis < 1000`, `count == 1`) goes on one device with that much left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuRequest {
+    /// Devices; 0 means none.
+    pub count: u32,
+    /// Thousandths of each, 1 to 1000.
+    pub millis: u32,
+}
+
+/// A node's repellent, with Kubernetes' meaning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value, may be empty.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// A replica's permission to ignore a taint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Toleration {
+    /// Key; empty with `Exists` tolerates everything.
+    pub key: String,
+    /// `Equal` or `Exists`.
+    pub operator: String,
+    /// Value for `Equal`.
+    pub value: String,
+    /// Effect; empty matches all.
+    pub effect: String,
+}
+
+/// Where a node stands in the network and the market. Shared by nodes and offers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Location {
+    /// Cloud or edge.
+    pub tier: Tier,
+    /// Owner of the machine.
+    pub provider: Provider,
+    /// Region in the provider's words; for edge nodes, empty.
+    pub region: String,
+    /// Zone; may be empty.
+    pub zone: String,
+    /// Site of an edge node; empty in the cloud.
+    pub site: String,
+    /// For data sovereignty; unknown where neither region nor label tells.
+    pub geography: Option<Geography>,
+}
+
+/// A machine with a Hyperion agent, as one decision sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Unique id.
+    pub id: String,
+    /// Where it is.
+    pub location: Location,
+    /// Kubernetes' word for the CPU architecture.
+    pub arch: String,
+    /// How it is paid for.
+    pub capacity_type: CapacityType,
+    /// Instance type or board; may be empty.
+    pub instance_type: String,
+    /// All it has for replicas.
+    pub allocatable: Resources,
+    /// What is not yet promised.
+    pub free: Resources,
+    /// GPUs, by uuid.
+    pub gpus: Vec<GpuDevice>,
+    /// Labels, for node selectors.
+    pub labels: BTreeMap<String, String>,
+    /// Taints.
+    pub taints: Vec<Taint>,
+    /// False when cordoned, draining or revoked.
+    pub schedulable: bool,
+    /// False when its agent is out of reach.
+    pub ready: bool,
+    /// US dollars per hour for the whole node.
+    pub price_per_hour: f64,
+    /// Share of CPU in use by measurement, 0 to 1.
+    pub cpu_utilization: f32,
+    /// Ids of images known to be on the node.
+    pub images: Vec<String>,
+}
+
+/// Capacity that does not exist yet but can be bought.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Unique id: provider/region/zone/type/capacity type.
+    pub id: String,
+    /// Where it would be.
+    pub location: Location,
+    /// Architecture.
+    pub arch: String,
+    /// Spot or on-demand.
+    pub capacity_type: CapacityType,
+    /// Instance type.
+    pub instance_type: String,
+    /// What it would have.
+    pub allocatable: Resources,
+    /// GPUs it would have (uuids made up from the index).
+    pub gpus: Vec<GpuDevice>,
+    /// US dollars per hour for the whole instance.
+    pub price_per_hour: f64,
+    /// Monthly probability of reclaim, 0 to 1 (0 for on-demand).
+    pub reclaim_rate: f32,
+}
+
+/// A place of the latency matrix: `aws:us-east-1`, `site:lab`, or a geography's clients `geo:EU`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Place(pub String);
+
+/// Round-trip times between places.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LatencyMatrix {
+    /// Milliseconds; symmetric, stored once with the smaller place first.
+    pub rtt_ms: BTreeMap<(Place, Place), f32>,
+}
+
+/// Where a workload's requests come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Client {
+    /// `geo:EU` or `site:lab`.
+    pub place: Place,
+    /// Share of the requests; weights need not sum to 1.
+    pub weight: f32,
+}
+
+/// One replica that needs a place: a workload's demands in the form that placement reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// `namespace/workload/index`.
+    pub replica: String,
+    /// Service or job.
+    pub workload_type: WorkloadType,
+    /// Goal.
+    pub goal: Goal,
+    /// CPU and memory.
+    pub resources: Resources,
+    /// GPUs.
+    pub gpu: GpuRequest,
+    /// Hard: allowed geographies; empty allows all.
+    pub geographies: Vec<Geography>,
+    /// Hard: allowed providers; empty allows all.
+    pub clouds: Vec<Provider>,
+    /// Hard: allowed tiers; empty allows both.
+    pub tiers: Vec<Tier>,
+    /// Hard: allowed architectures; empty allows all.
+    pub archs: Vec<String>,
+    /// Hard: labels the node must carry.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that are tolerated.
+    pub tolerations: Vec<Toleration>,
+    /// Hard: US dollars per hour of this replica's share; none means no bound.
+    pub max_hourly_cost: Option<f64>,
+    /// Soft: prefer spot capacity.
+    pub prefer_spot: bool,
+    /// Soft: p99 that the user wants, milliseconds.
+    pub latency_target_ms: Option<f64>,
+    /// Where requests come from; empty means nobody said.
+    pub clients: Vec<Client>,
+    /// Soft: the place its data is close to.
+    pub data_locality: Option<Place>,
+    /// Images its containers need.
+    pub images: Vec<String>,
+    /// Fields of the template that only a Kubernetes cluster can run (`spec.volumes`, …); an
+    /// agent's own runtime is rejected for them. Empty for most.
+    pub cluster_only_fields: Vec<String>,
+    /// Nodes that hold other replicas of this workload, to spread.
+    pub siblings: Vec<String>,
+    /// Nodes not to use for this decision (just failed there), with the reason.
+    pub avoid: BTreeMap<String, String>,
+}
+
+/// The immutable view on which one decision is made.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Grows with every change of the index it was made from.
+    pub version: u64,
+    /// Sorted by id.
+    pub nodes: Vec<Node>,
+    /// Sorted by id.
+    pub offers: Vec<Offer>,
+    /// Round-trip times.
+    pub latency: LatencyMatrix,
+}

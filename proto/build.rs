@@ -1,0 +1,7 @@
+//! Generates the Rust code of the `.proto` files in this folder.
+
+fn main() -> std::io::Result<()> {
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .compile_protos(&["agent/v1/agent.proto"], &["."])
+}
