@@ -1,0 +1,126 @@
+//! Verifies a choice with code that is not the filter's: it starts from the choice and recomputes
+//! every hard constraint, whoever decided.
+
+use crate::choose::{CandidateRef, Choice};
+use crate::model::{CapacityType, Provider, Request, Resources, Snapshot};
+
+/// A broken hard constraint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{constraint}: {detail}")]
+pub struct Violation {
+    /// The user's word for the constraint.
+    pub constraint: &'static str,
+    /// What was found.
+    pub detail: String,
+}
+
+/// All hard constraints that `choice` breaks.
+///
+/// # Errors
+/// The violations, never empty.
+pub fn check(
+    snapshot: &Snapshot,
+    request: &Request,
+    choice: &Choice,
+) -> Result<(), Vec<Violation>> {
+    let mut found = Vec::new();
+    let mut broken =
+        |constraint: &'static str, detail: String| found.push(Violation { constraint, detail });
+    let (location, arch, free, gpus) = match &choice.candidate {
+        CandidateRef::Node(id) => {
+            let Some(node) = snapshot.nodes.iter().find(|n| n.id == *id) else {
+                return Err(vec![Violation {
+                    constraint: "node",
+                    detail: format!("{id} is not in the snapshot"),
+                }]);
+            };
+            if !(node.ready && node.schedulable) {
+                broken("notReady", format!("{id} is not ready or is cordoned"));
+            }
+            for (key, value) in &request.node_selector {
+                if node.labels.get(key) != Some(value) {
+                    broken("nodeSelector", format!("{id} lacks {key}={value}"));
+                }
+            }
+            if request.avoid.contains_key(id) {
+                broken("recentFailure", format!("{id} is to be avoided"));
+            }
+            if let (Some(most), true) = (
+                request.max_hourly_cost,
+                node.capacity_type != CapacityType::Owned,
+            ) && (choice.hourly_cost > most || node.price_per_hour.is_nan())
+            {
+                broken("maxHourlyCost", format!("{} > {most}", choice.hourly_cost));
+            }
+            (&node.location, &node.arch, node.free, &node.gpus)
+        }
+        CandidateRef::Offer(id) => {
+            let Some(offer) = snapshot.offers.iter().find(|o| o.id == *id) else {
+                return Err(vec![Violation {
+                    constraint: "offer",
+                    detail: format!("{id} is not in the snapshot"),
+                }]);
+            };
+            (&offer.location, &offer.arch, offer.allocatable, &offer.gpus)
+        }
+    };
+    if !request.geographies.is_empty()
+        && !request
+            .geographies
+            .iter()
+            .any(|g| Some(*g) == location.geography)
+    {
+        broken("geographies", format!("{:?}", location.geography));
+    }
+    if !request.clouds.is_empty()
+        && !request
+            .clouds
+            .iter()
+            .any(|p: &Provider| *p == location.provider)
+    {
+        broken("clouds", location.provider.to_string());
+    }
+    if !request.tiers.is_empty() && !request.tiers.iter().any(|t| *t == location.tier) {
+        broken("tiers", location.tier.to_string());
+    }
+    if !request.archs.is_empty() && !request.archs.iter().any(|a| a == arch) {
+        broken("architecture", arch.clone());
+    }
+    let Resources {
+        cpu_millis,
+        memory_bytes,
+    } = request.resources;
+    if cpu_millis > free.cpu_millis {
+        broken(
+            "cpu",
+            format!("{cpu_millis}m asked, {}m free", free.cpu_millis),
+        );
+    }
+    if memory_bytes > free.memory_bytes {
+        broken(
+            "memory",
+            format!("{memory_bytes} bytes asked, {} free", free.memory_bytes),
+        );
+    }
+    let wanted = u64::from(request.gpu.count) * u64::from(request.gpu.millis.clamp(1, 1000));
+    let given: u64 = choice.gpus.iter().map(|(_, m)| u64::from(*m)).sum();
+    if given != wanted {
+        broken(
+            "nvidia.com/gpu",
+            format!("{given} thousandths given, {wanted} asked"),
+        );
+    }
+    for (uuid, millis) in &choice.gpus {
+        match gpus.iter().find(|g| g.uuid == *uuid) {
+            None => broken("nvidia.com/gpu", format!("no device {uuid}")),
+            Some(g) if g.free_millis < *millis => {
+                broken(
+                    "nvidia.com/gpu",
+                    format!("{uuid} has {} of {millis} thousandths left", g.free_millis),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}

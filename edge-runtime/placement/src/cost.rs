@@ -1,0 +1,43 @@
+//! What a replica costs: its dominant share of the machine's price.
+
+use crate::filter::{Candidate, is_owned};
+use crate::model::Request;
+
+/// US dollars per hour of the replica's share of the machine, or none where the price is unknown
+/// (missing, negative or not finite).
+///
+/// The share is the largest of its shares of CPU, memory and GPUs (the dominant share of Ghodsi
+/// et al., "Dominant Resource Fairness", NSDI 2011): whoever takes all GPUs of a machine pays for
+/// all of it, since nobody else can use the rest for what it was bought for. An offer is bought
+/// whole, so it costs its whole price.
+#[must_use]
+pub fn replica_share(request: &Request, candidate: &Candidate<'_>) -> Option<f64> {
+    let price = candidate.price_per_hour;
+    if !price.is_finite() || price < 0.0 {
+        return None;
+    }
+    if price == 0.0 && !is_owned(candidate) {
+        return None;
+    }
+    if candidate.node.is_none() {
+        return Some(price);
+    }
+    let part = |asked: u64, all: u64| {
+        if all == 0 {
+            0.0
+        } else {
+            asked as f64 / all as f64
+        }
+    };
+    let gpu_asked = u64::from(request.gpu.count) * u64::from(request.gpu.millis.clamp(1, 1000));
+    let share = part(
+        request.resources.cpu_millis,
+        candidate.allocatable.cpu_millis,
+    )
+    .max(part(
+        request.resources.memory_bytes,
+        candidate.allocatable.memory_bytes,
+    ))
+    .max(part(gpu_asked, candidate.gpus.len() as u64 * 1000));
+    Some(price * share.min(1.0))
+}
