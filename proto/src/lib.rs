@@ -1,8 +1,18 @@
 //! Wire formats of Hyperion: generated code, and [`convert`], the only place where wire messages
 //! become domain types.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
 /// Generated code of `agent/v1/agent.proto`.
-#[expect(missing_docs, clippy::all, reason = "generated code")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    unused_qualifications,
+    reason = "generated code"
+)]
 pub mod agent_v1 {
     tonic::include_proto!("agent.v1");
 }
+
+pub mod convert;
+pub mod domain;

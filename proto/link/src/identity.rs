@@ -1,0 +1,187 @@
+//! Keys, certificate requests, SPIFFE ids and fingerprints.
+
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+
+/// Who a node is: what enrolment gave it and the key it made itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Node id.
+    pub node_id: String,
+    /// Site of the join token.
+    pub site: String,
+    /// PKCS#8, DER. Never leaves the device.
+    pub key_der: Vec<u8>,
+    /// Node certificate, then the CA's.
+    pub chain_der: Vec<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Identity {
+    /// Leaves the key out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({} of site {:?})", self.node_id, self.site)
+    }
+}
+
+/// A certificate or key that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The chain lacks the node certificate or the CA's.
+    #[error("certificate chain has {0} certificates; node and CA certificates are needed")]
+    ShortChain(usize),
+    /// DER that does not parse.
+    #[error("certificate does not parse: {0}")]
+    Certificate(String),
+    /// No SPIFFE id of a node.
+    #[error("certificate carries no URI spiffe://<fleet>/node/<id>")]
+    NoSpiffeId,
+    /// Key or CSR.
+    #[error("key or certificate request: {0}")]
+    Key(#[from] rcgen::Error),
+}
+
+impl Identity {
+    /// Checks that the chain has both certificates and that the first one is this node's.
+    ///
+    /// # Errors
+    /// What is wrong with the chain.
+    pub fn validate(&self) -> Result<(), IdentityError> {
+        if self.chain_der.len() < 2 {
+            return Err(IdentityError::ShortChain(self.chain_der.len()));
+        }
+        let facts = CertificateFacts::parse(&self.chain_der[0])?;
+        match facts.node_id {
+            Some(id) if id == self.node_id => Ok(()),
+            _ => Err(IdentityError::NoSpiffeId),
+        }
+    }
+
+    /// The key as rustls wants it.
+    #[must_use]
+    pub fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_der.clone()))
+    }
+
+    /// Fingerprint of the CA certificate.
+    #[must_use]
+    pub fn ca_fingerprint(&self) -> Option<String> {
+        self.chain_der.get(1).map(|der| fingerprint(der))
+    }
+}
+
+/// `sha256:<hex>` of a certificate's DER.
+#[must_use]
+pub fn fingerprint(der: &[u8]) -> String {
+    let hex: String = Sha256::digest(der)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    format!("sha256:{hex}")
+}
+
+/// A new P-256 key, PKCS#8 DER.
+///
+/// # Errors
+/// The random source failed.
+pub fn new_key() -> Result<Vec<u8>, IdentityError> {
+    Ok(KeyPair::generate()?.serialize_der())
+}
+
+/// A certificate signing request for the key. The node id is the control plane's to choose, so
+/// the request names nobody.
+///
+/// # Errors
+/// The key does not parse.
+pub fn certificate_request(key_der: &[u8]) -> Result<Vec<u8>, IdentityError> {
+    let key = KeyPair::try_from(key_der)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "hyperion-agent");
+    Ok(params.serialize_request(&key)?.der().to_vec())
+}
+
+/// URI of a node.
+#[must_use]
+pub fn spiffe_uri(fleet: &str, node_id: &str) -> String {
+    format!("spiffe://{fleet}/node/{node_id}")
+}
+
+/// What the two ends read in a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// From the SPIFFE URI.
+    pub fleet: Option<String>,
+    /// From the SPIFFE URI.
+    pub node_id: Option<String>,
+    /// Start of validity, seconds since the epoch.
+    pub not_before: u64,
+    /// End of validity, seconds since the epoch.
+    pub not_after: u64,
+    /// Subject public key info, DER.
+    pub public_key: Vec<u8>,
+    /// Serial number, hexadecimal.
+    pub serial: String,
+}
+
+impl CertificateFacts {
+    /// Reads a certificate.
+    ///
+    /// # Errors
+    /// It does not parse.
+    pub fn parse(der: &[u8]) -> Result<Self, IdentityError> {
+        let (_, cert) = X509Certificate::from_der(der)
+            .map_err(|e| IdentityError::Certificate(e.to_string()))?;
+        let uri = cert.extensions().iter().find_map(|extension| {
+            let ParsedExtension::SubjectAlternativeName(san) = extension.parsed_extension() else {
+                return None;
+            };
+            san.general_names.iter().find_map(|name| match name {
+                GeneralName::URI(uri) => uri.strip_prefix("spiffe://")?.split_once("/node/"),
+                _ => None,
+            })
+        });
+        let seconds = |t: i64| u64::try_from(t).unwrap_or(0);
+        Ok(Self {
+            fleet: uri.map(|(fleet, _)| fleet.to_owned()),
+            node_id: uri.map(|(_, id)| id.to_owned()),
+            not_before: seconds(cert.validity().not_before.timestamp()),
+            not_after: seconds(cert.validity().not_after.timestamp()),
+            public_key: cert.public_key().raw.to_vec(),
+            serial: cert
+                .raw_serial()
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect(),
+        })
+    }
+
+    /// Time left until two thirds of the lifetime have passed; zero when they have.
+    #[must_use]
+    pub fn renew_in(&self, now: SystemTime) -> Duration {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let lifetime = self.not_after.saturating_sub(self.not_before);
+        let renew_at = self.not_before + lifetime * 2 / 3;
+        Duration::from_secs(renew_at.saturating_sub(now))
+    }
+
+    /// True after the end of validity.
+    #[must_use]
+    pub fn expired(&self, now: SystemTime) -> bool {
+        now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() >= self.not_after
+    }
+}
+
+/// Leaf certificate of a TLS peer.
+#[must_use]
+pub fn peer_leaf(connection: &quinn::Connection) -> Option<CertificateDer<'static>> {
+    let chain = connection
+        .peer_identity()?
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .ok()?;
+    chain.into_iter().next()
+}

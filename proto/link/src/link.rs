@@ -1,0 +1,430 @@
+//! The agent's side of the link: one task owns the connection, reconnects with jittered backoff,
+//! says hello, renews the certificate, and hands messages over.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hyperion_proto::agent_v1::stream_message::Body;
+use hyperion_proto::agent_v1::{Hello, RenewCertificate, StreamMessage, Welcome};
+use rand::RngExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::client::{self, Connected, ControlTarget, EnrolRequest};
+use crate::identity::{self, CertificateFacts, Identity};
+use crate::transport;
+
+/// Settings of a link.
+#[derive(Clone)]
+pub struct LinkConfig {
+    /// Where to.
+    pub target: ControlTarget,
+    /// First wait after a failure.
+    pub backoff_min: Duration,
+    /// Longest wait.
+    pub backoff_max: Duration,
+    /// Keep-alive interval.
+    pub keep_alive: Duration,
+    /// Silence after which the peer is taken for gone.
+    pub idle: Duration,
+    /// A socket to share; none opens one.
+    pub endpoint: Option<quinn::Endpoint>,
+    /// For re-enrolment.
+    pub describe: EnrolRequest,
+}
+
+impl LinkConfig {
+    /// Defaults for a target.
+    #[must_use]
+    pub fn new(target: ControlTarget) -> Self {
+        Self {
+            target,
+            backoff_min: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(15),
+            keep_alive: transport::KEEP_ALIVE,
+            idle: transport::IDLE,
+            endpoint: None,
+            describe: EnrolRequest::default(),
+        }
+    }
+}
+
+/// What happens on a link.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The control plane answered hello.
+    Connected(Welcome),
+    /// A command or an answer.
+    Message(StreamMessage),
+    /// The connection ended or could not be made.
+    Disconnected {
+        /// Why.
+        reason: String,
+        /// When the next attempt begins.
+        retry_in: Duration,
+    },
+    /// A new certificate: to be stored.
+    Renewed(Identity),
+    /// The control plane does not want this node; slow attempts go on.
+    Refused {
+        /// Why, in the control plane's words.
+        reason: String,
+    },
+}
+
+/// A message that was not taken.
+#[derive(Debug)]
+pub enum SendError {
+    /// No connection now.
+    NotConnected(Box<StreamMessage>),
+    /// The peer does not keep up.
+    Full(Box<StreamMessage>),
+}
+
+/// Messages that may wait for the peer.
+const OUTGOING: usize = 256;
+/// Events that may wait for the agent.
+const EVENTS: usize = 64;
+/// How long the control plane may take to answer hello.
+const WELCOME: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct Current {
+    outgoing: Option<mpsc::Sender<StreamMessage>>,
+    quic: Option<quinn::Connection>,
+}
+
+/// Sends on whatever connection there is.
+#[derive(Clone, Default)]
+pub struct LinkSender {
+    current: Arc<Mutex<Current>>,
+}
+
+impl LinkSender {
+    /// Queues a message for the peer.
+    ///
+    /// # Errors
+    /// Gives the message back.
+    pub fn try_send(&self, message: StreamMessage) -> Result<(), SendError> {
+        let current = self.lock();
+        let Some(outgoing) = &current.outgoing else {
+            return Err(SendError::NotConnected(Box::new(message)));
+        };
+        outgoing.try_send(message).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(m) => SendError::Full(Box::new(m)),
+            mpsc::error::TrySendError::Closed(m) => SendError::NotConnected(Box::new(m)),
+        })
+    }
+
+    /// Round trip as QUIC measures it.
+    #[must_use]
+    pub fn rtt_ms(&self) -> Option<f32> {
+        self.lock()
+            .quic
+            .as_ref()
+            .map(|c| c.rtt().as_secs_f32() * 1000.0)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, outgoing: Option<mpsc::Sender<StreamMessage>>, quic: Option<quinn::Connection>) {
+        *self.lock() = Current { outgoing, quic };
+    }
+}
+
+/// A running link.
+pub struct Link {
+    sender: LinkSender,
+    events: mpsc::Receiver<LinkEvent>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Link {
+    /// For sending.
+    #[must_use]
+    pub fn sender(&self) -> LinkSender {
+        self.sender.clone()
+    }
+
+    /// Next event; none after the link was closed.
+    pub async fn next_event(&mut self) -> Option<LinkEvent> {
+        self.events.recv().await
+    }
+
+    /// Ends the connection and waits for its task.
+    pub async fn close(self) {
+        self.stop.cancel();
+        drop(self.events);
+        let _ = self.task.await;
+    }
+}
+
+/// Starts a link; `hello` is asked for the first message of every connection.
+pub fn start(
+    config: LinkConfig,
+    identity: Identity,
+    hello: Arc<dyn Fn() -> Hello + Send + Sync>,
+) -> Link {
+    let (tx, events) = mpsc::channel(EVENTS);
+    let sender = LinkSender::default();
+    let stop = CancellationToken::new();
+    let runner = Runner {
+        config,
+        identity,
+        hello,
+        sender: sender.clone(),
+        events: tx,
+    };
+    let task = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let cleared = runner.sender.clone();
+            tokio::select! {
+                () = runner.run() => {}
+                () = stop.cancelled() => {}
+            }
+            if let Some(quic) = cleared.lock().quic.take() {
+                quic.close(0_u32.into(), b"agent stops");
+            }
+            cleared.set(None, None);
+        }
+    });
+    Link {
+        sender,
+        events,
+        stop,
+        task,
+    }
+}
+
+struct Runner {
+    config: LinkConfig,
+    identity: Identity,
+    hello: Arc<dyn Fn() -> Hello + Send + Sync>,
+    sender: LinkSender,
+    events: mpsc::Sender<LinkEvent>,
+}
+
+/// How a connection ended.
+enum End {
+    /// Try again soon.
+    Lost(String),
+    /// Try again slowly.
+    Refused(String),
+}
+
+impl Runner {
+    async fn run(mut self) {
+        let mut wait = self.config.backoff_min;
+        let mut endpoint = None;
+        loop {
+            if endpoint.is_none() {
+                endpoint = match &self.config.endpoint {
+                    Some(shared) => Some(shared.clone()),
+                    None => client::client_endpoint().ok(),
+                };
+            }
+            let mut welcomed = false;
+            let end = match &endpoint {
+                Some(endpoint) => self.session(&endpoint.clone(), &mut welcomed).await,
+                None => End::Lost("cannot open a UDP socket".to_owned()),
+            };
+            self.sender.set(None, None);
+            if welcomed {
+                wait = self.config.backoff_min;
+            }
+            let reason = match end {
+                End::Lost(reason) => reason,
+                End::Refused(reason) => {
+                    wait = self.config.backoff_max;
+                    if self
+                        .events
+                        .send(LinkEvent::Refused {
+                            reason: reason.clone(),
+                        })
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                    reason
+                }
+            };
+            // Full jitter between half and the whole of the wait, so that a fleet does not come
+            // back in step after the control plane's restart.
+            let retry_in = wait.mul_f64(rand::rng().random_range(0.5..1.0));
+            debug!(%reason, ?retry_in, "link down");
+            if self
+                .events
+                .send(LinkEvent::Disconnected { reason, retry_in })
+                .await
+                .is_err()
+            {
+                return;
+            }
+            tokio::time::sleep(retry_in).await;
+            wait = (wait * 2).min(self.config.backoff_max);
+        }
+    }
+
+    async fn session(&mut self, endpoint: &quinn::Endpoint, welcomed: &mut bool) -> End {
+        if let Err(reason) = self.refresh_expired().await {
+            return End::Lost(reason);
+        }
+        let transport = transport::config(Some(self.config.keep_alive), self.config.idle);
+        let connecting = client::connect(
+            endpoint,
+            &self.config.target,
+            Some(&self.identity),
+            transport,
+        )
+        .await;
+        let mut connected = match connecting {
+            Ok(connected) => connected,
+            Err(e) => return End::Lost(e.to_string()),
+        };
+        let end = self.stream(&mut connected, welcomed).await;
+        // Ends every stream of the connection at once; see `body` for why streams are not ended
+        // one by one.
+        connected.quic.close(0_u32.into(), b"session ends");
+        end
+    }
+
+    /// A device that was offline past its certificate's end gets a new one for its old key.
+    async fn refresh_expired(&mut self) -> Result<(), String> {
+        let expired = self
+            .identity
+            .chain_der
+            .first()
+            .and_then(|der| CertificateFacts::parse(der).ok())
+            .is_some_and(|facts| facts.expired(SystemTime::now()));
+        if !expired {
+            return Ok(());
+        }
+        info!("certificate ran out; enrolling again with the old key");
+        let describe = self.config.describe.clone();
+        let renewed = client::re_enrol(&self.config.target, &self.identity, describe)
+            .await
+            .map_err(|e| e.to_string())?;
+        self.adopt(renewed).await;
+        Ok(())
+    }
+
+    async fn adopt(&mut self, renewed: Identity) {
+        self.identity = renewed.clone();
+        let _ = self.events.send(LinkEvent::Renewed(renewed)).await;
+    }
+
+    async fn stream(&mut self, connected: &mut Connected, welcomed: &mut bool) -> End {
+        let (tx, rx) = mpsc::channel(OUTGOING);
+        let hello = StreamMessage {
+            body: Some(Body::Hello((self.hello)())),
+        };
+        if tx.try_send(hello).is_err() {
+            return End::Lost("outgoing queue".to_owned());
+        }
+        let outgoing = futures::stream::unfold(rx, |mut rx| async move {
+            let message = rx.recv().await?;
+            Some((message, rx))
+        });
+        let opened = tokio::time::timeout(WELCOME, connected.grpc.stream(outgoing)).await;
+        let mut incoming = match opened {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return ended_by(&status),
+            Err(_) => return End::Lost("no answer to the stream request".to_owned()),
+        };
+        let welcome = match tokio::time::timeout(WELCOME, incoming.message()).await {
+            Ok(Ok(Some(StreamMessage {
+                body: Some(Body::Welcome(welcome)),
+            }))) => welcome,
+            Ok(Ok(_)) => return End::Lost("the first answer was no welcome".to_owned()),
+            Ok(Err(status)) => return ended_by(&status),
+            Err(_) => return End::Lost("no welcome in time".to_owned()),
+        };
+        *welcomed = true;
+        self.sender
+            .set(Some(tx.clone()), Some(connected.quic.clone()));
+        if self
+            .events
+            .send(LinkEvent::Connected(welcome))
+            .await
+            .is_err()
+        {
+            return End::Lost("agent stops".to_owned());
+        }
+        loop {
+            let message = tokio::select! {
+                message = incoming.message() => message,
+                () = tokio::time::sleep(self.renew_in()) => {
+                    self.ask_for_renewal(&tx);
+                    continue;
+                }
+            };
+            match message {
+                Ok(Some(StreamMessage {
+                    body: Some(Body::RenewedCertificate(answer)),
+                })) => {
+                    if answer.error.is_empty() {
+                        let renewed = Identity {
+                            chain_der: answer.certificate_chain_der,
+                            ..self.identity.clone()
+                        };
+                        if renewed.validate().is_ok() {
+                            self.adopt(renewed).await;
+                        }
+                    } else {
+                        info!(error = %answer.error, "certificate renewal refused");
+                    }
+                }
+                Ok(Some(message)) => {
+                    if self.events.send(LinkEvent::Message(message)).await.is_err() {
+                        return End::Lost("agent stops".to_owned());
+                    }
+                }
+                Ok(None) => return End::Lost("the control plane ended the stream".to_owned()),
+                Err(status) => return ended_by(&status),
+            }
+        }
+    }
+
+    /// Time to the next request for renewal; never shorter than a few seconds, so that a refusal
+    /// is not answered with a flood.
+    fn renew_in(&self) -> Duration {
+        let facts = self
+            .identity
+            .chain_der
+            .first()
+            .and_then(|d| CertificateFacts::parse(d).ok());
+        let due = facts.map_or(Duration::from_secs(3600), |f| f.renew_in(SystemTime::now()));
+        due.max(Duration::from_secs(2))
+    }
+
+    fn ask_for_renewal(&self, tx: &mpsc::Sender<StreamMessage>) {
+        match identity::certificate_request(&self.identity.key_der) {
+            Ok(csr_der) => {
+                let body = Body::RenewCertificate(RenewCertificate { csr_der });
+                let _ = tx.try_send(StreamMessage { body: Some(body) });
+            }
+            Err(e) => info!(error = %e, "cannot ask for a new certificate"),
+        }
+    }
+}
+
+fn ended_by(status: &tonic::Status) -> End {
+    use tonic::Code;
+    let reason = if status.message().is_empty() {
+        format!("{:?}", status.code())
+    } else {
+        status.message().to_owned()
+    };
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated | Code::AlreadyExists => {
+            End::Refused(reason)
+        }
+        _ => End::Lost(reason),
+    }
+}

@@ -1,0 +1,41 @@
+//! QUIC's numbers, in one place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+/// Keep-alive of the agent. NATs forget idle UDP flows after as little as 30 s (RFC 4787 asks for
+/// two minutes, RFC 8085 section 3.5 warns of less), so two tries fit in.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(12);
+/// A peer that was silent this long is gone: three lost keep-alives.
+pub const IDLE: Duration = Duration::from_secs(40);
+/// Name in the control plane's certificate.
+pub const SERVER_NAME: &str = "hyperion-control";
+/// HTTP/3.
+pub const ALPN: &[u8] = b"h3";
+
+/// Receive window of a stream and of a connection, bytes: a telemetry message has about 200 bytes
+/// and a message is refused above 1 MiB, so a small window costs nothing but round trips on logs.
+const STREAM_WINDOW: u32 = 128 * 1024;
+
+/// Transport settings of both ends; only the agent sends keep-alives.
+#[must_use]
+pub fn config(keep_alive: Option<Duration>, idle: Duration) -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    config
+        // One request stream and HTTP/3's control, encoder, decoder and reserved streams.
+        .max_concurrent_bidi_streams(VarInt::from_u32(4))
+        .max_concurrent_uni_streams(VarInt::from_u32(8))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(2 * STREAM_WINDOW))
+        .send_window(u64::from(2 * STREAM_WINDOW))
+        .datagram_receive_buffer_size(None)
+        // Messages are small: probing for a larger MTU costs packets and buys nothing.
+        .mtu_discovery_config(None)
+        .keep_alive_interval(keep_alive);
+    if let Ok(idle) = IdleTimeout::try_from(idle) {
+        config.max_idle_timeout(Some(idle));
+    }
+    Arc::new(config)
+}
