@@ -1,1 +1,307 @@
-//! placeholder
+//! The agents' endpoint: enrolment, streams, telemetry, commands. Lives in `hyperion-control`.
+//!
+//! - [`pki`]: the fleet's CA, made once by create-or-read on a Secret.
+//! - [`tokens`]: join tokens, Secrets too, counted down by compare-and-swap.
+//! - [`state`]: what is in memory: sessions, live telemetry, desired replicas.
+//! - [`service`]: the gRPC service; one task per session.
+//! - [`nodes`]: writes `HyperionNode` objects, and watches them for revocation.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
+
+pub mod facts;
+pub mod metrics;
+pub mod nodes;
+pub mod pki;
+pub mod service;
+pub mod state;
+pub mod tokens;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use hyperion_api::fleet::LiveNodes;
+use hyperion_link::{server, tls, transport};
+use hyperion_proto::agent_v1::agent_service_server::AgentServiceServer;
+use hyperion_proto::agent_v1::stream_message::Body;
+use hyperion_proto::agent_v1::{self, StartReplica};
+use hyperion_proto::domain::{Capabilities, ReplicaKey, Report};
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::service::{AgentEndpoint, Shared};
+use crate::state::State;
+
+/// Namespace of the control plane's own objects.
+pub const NAMESPACE: &str = "hyperion-system";
+
+/// Settings.
+pub struct GatewayConfig {
+    /// UDP address for agents.
+    pub link_addr: SocketAddr,
+    /// For Secrets and HyperionNodes.
+    pub client: kube::Client,
+    /// Trust domain of the node certificates.
+    pub fleet: String,
+    /// Lifetime of node certificates.
+    pub certificate_ttl: Duration,
+}
+
+/// Why the gateway can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The CA.
+    #[error(transparent)]
+    Pki(#[from] pki::PkiError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// Port taken, most often.
+    #[error("cannot listen for agents on {0} (UDP): {1}")]
+    Bind(SocketAddr, std::io::Error),
+}
+
+/// What the operator hears.
+#[derive(Debug, Clone)]
+pub enum GatewayEvent {
+    /// A node's stream is open; one `Report` per replica that it holds follows.
+    NodeUp {
+        /// Node id.
+        node: String,
+        /// Boot id of the agent.
+        boot_id: String,
+        /// What it has.
+        capabilities: Capabilities,
+    },
+    /// A node's stream ended.
+    NodeDown {
+        /// Node id.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+    /// What a node says of a replica.
+    Report {
+        /// Node id.
+        node: String,
+        /// The report.
+        report: Report,
+    },
+    /// Something that a person may want to know.
+    Event {
+        /// Node id.
+        node: String,
+        /// The event.
+        event: agent_v1::Event,
+    },
+}
+
+/// Which logs.
+#[derive(Debug, Clone)]
+pub struct LogRequest {
+    /// Replica.
+    pub key: ReplicaKey,
+    /// Container; empty takes the first.
+    pub container: String,
+    /// Last lines only; 0 means all.
+    pub tail_lines: u32,
+    /// Go on as the container writes.
+    pub follow: bool,
+}
+
+/// Why there are no logs.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The node's stream is down.
+    #[error("node {0} is out of reach")]
+    Unreachable(String),
+    /// The node's word.
+    #[error("{0}")]
+    Node(String),
+}
+
+/// Handle of a running gateway.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+    stop: CancellationToken,
+    done: CancellationToken,
+}
+
+/// Events that may wait for the operator before sessions are slowed down.
+const EVENTS: usize = 4096;
+
+/// Starts the gateway: CA, socket, node writer, revocation watch.
+///
+/// # Errors
+/// See [`GatewayError`]; nothing is left running.
+pub async fn start(
+    config: GatewayConfig,
+    registry: &mut Registry,
+) -> Result<(Gateway, mpsc::Receiver<GatewayEvent>), GatewayError> {
+    let authority = pki::Authority::ensure(&config.client, &config.fleet).await?;
+    let (chain, key) = authority.server_certificate()?;
+    let transport = transport::config(None, transport::IDLE);
+    let tls = tls::server_config(chain, key, authority.certificate_der(), transport)?;
+    let endpoint = quinn::Endpoint::server(tls, config.link_addr)
+        .map_err(|e| GatewayError::Bind(config.link_addr, e))?;
+    let local_addr = endpoint
+        .local_addr()
+        .map_err(|e| GatewayError::Bind(config.link_addr, e))?;
+    let (events, receiver) = mpsc::channel(EVENTS);
+    let stop = CancellationToken::new();
+    let done = CancellationToken::new();
+    let (node_writer, node_writes) = nodes::writer(config.client.clone(), stop.clone());
+    tokio::spawn(node_writes);
+    let shared = Arc::new(Shared {
+        authority,
+        certificate_ttl: config.certificate_ttl,
+        client: config.client.clone(),
+        state: State::default(),
+        events,
+        metrics: Metrics::register(registry),
+        nodes: node_writer,
+        token_use: tokio::sync::Mutex::default(),
+    });
+    tokio::spawn(nodes::watch_revocations(
+        config.client,
+        shared.clone(),
+        stop.clone(),
+    ));
+    let service = AgentServiceServer::new(AgentEndpoint::new(shared.clone()))
+        .max_decoding_message_size(service::MAX_MESSAGE);
+    tokio::spawn({
+        let (stop, done) = (stop.clone(), done.clone());
+        async move {
+            server::serve(endpoint, service, stop).await;
+            done.cancel();
+        }
+    });
+    Ok((
+        Gateway {
+            shared,
+            local_addr,
+            stop,
+            done,
+        },
+        receiver,
+    ))
+}
+
+impl Gateway {
+    /// Address that agents reach.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Fingerprint of the fleet's CA.
+    #[must_use]
+    pub fn ca_fingerprint(&self) -> String {
+        self.shared.authority.fingerprint()
+    }
+
+    /// The node should run this replica: told at once if it is connected, and at every connect.
+    pub fn set_desired(&self, node: &str, start: StartReplica) {
+        self.shared.state.set_desired(node, start);
+    }
+
+    /// The node should not run the replica with this generation or a lower one.
+    pub fn remove_desired(&self, node: &str, key: &ReplicaKey, generation: u64) {
+        self.shared.state.remove_desired(node, key, generation);
+    }
+
+    /// All that should run has been set: from now on nodes stop what is not listed.
+    pub fn mark_desired_complete(&self) {
+        self.shared.state.mark_complete();
+    }
+
+    /// Live state changed after `version`.
+    #[must_use]
+    pub fn live_since(&self, version: u64) -> LiveNodes {
+        self.shared.state.live_since(version)
+    }
+
+    /// Share of CPU in use on a connected node, 0 to 1.
+    #[must_use]
+    pub fn cpu_utilization(&self, node: &str) -> Option<f32> {
+        self.shared.state.cpu_utilization(node)
+    }
+
+    /// True while the node's stream is open.
+    #[must_use]
+    pub fn connected(&self, node: &str) -> bool {
+        self.shared.state.connected(node)
+    }
+
+    /// Streams logs of a replica from its node.
+    ///
+    /// # Errors
+    /// The node is out of reach. What the node answers comes through the stream.
+    pub fn fetch_logs(
+        &self,
+        node: &str,
+        request: LogRequest,
+    ) -> Result<impl Stream<Item = Result<Bytes, LogError>> + Send + use<>, LogError> {
+        let (id, chunks) = self.shared.state.open_log();
+        let order = agent_v1::FetchLogs {
+            request_id: id,
+            key: Some((&request.key).into()),
+            container: request.container,
+            tail_lines: request.tail_lines,
+            follow: request.follow,
+            cancel: false,
+        };
+        if !self.shared.state.send(node, Body::FetchLogs(order)) {
+            self.shared.state.close_log(id);
+            return Err(LogError::Unreachable(node.to_owned()));
+        }
+        let guard = LogGuard {
+            shared: self.shared.clone(),
+            node: node.to_owned(),
+            id,
+        };
+        Ok(futures::stream::unfold(
+            (chunks, Some(guard)),
+            |(mut chunks, guard)| async move {
+                guard.as_ref()?;
+                let chunk: agent_v1::LogChunk = chunks.recv().await?;
+                if !chunk.error.is_empty() {
+                    return Some((Err(LogError::Node(chunk.error)), (chunks, None)));
+                }
+                let guard = if chunk.end { None } else { guard };
+                Some((Ok(Bytes::from(chunk.data)), (chunks, guard)))
+            },
+        ))
+    }
+
+    /// Ends all sessions and frees the socket.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.done.cancelled().await;
+    }
+}
+
+/// Cancels a followed log when its reader goes away.
+struct LogGuard {
+    shared: Arc<Shared>,
+    node: String,
+    id: u64,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        self.shared.state.close_log(self.id);
+        let cancel = agent_v1::FetchLogs {
+            request_id: self.id,
+            cancel: true,
+            ..Default::default()
+        };
+        self.shared.state.send(&self.node, Body::FetchLogs(cancel));
+    }
+}

@@ -1,0 +1,314 @@
+//! The fleet's certificate authority.
+//!
+//! It is made once, with a CREATE that only one control-plane replica can win; the losers read
+//! what the winner wrote. Two CAs would lock out every device that enrolled with the other.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyperion_link::identity::{CertificateFacts, fingerprint, spiffe_uri};
+use hyperion_link::transport::SERVER_NAME;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Api, ObjectMeta, PostParams};
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls_pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+};
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
+
+use crate::NAMESPACE;
+
+/// Secret and ConfigMap name.
+const NAME: &str = "hyperion-ca";
+/// Clocks of devices may be behind by this much.
+const BACKDATE: Duration = Duration::from_secs(3600);
+const CA_YEARS: i64 = 20;
+/// The server's own certificate lives as long as the process at most; it is made at each start.
+const SERVER_DAYS: i64 = 365;
+
+/// What can go wrong with the CA.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// API server.
+    #[error("Secret {NAMESPACE}/{NAME}: {0}")]
+    Api(#[from] kube::Error),
+    /// The Secret holds something else.
+    #[error("Secret {NAMESPACE}/{NAME}: key {0} is missing or is not PEM")]
+    Content(&'static str),
+    /// Signing.
+    #[error("certificate: {0}")]
+    Sign(#[from] rcgen::Error),
+    /// A request that is refused.
+    #[error("certificate request: {0}")]
+    Request(String),
+}
+
+/// The CA with its key.
+pub struct Authority {
+    fleet: String,
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Reads the CA, or makes it.
+    ///
+    /// # Errors
+    /// The API server can't be asked, or the Secret is damaged.
+    pub async fn ensure(client: &kube::Client, fleet: &str) -> Result<Self, PkiError> {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+        let secret = match secrets.get_opt(NAME).await? {
+            Some(secret) => secret,
+            None => match secrets
+                .create(&PostParams::default(), &new_ca(fleet)?)
+                .await
+            {
+                Ok(secret) => secret,
+                Err(kube::Error::Api(status)) if status.code == 409 => secrets.get(NAME).await?,
+                Err(e) => return Err(e.into()),
+            },
+        };
+        let authority = Self::from_secret(&secret, fleet)?;
+        authority.publish(client, &pem(&secret, "tls.crt")?).await?;
+        Ok(authority)
+    }
+
+    fn from_secret(secret: &Secret, fleet: &str) -> Result<Self, PkiError> {
+        let key = KeyPair::from_pem(&pem(secret, "tls.key")?)
+            .map_err(|_| PkiError::Content("tls.key"))?;
+        let certificate_pem = pem(secret, "tls.crt")?;
+        let (_, block) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes())
+            .map_err(|_| PkiError::Content("tls.crt"))?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)?;
+        Ok(Self {
+            fleet: fleet.to_owned(),
+            certificate: CertificateDer::from(block.contents),
+            issuer,
+        })
+    }
+
+    /// The certificate for everyone: the console prints its fingerprint with join tokens.
+    async fn publish(&self, client: &kube::Client, certificate_pem: &str) -> Result<(), PkiError> {
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
+        let data = BTreeMap::from([
+            ("ca.crt".to_owned(), certificate_pem.to_owned()),
+            ("fingerprint".to_owned(), self.fingerprint()),
+        ]);
+        let map = ConfigMap {
+            metadata: named(),
+            data: Some(data),
+            ..Default::default()
+        };
+        match maps.create(&PostParams::default(), &map).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Fingerprint of the CA certificate.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.certificate)
+    }
+
+    /// The CA certificate.
+    #[must_use]
+    pub fn certificate_der(&self) -> CertificateDer<'static> {
+        self.certificate.clone()
+    }
+
+    /// A certificate and key for the gateway itself, with the CA certificate behind it: agents
+    /// find the CA that they pinned in what the server sends.
+    ///
+    /// # Errors
+    /// Signing failed.
+    pub fn server_certificate(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
+        validity(&mut params, time::Duration::days(SERVER_DAYS));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, SERVER_NAME);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok((
+            vec![certificate.der().clone(), self.certificate.clone()],
+            key,
+        ))
+    }
+
+    /// Signs a node's request; whatever the request asked to be called, it becomes `node_id`.
+    ///
+    /// # Errors
+    /// The request does not parse or is not signed by its key.
+    pub fn sign_node(
+        &self,
+        csr_der: &[u8],
+        node_id: &str,
+        ttl: Duration,
+    ) -> Result<Vec<Vec<u8>>, PkiError> {
+        request_key(csr_der)?;
+        let der = CertificateSigningRequestDer::from(csr_der);
+        let mut csr = CertificateSigningRequestParams::from_der(&der)
+            .map_err(|e| PkiError::Request(e.to_string()))?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, node_id);
+        let uri = Ia5String::try_from(spiffe_uri(&self.fleet, node_id))?;
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let ttl = time::Duration::try_from(ttl).unwrap_or(time::Duration::days(1));
+        validity(&mut params, ttl);
+        csr.params = params;
+        let certificate = csr.signed_by(&self.issuer)?;
+        Ok(vec![certificate.der().to_vec(), self.certificate.to_vec()])
+    }
+
+    /// Node id of a certificate, expired or not, that this CA signed.
+    ///
+    /// # Errors
+    /// It is not ours.
+    pub fn verify_own(&self, certificate_der: &[u8]) -> Result<CertificateFacts, PkiError> {
+        let refuse = |why: &str| PkiError::Request(why.to_owned());
+        let facts = CertificateFacts::parse(certificate_der)
+            .map_err(|e| PkiError::Request(e.to_string()))?;
+        let (_, certificate) =
+            X509Certificate::from_der(certificate_der).map_err(|_| refuse("not X.509"))?;
+        let (_, ca) = X509Certificate::from_der(&self.certificate)
+            .map_err(|_| refuse("the CA certificate is not X.509"))?;
+        certificate
+            .verify_signature(Some(ca.public_key()))
+            .map_err(|_| refuse("the old certificate is not signed by this fleet's CA"))?;
+        if facts.fleet.as_deref() != Some(self.fleet.as_str()) {
+            return Err(refuse("the old certificate is of another fleet"));
+        }
+        Ok(facts)
+    }
+
+    /// Trust domain.
+    #[must_use]
+    pub fn fleet(&self) -> &str {
+        &self.fleet
+    }
+}
+
+/// Public key of a request that is signed by it.
+///
+/// # Errors
+/// It does not parse, or the signature is wrong.
+pub fn request_key(csr_der: &[u8]) -> Result<Vec<u8>, PkiError> {
+    let (_, csr) = X509CertificationRequest::from_der(csr_der)
+        .map_err(|e| PkiError::Request(e.to_string()))?;
+    csr.verify_signature()
+        .map_err(|_| PkiError::Request("not signed by its own key".to_owned()))?;
+    Ok(csr.certification_request_info.subject_pki.raw.to_vec())
+}
+
+fn named() -> ObjectMeta {
+    ObjectMeta {
+        name: Some(NAME.to_owned()),
+        namespace: Some(NAMESPACE.to_owned()),
+        ..Default::default()
+    }
+}
+
+fn new_ca(fleet: &str) -> Result<Secret, PkiError> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("Hyperion fleet {fleet}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    validity(&mut params, time::Duration::days(365 * CA_YEARS));
+    let certificate = params.self_signed(&key)?;
+    let data = BTreeMap::from([
+        (
+            "tls.crt".to_owned(),
+            ByteString(certificate.pem().into_bytes()),
+        ),
+        (
+            "tls.key".to_owned(),
+            ByteString(key.serialize_pem().into_bytes()),
+        ),
+    ]);
+    Ok(Secret {
+        metadata: named(),
+        data: Some(data),
+        type_: Some("kubernetes.io/tls".to_owned()),
+        ..Default::default()
+    })
+}
+
+fn validity(params: &mut CertificateParams, lifetime: time::Duration) {
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - BACKDATE;
+    params.not_after = now + lifetime;
+}
+
+fn pem(secret: &Secret, key: &'static str) -> Result<String, PkiError> {
+    let bytes = secret
+        .data
+        .as_ref()
+        .and_then(|d| d.get(key))
+        .ok_or(PkiError::Content(key))?;
+    String::from_utf8(bytes.0.clone()).map_err(|_| PkiError::Content(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyperion_link::identity::{certificate_request, new_key};
+
+    fn authority() -> Authority {
+        Authority::from_secret(&new_ca("test").unwrap(), "test").unwrap()
+    }
+
+    #[test]
+    fn a_node_certificate_says_who_it_is() {
+        let ca = authority();
+        let csr = certificate_request(&new_key().unwrap()).unwrap();
+        let chain = ca
+            .sign_node(&csr, "lab-1", Duration::from_secs(60))
+            .unwrap();
+        let facts = ca.verify_own(&chain[0]).unwrap();
+        assert_eq!(facts.node_id.as_deref(), Some("lab-1"));
+        assert_eq!(facts.public_key, request_key(&csr).unwrap());
+    }
+
+    #[test]
+    fn a_certificate_of_another_ca_is_refused() {
+        let csr = certificate_request(&new_key().unwrap()).unwrap();
+        let other = authority()
+            .sign_node(&csr, "lab-1", Duration::from_secs(60))
+            .unwrap();
+        let refused = authority().verify_own(&other[0]).unwrap_err().to_string();
+        assert!(
+            refused.contains("not signed by this fleet's CA"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_damaged_request_is_refused() {
+        let mut csr = certificate_request(&new_key().unwrap()).unwrap();
+        let last = csr.len() - 1;
+        csr[last] ^= 1;
+        assert!(
+            authority()
+                .sign_node(&csr, "x", Duration::from_secs(60))
+                .is_err()
+        );
+        assert!(request_key(b"random").is_err());
+    }
+}
