@@ -14,6 +14,8 @@ pub mod nodes;
 pub mod pki;
 pub mod service;
 pub mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tokens;
 
 use std::net::SocketAddr;
