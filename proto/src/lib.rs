@@ -14,5 +14,6 @@ pub mod agent_v1 {
     tonic::include_proto!("agent.v1");
 }
 
+pub mod codec;
 pub mod convert;
 pub mod domain;

@@ -150,7 +150,7 @@ pub async fn start(
     let (chain, key) = authority.server_certificate()?;
     let transport = transport::config(None, transport::IDLE);
     let tls = tls::server_config(chain, key, authority.certificate_der(), transport)?;
-    let endpoint = quinn::Endpoint::server(tls, config.link_addr)
+    let endpoint = server::bind(config.link_addr, tls, &authority.secret())
         .map_err(|e| GatewayError::Bind(config.link_addr, e))?;
     let local_addr = endpoint
         .local_addr()

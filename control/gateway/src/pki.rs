@@ -195,6 +195,12 @@ impl Authority {
         Ok(facts)
     }
 
+    /// Bytes that only this fleet's control plane knows, the same after every restart.
+    #[must_use]
+    pub fn secret(&self) -> Vec<u8> {
+        self.issuer.key().serialize_der()
+    }
+
     /// Trust domain.
     #[must_use]
     pub fn fleet(&self) -> &str {

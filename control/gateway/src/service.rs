@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use hyperion_api::node::{HyperionNode, HyperionNodeStatus};
 use hyperion_link::identity::CertificateFacts;
 use hyperion_link::server::Peer;
@@ -24,7 +26,7 @@ use crate::facts;
 use crate::metrics::Metrics;
 use crate::nodes::{self, NodeWriter};
 use crate::pki::{self, Authority};
-use crate::state::{Admission, OUTGOING, State};
+use crate::state::{Admission, OUTGOING, Outgoing, State};
 use crate::tokens;
 
 /// Largest message that is taken from an agent, bytes.
@@ -156,7 +158,7 @@ impl AgentService for AgentEndpoint {
         }))
     }
 
-    type StreamStream = ReceiverStream<Result<StreamMessage, Status>>;
+    type StreamStream = BoxStream<'static, Result<StreamMessage, Status>>;
 
     async fn stream(
         &self,
@@ -176,7 +178,11 @@ impl AgentService for AgentEndpoint {
             outgoing,
         };
         tokio::spawn(session.run(request.into_inner()));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(
+            ReceiverStream::new(receiver)
+                .map(|message| *message)
+                .boxed(),
+        ))
     }
 }
 
@@ -206,17 +212,17 @@ struct Session {
     shared: Arc<Shared>,
     node: String,
     peer: Peer,
-    outgoing: mpsc::Sender<Result<StreamMessage, Status>>,
+    outgoing: Outgoing,
 }
 
 impl Session {
     async fn run(self, mut incoming: Streaming<StreamMessage>) {
-        let (id, status) = match self.open(&mut incoming).await {
+        let (id, status) = match Box::pin(self.open(&mut incoming)).await {
             Ok(opened) => opened,
             Err(status) => {
                 info!(node = %self.node, peer = %self.peer.address, error = status.message(), "stream refused");
                 self.shared.metrics.refuse("hello");
-                let _ = self.outgoing.send(Err(status)).await;
+                let _ = self.outgoing.send(Box::new(Err(status))).await;
                 return;
             }
         };
@@ -227,7 +233,7 @@ impl Session {
             debug!(node = %self.node, %reason, "stream ended");
             let mut status = status;
             nodes::set_ready(&mut status, false, "AgentUnreachable", &reason);
-            self.shared.nodes.write(&self.node, status);
+            self.shared.nodes.write(&self.node, *status);
             self.tell(GatewayEvent::NodeDown {
                 node: self.node.clone(),
                 reason,
@@ -240,7 +246,7 @@ impl Session {
     async fn open(
         &self,
         incoming: &mut Streaming<StreamMessage>,
-    ) -> Result<(u64, HyperionNodeStatus), Status> {
+    ) -> Result<(u64, Box<HyperionNodeStatus>), Status> {
         let first = tokio::time::timeout(HELLO, incoming.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no hello"))??;
@@ -297,7 +303,7 @@ impl Session {
             })
             .await;
         }
-        Ok((id, status))
+        Ok((id, Box::new(status)))
     }
 
     /// Two devices with one identity (a cloned disk) must not take turns. A second boot of a node
@@ -322,7 +328,7 @@ impl Session {
                     let welcome = StreamMessage {
                         body: Some(Body::Welcome(*welcome)),
                     };
-                    let sent = self.outgoing.send(Ok(welcome)).await;
+                    let sent = self.outgoing.send(Box::new(Ok(welcome))).await;
                     return sent
                         .map(|()| id)
                         .map_err(|_| Status::cancelled("agent left"));
@@ -348,7 +354,7 @@ impl Session {
                     self.shared.state.heard(&self.node, id);
                     // Unknown bodies come from newer agents: ignored.
                     if let Some(body) = message.body
-                        && let Err(refused) = self.message(body).await
+                        && let Err(refused) = Box::pin(self.message(body)).await
                     {
                         debug!(node = %self.node, error = %refused, "message refused");
                     }

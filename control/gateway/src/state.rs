@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 pub const OUTGOING: usize = 256;
 
 /// Outgoing half of a session.
-pub type Outgoing = mpsc::Sender<Result<StreamMessage, tonic::Status>>;
+/// (boxed: a channel sets memory for 32 messages aside, for each of ten thousand sessions).
+pub type Outgoing = mpsc::Sender<Box<Result<StreamMessage, tonic::Status>>>;
 
 /// An open stream.
 pub struct Session {
@@ -264,9 +265,10 @@ impl State {
         } else if inner.revoked.insert(node.to_owned())
             && let Some(session) = inner.sessions.get(node)
         {
-            let status = tonic::Status::permission_denied(format!("node {node} is revoked"));
-            let _ = session.outgoing.try_send(Err(status));
-            session.connection.close(2_u32.into(), b"revoked");
+            let reason = format!("node {node} is revoked");
+            session
+                .connection
+                .close(hyperion_link::transport::CLOSE_REVOKED, reason.as_bytes());
         }
     }
 }
@@ -288,7 +290,7 @@ impl Inner {
         };
         let sent = session
             .outgoing
-            .try_send(Ok(StreamMessage { body: Some(body) }))
+            .try_send(Box::new(Ok(StreamMessage { body: Some(body) })))
             .is_ok();
         if !sent {
             session.connection.close(3_u32.into(), b"does not keep up");

@@ -46,7 +46,9 @@ impl Default for MemoryApi {
             history: VecDeque::new(),
             changes: broadcast::channel(HISTORY).0,
         };
-        Self { store: Arc::new(Mutex::new(store)) }
+        Self {
+            store: Arc::new(Mutex::new(store)),
+        }
     }
 }
 
@@ -116,7 +118,10 @@ impl MemoryApi {
                     "message": reason, "reason": reason, "code": status.as_u16() }),
             ),
         };
-        respond(status, Full::new(Bytes::from(value.to_string())).boxed_unsync())
+        respond(
+            status,
+            Full::new(Bytes::from(value.to_string())).boxed_unsync(),
+        )
     }
 
     fn watch(&self, collection: &str, query: &str) -> Response<Body> {
@@ -127,8 +132,12 @@ impl MemoryApi {
             .unwrap_or(0);
         let prefix = format!("{collection}/");
         let store = self.lock();
-        let missed: Vec<Change> =
-            store.history.iter().filter(|c| c.version > since).cloned().collect();
+        let missed: Vec<Change> = store
+            .history
+            .iter()
+            .filter(|c| c.version > since)
+            .cloned()
+            .collect();
         let live = store.changes.subscribe();
         drop(store);
         let live = futures::stream::unfold(live, |mut live| async move {
@@ -200,7 +209,10 @@ impl Store {
     fn write(&mut self, path: &str, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        let known = self.objects.insert(path.to_owned(), object.clone()).is_some();
+        let known = self
+            .objects
+            .insert(path.to_owned(), object.clone())
+            .is_some();
         self.publish(path, if known { "MODIFIED" } else { "ADDED" }, &object);
         object
     }
@@ -215,7 +227,11 @@ impl Store {
     fn publish(&mut self, path: &str, kind: &str, object: &Value) {
         let line = format!("{}\n", json!({ "type": kind, "object": object }));
         let (version, path) = (self.version, path.to_owned());
-        let change = Change { version, path, event: Bytes::from(line) };
+        let change = Change {
+            version,
+            path,
+            event: Bytes::from(line),
+        };
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }
@@ -229,7 +245,9 @@ const NOT_FOUND: Refusal = Refusal(StatusCode::NOT_FOUND, "NotFound");
 
 /// Paths of the kinds that the gateway uses: names follow the plural.
 fn is_collection(path: &str) -> bool {
-    ["secrets", "configmaps", "hyperionnodes"].iter().any(|plural| path.ends_with(plural))
+    ["secrets", "configmaps", "hyperionnodes"]
+        .iter()
+        .any(|plural| path.ends_with(plural))
 }
 
 /// Server-side apply by one manager who always sends all its fields, as the gateway does.

@@ -23,10 +23,17 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// control does the rest.
 const FRAMES: usize = 4;
 
+/// What goes through a body's channel. Smaller than a frame: a channel sets memory for 32 of them
+/// aside, for each of ten thousand streams.
+enum Item {
+    Data(Bytes),
+    Trailers(Box<HeaderMap>),
+    Failed(BoxError),
+}
+
 /// A message body fed by a stream's task.
-#[derive(Debug)]
 pub struct ChannelBody {
-    frames: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>,
+    items: mpsc::Receiver<Item>,
 }
 
 impl http_body::Body for ChannelBody {
@@ -37,7 +44,13 @@ impl http_body::Body for ChannelBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.frames.poll_recv(cx)
+        self.items.poll_recv(cx).map(|item| {
+            item.map(|item| match item {
+                Item::Data(data) => Ok(Frame::data(data)),
+                Item::Trailers(trailers) => Ok(Frame::trailers(*trailers)),
+                Item::Failed(e) => Err(e),
+            })
+        })
     }
 }
 
@@ -71,27 +84,29 @@ impl<S: quic::RecvStream + Send + 'static> ReadHalf for h3::server::RequestStrea
 
 /// Gives the stream to a task of its own and returns the body that it feeds.
 pub(crate) fn read_body(stream: impl ReadHalf) -> ChannelBody {
-    let (tx, frames) = mpsc::channel(FRAMES);
+    let (tx, items) = mpsc::channel(FRAMES);
     tokio::spawn(pump(stream, tx));
-    ChannelBody { frames }
+    ChannelBody { items }
 }
 
-async fn pump(mut stream: impl ReadHalf, tx: mpsc::Sender<Result<Frame<Bytes>, BoxError>>) {
+async fn pump(mut stream: impl ReadHalf, tx: mpsc::Sender<Item>) {
     loop {
         match stream.data().await {
             // A failed send means that nobody listens: go on reading, see the module's head.
-            Ok(Some(data)) => drop(tx.send(Ok(Frame::data(data))).await),
+            Ok(Some(data)) => drop(tx.send(Item::Data(data)).await),
             Ok(None) => break,
             Err(e) => {
-                let _ = tx.send(Err(e)).await;
+                let _ = tx.send(Item::Failed(e)).await;
                 return;
             }
         }
     }
     match stream.trailers().await {
-        Ok(Some(trailers)) => drop(tx.send(Ok(Frame::trailers(trailers))).await),
+        Ok(Some(trailers)) => {
+            drop(tx.send(Item::Trailers(Box::new(trailers))).await);
+        }
         Ok(None) => {}
-        Err(e) => drop(tx.send(Err(e)).await),
+        Err(e) => drop(tx.send(Item::Failed(e)).await),
     }
 }
 

@@ -51,8 +51,16 @@ pub(crate) struct Connected {
     pub(crate) grpc: AgentServiceClient<H3Channel>,
 }
 
+impl Drop for Connected {
+    /// Ends every stream of the connection at once, whatever became of its owner; see
+    /// [`crate::body`] for why streams are not ended one by one.
+    fn drop(&mut self) {
+        self.quic.close(0_u32.into(), b"session ends");
+    }
+}
+
 /// How long one attempt may take, handshake included.
-const ATTEMPT: Duration = Duration::from_secs(10);
+const ATTEMPT: Duration = Duration::from_secs(20);
 
 /// A client endpoint on any free port.
 ///

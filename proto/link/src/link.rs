@@ -288,10 +288,19 @@ impl Runner {
             Err(e) => return End::Lost(e.to_string()),
         };
         let end = self.stream(&mut connected, welcomed).await;
-        // Ends every stream of the connection at once; see `body` for why streams are not ended
-        // one by one.
-        connected.quic.close(0_u32.into(), b"session ends");
-        end
+        // Where the peer closed the connection, its words tell more than what HTTP/3 makes of it.
+        match connected.quic.close_reason() {
+            Some(quinn::ConnectionError::ApplicationClosed(close)) => {
+                let reason = String::from_utf8_lossy(&close.reason).into_owned();
+                if close.error_code == transport::CLOSE_REVOKED {
+                    End::Refused(reason)
+                } else {
+                    End::Lost(reason)
+                }
+            }
+            Some(lost) => End::Lost(lost.to_string()),
+            None => end,
+        }
     }
 
     /// A device that was offline past its certificate's end gets a new one for its old key.

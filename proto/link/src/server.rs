@@ -2,10 +2,13 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 use tracing::{debug, info};
@@ -26,6 +29,73 @@ pub struct Peer {
 
 /// A client that has not opened a request in this time after the handshake is let go.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Handshakes in progress. When a fleet comes back at once, ten thousand half-done handshakes would
+/// slow each other down until their peers repeat themselves; at a round trip of 100 ms this many
+/// still give more than a thousand new connections a second.
+const HANDSHAKES: usize = 256;
+/// Socket buffers, bytes.
+const SOCKET_BUFFER: usize = 8 << 20;
+
+/// Opens the gateway's socket. `secret` must be the same after a restart: agents that still send to
+/// the connections of the process before are then told at once, by a stateless reset that they can
+/// verify, instead of finding out by silence.
+///
+/// # Errors
+/// The address is taken, most often.
+pub fn bind(
+    address: SocketAddr,
+    config: quinn::ServerConfig,
+    secret: &[u8],
+) -> std::io::Result<quinn::Endpoint> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::DGRAM,
+        Some(socket2::Protocol::UDP),
+    )?;
+    if address.is_ipv6() {
+        // Agents with either family; refused by hosts without IPv4.
+        let _ = socket.set_only_v6(false);
+    }
+    // The kernel gives as much as net.core.rmem_max allows. Its default holds about a hundred
+    // datagrams: too few for a fleet that comes back at once.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&address.into())?;
+    let mut digest = Sha256::new();
+    digest.update(b"hyperion stateless reset");
+    digest.update(secret);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &digest.finalize());
+    let mut endpoint = quinn::EndpointConfig::new(Arc::new(key));
+    endpoint
+        .cid_generator(|| Box::new(AnyConnectionId))
+        // A whole fleet asks after a restart. A reset is shorter than what it answers, so two
+        // hosts that do not know each other's connections can't keep a loop going.
+        .min_reset_interval(Duration::ZERO);
+    quinn::Endpoint::new(
+        endpoint,
+        Some(config),
+        socket.into(),
+        Arc::new(quinn::TokioRuntime),
+    )
+}
+
+/// Random connection ids. quinn's own generator marks its ids with a key of the process and drops
+/// datagrams with others unanswered, so there would be no stateless resets after a restart.
+struct AnyConnectionId;
+
+impl quinn::ConnectionIdGenerator for AnyConnectionId {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        quinn::ConnectionId::new(&rand::random::<[u8; 8]>())
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
 
 /// Accepts connections until `stop` is cancelled, then closes the endpoint and waits for its
 /// connections to end.
@@ -37,7 +107,12 @@ where
         + 'static,
     S::Future: Send,
 {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
+        // Those who have to wait cost the memory of a datagram each.
+        let Ok(turn) = handshakes.clone().acquire_owned().await else {
+            break;
+        };
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
             () = stop.cancelled() => None,
@@ -46,7 +121,7 @@ where
         let from = incoming.remote_address();
         let service = service.clone();
         tokio::spawn(async move {
-            if let Err(e) = connection(incoming, service).await {
+            if let Err(e) = connection(incoming, turn, service).await {
                 // A refused handshake is the peer's business until somebody looks for it.
                 debug!(peer = %from, error = %e, "connection ended");
             }
@@ -56,7 +131,11 @@ where
     let _ = tokio::time::timeout(Duration::from_secs(2), endpoint.wait_idle()).await;
 }
 
-async fn connection<S>(incoming: quinn::Incoming, service: S) -> Result<(), BoxError>
+async fn connection<S>(
+    incoming: quinn::Incoming,
+    turn: OwnedSemaphorePermit,
+    service: S,
+) -> Result<(), BoxError>
 where
     S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
         + Clone
@@ -65,23 +144,18 @@ where
     S::Future: Send,
 {
     let from = incoming.remote_address();
-    let connection = match incoming.await {
-        Ok(connection) => connection,
-        Err(e) => {
-            info!(peer = %from, error = %e, "handshake refused");
-            return Ok(());
-        }
+    // Boxed, here and below: a task keeps room for its largest state as long as it lives, and
+    // handshakes are large, short, and not in progress for ten thousand agents at once.
+    let established = Box::pin(establish(incoming)).await;
+    drop(turn);
+    let Some((connection, mut h3)) = established? else {
+        return Ok(());
     };
     let peer = Peer {
         certificate: peer_leaf(&connection).map(|der| der.to_vec()),
         address: connection.remote_address(),
         connection: connection.clone(),
     };
-    let mut h3 = h3::server::builder()
-        .send_grease(false)
-        .max_field_section_size(16 * 1024)
-        .build::<_, Bytes>(h3_quinn::Connection::new(connection.clone()))
-        .await?;
     let mut first = true;
     loop {
         let accepted = if first {
@@ -107,11 +181,47 @@ where
     }
 }
 
+type H3 = h3::server::Connection<h3_quinn::Connection, Bytes>;
+
+async fn establish(incoming: quinn::Incoming) -> Result<Option<(quinn::Connection, H3)>, BoxError> {
+    let from = incoming.remote_address();
+    let connection = match incoming.await {
+        Ok(connection) => connection,
+        Err(e) => {
+            info!(peer = %from, error = %e, "handshake refused");
+            return Ok(None);
+        }
+    };
+    let h3 = h3::server::builder()
+        .send_grease(false)
+        .max_field_section_size(16 * 1024)
+        .build::<_, Bytes>(h3_quinn::Connection::new(connection.clone()))
+        .await?;
+    Ok(Some((connection, h3)))
+}
+
 async fn request<S>(
     resolver: h3::server::RequestResolver<h3_quinn::Connection, Bytes>,
     peer: Peer,
     service: S,
 ) -> Result<(), BoxError>
+where
+    S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    let (send, body) = Box::pin(respond(resolver, peer, service)).await?;
+    body::write_body(send, body).await
+}
+
+type SendHalf = h3::server::RequestStream<h3_quinn::SendStream<Bytes>, Bytes>;
+
+async fn respond<S>(
+    resolver: h3::server::RequestResolver<h3_quinn::Connection, Bytes>,
+    peer: Peer,
+    service: S,
+) -> Result<(SendHalf, tonic::body::Body), BoxError>
 where
     S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
         + Send
@@ -129,5 +239,5 @@ where
     };
     let (parts, body) = response.into_parts();
     send.send_response(Response::from_parts(parts, ())).await?;
-    body::write_body(send, body).await
+    Ok((send, body))
 }

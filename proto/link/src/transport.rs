@@ -15,6 +15,9 @@ pub const SERVER_NAME: &str = "hyperion-control";
 /// HTTP/3.
 pub const ALPN: &[u8] = b"h3";
 
+/// Code with which the control plane closes the connection of a revoked node.
+pub const CLOSE_REVOKED: VarInt = VarInt::from_u32(2);
+
 /// Receive window of a stream and of a connection, bytes: a telemetry message has about 200 bytes
 /// and a message is refused above 1 MiB, so a small window costs nothing but round trips on logs.
 const STREAM_WINDOW: u32 = 128 * 1024;
