@@ -25,9 +25,17 @@ use crate::workload::{CapacityType, Geography, Provider, Tier};
     printcolumn(name = "Site", type_ = "string", json_path = ".spec.site"),
     printcolumn(name = "Arch", type_ = "string", json_path = ".status.arch"),
     printcolumn(name = "CPU", type_ = "string", json_path = ".status.allocatable.cpu"),
-    printcolumn(name = "Memory", type_ = "string", json_path = ".status.allocatable.memory"),
+    printcolumn(
+        name = "Memory",
+        type_ = "string",
+        json_path = ".status.allocatable.memory"
+    ),
     printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.gpuCount"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HyperionNodeSpec {

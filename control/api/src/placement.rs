@@ -24,7 +24,11 @@ use crate::workload::{CapacityType, Provider, Rejection, Tier};
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Gen", type_ = "integer", json_path = ".spec.generation"),
     printcolumn(name = "Cost/h", type_ = "number", json_path = ".spec.hourlyCost"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HyperionPlacementSpec {

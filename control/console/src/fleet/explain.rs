@@ -1,0 +1,239 @@
+//! A decision in words: why a replica is where it is, or why it has no place.
+
+use super::column::Mark;
+use super::{Placement, Workload, placement, workload};
+use crate::text::{self, Line, Tone};
+
+/// Columns of the longest bar.
+const BAR: usize = 20;
+
+/// The sign of a mark.
+#[must_use]
+pub fn sign(mark: Mark, ascii: bool) -> &'static str {
+    match (mark, ascii) {
+        (Mark::Good, false) => "●",
+        (Mark::Half, false) => "◐",
+        (Mark::Bad, false) => "✖",
+        (Mark::Unknown, false) => "○",
+        (Mark::Good, true) => "*",
+        (Mark::Half, true) => "~",
+        (Mark::Bad, true) => "x",
+        (Mark::Unknown, true) => "?",
+    }
+}
+
+/// The whole explanation of a workload. `placements` are its own, by replica.
+#[must_use]
+pub fn workload_lines(row: &Workload, placements: &[&Placement], ascii: bool) -> Vec<Line> {
+    let mut lines = vec![headline(row, ascii)];
+    if !row.constraints.is_empty() {
+        lines.push(vec![
+            (Tone::Dim, "constraints  ".to_owned()),
+            (Tone::Plain, row.constraints.join(" · ")),
+        ]);
+    }
+    let missing = usize::try_from(row.desired)
+        .unwrap_or(0)
+        .saturating_sub(placements.len());
+    if missing > 0 || !row.rejected.is_empty() {
+        lines.push(Vec::new());
+        lines.extend(pending_lines(row, missing, ascii));
+    }
+    for placement in placements {
+        lines.push(Vec::new());
+        lines.extend(placement_lines(placement, ascii));
+    }
+    lines
+}
+
+fn headline(row: &Workload, ascii: bool) -> Line {
+    let phase = workload::phase_cell(row.phase);
+    let mark = phase.mark.map_or("", |m| sign(m, ascii));
+    let mut line = vec![
+        (Tone::Strong, row.key.clone()),
+        (Tone::Dim, format!("  {} · goal {} · ", row.kind, row.goal)),
+        (phase.tone, format!("{mark} {}", phase.text)),
+        (Tone::Plain, format!(" {}/{} ready", row.ready, row.desired)),
+    ];
+    if let Some(cost) = row.hourly_cost {
+        line.push((Tone::Plain, format!(" · {}/h", text::dollars(cost))));
+    }
+    if let Some(p99) = row.p99_ms {
+        line.push((Tone::Plain, format!(" · p99 {}", text::millis(p99))));
+    }
+    line
+}
+
+/// Why replicas have no place: the condition's message and the counts by constraint.
+fn pending_lines(row: &Workload, missing: usize, ascii: bool) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let plural = if missing == 1 {
+        "replica has"
+    } else {
+        "replicas have"
+    };
+    let mut line: Line = vec![(
+        Tone::Warn,
+        format!("{} {missing} {plural} no place", sign(Mark::Unknown, ascii)),
+    )];
+    let why = row
+        .conditions
+        .iter()
+        .find(|c| c.status == "False" && !c.message.is_empty());
+    if let Some(condition) = why {
+        line.push((Tone::Plain, format!(": {}", condition.message)));
+    }
+    lines.push(line);
+    lines.extend(rejected_lines(&row.rejected, ascii));
+    lines
+}
+
+/// One placement's explanation.
+#[must_use]
+pub fn placement_lines(row: &Placement, ascii: bool) -> Vec<Line> {
+    let phase = placement::phase_cell(row.phase, row.ready);
+    let mark = phase.mark.map_or("", |m| sign(m, ascii));
+    let arrow = if ascii { "->" } else { "→" };
+    let mut lines = vec![vec![
+        (Tone::Strong, format!("replica {} {arrow} ", row.replica)),
+        (Tone::Accent, row.node.clone()),
+        (
+            Tone::Dim,
+            format!("  {} {} {}  ", row.provider, row.region, row.capacity_type),
+        ),
+        (phase.tone, format!("{mark} {}", phase.text)),
+    ]];
+    if !row.message.is_empty() {
+        lines.push(vec![(
+            Tone::Warn,
+            format!("  {}: {}", row.reason, row.message),
+        )]);
+    }
+    let why = &row.explanation;
+    lines.push(vec![(
+        Tone::Dim,
+        format!(
+            "  generation {} by {} · scorer {} · {} {}",
+            row.generation,
+            row.decided_by,
+            why.scorer,
+            why.candidates,
+            if why.candidates == 1 {
+                "candidate"
+            } else {
+                "candidates"
+            }
+        ),
+    )]);
+    let terms: Vec<(String, f64)> = why
+        .terms
+        .iter()
+        .map(|t| (t.name.clone(), t.value))
+        .collect();
+    lines.extend(term_lines(&terms, why.score, ascii));
+    if let Some(second) = &why.runner_up {
+        lines.push(vec![
+            (Tone::Dim, "  runner-up ".to_owned()),
+            (Tone::Plain, second.id.clone()),
+            (Tone::Dim, format!(" with {}", score(second.score))),
+        ]);
+    }
+    let rejected: Vec<(String, i32)> = why
+        .rejected
+        .iter()
+        .map(|r| (r.constraint.clone(), r.count))
+        .collect();
+    lines.extend(rejected_lines(&rejected, ascii));
+    lines
+}
+
+fn score(value: f64) -> String {
+    if value.is_finite() {
+        format!("{value:+.3}")
+    } else {
+        "–".to_owned()
+    }
+}
+
+fn term_lines(terms: &[(String, f64)], total: f64, ascii: bool) -> Vec<Line> {
+    let largest = terms
+        .iter()
+        .map(|(_, v)| v.abs())
+        .filter(|v| v.is_finite())
+        .fold(0.0, f64::max);
+    let name_width = terms
+        .iter()
+        .map(|(n, _)| text::width(n))
+        .max()
+        .unwrap_or(0)
+        .clamp(5, 24);
+    let mut lines: Vec<Line> = terms
+        .iter()
+        .map(|(name, value)| {
+            let share = if largest > 0.0 && value.is_finite() {
+                value.abs() / largest
+            } else {
+                0.0
+            };
+            let tone = if *value < 0.0 { Tone::Warn } else { Tone::Good };
+            vec![
+                (
+                    Tone::Plain,
+                    format!("  {} ", text::pad(name, name_width, false)),
+                ),
+                (Tone::Plain, text::pad(&score(*value), 9, true)),
+                (tone, format!(" {}", bar(share, BAR, ascii))),
+            ]
+        })
+        .collect();
+    if !terms.is_empty() {
+        lines.push(vec![
+            (
+                Tone::Strong,
+                format!("  {} ", text::pad("score", name_width, false)),
+            ),
+            (Tone::Strong, text::pad(&score(total), 9, true)),
+        ]);
+    }
+    lines
+}
+
+fn rejected_lines(rejected: &[(String, i32)], ascii: bool) -> Vec<Line> {
+    if rejected.is_empty() {
+        return Vec::new();
+    }
+    let total: i64 = rejected.iter().map(|(_, n)| i64::from(*n)).sum();
+    let most = rejected.iter().map(|(_, n)| *n).max().unwrap_or(1).max(1);
+    let width = rejected
+        .iter()
+        .map(|(n, _)| text::width(n))
+        .max()
+        .unwrap_or(0)
+        .clamp(5, 28);
+    let mut lines = vec![vec![(
+        Tone::Dim,
+        format!("  {total} ruled out, by constraint"),
+    )]];
+    for (name, count) in rejected {
+        let share = f64::from(*count) / f64::from(most);
+        lines.push(vec![
+            (
+                Tone::Plain,
+                format!("    {} ", text::pad(name, width, false)),
+            ),
+            (
+                Tone::Plain,
+                text::pad(&text::grouped(u64::try_from(*count).unwrap_or(0)), 7, true),
+            ),
+            (Tone::Bad, format!(" {}", bar(share, BAR, ascii))),
+        ]);
+    }
+    lines
+}
+
+/// A bar without its rest; at least one column for anything above nothing.
+fn bar(share: f64, columns: usize, ascii: bool) -> String {
+    let full = (share.clamp(0.0, 1.0) * columns as f64).round() as usize;
+    let full = if share > 0.0 { full.max(1) } else { 0 };
+    (if ascii { "#" } else { "━" }).repeat(full)
+}

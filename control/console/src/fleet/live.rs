@@ -1,0 +1,219 @@
+//! Live telemetry: the last values of a node, and a short history for sparklines.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+/// Samples kept per node, one a second: two minutes, the width of a wide terminal.
+pub const HISTORY: usize = 120;
+
+/// Values older than this are shown as stale.
+pub const STALE_MS: i64 = 10_000;
+
+/// Answer of the fleet API, read leniently: JSON has no NaN, so a sensor that reports nonsense
+/// arrives as null and must not cost the other nodes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LiveAnswer {
+    /// Ask with this the next time.
+    pub version: u64,
+    /// Nodes that changed.
+    pub nodes: Vec<LiveSample>,
+}
+
+/// One node's values as they arrive.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LiveSample {
+    /// Node id.
+    pub id: String,
+    /// Its stream is open.
+    pub connected: bool,
+    /// Milliseconds since its last message.
+    pub age_ms: u64,
+    /// Percent of all cores.
+    pub cpu_percent: Option<f32>,
+    /// Bytes.
+    pub memory_used_bytes: u64,
+    /// Bytes.
+    pub memory_total_bytes: u64,
+    /// Bytes.
+    pub disk_used_bytes: u64,
+    /// One-minute load average.
+    pub load1: Option<f32>,
+    /// Bytes per second.
+    pub rx_bytes_per_second: u64,
+    /// Bytes per second.
+    pub tx_bytes_per_second: u64,
+    /// Round trip to the control plane.
+    pub rtt_ms: Option<f32>,
+    /// Hottest sensor.
+    pub max_celsius: Option<f32>,
+    /// Per GPU, percent.
+    pub gpu_percent: Vec<Option<f32>>,
+    /// Telemetry and events that the agent had to drop.
+    pub dropped_total: u64,
+}
+
+/// Last values of a node. Nonsense is NaN, which everything downstream shows as a dash.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Live {
+    /// Its stream is open.
+    pub connected: bool,
+    /// Time of its last message.
+    pub at_ms: i64,
+    /// Percent of all cores.
+    pub cpu: f32,
+    /// Bytes.
+    pub memory_used: u64,
+    /// Bytes.
+    pub memory_total: u64,
+    /// Bytes.
+    pub disk_used: u64,
+    /// One-minute load average.
+    pub load1: f32,
+    /// Bytes per second.
+    pub rx: u64,
+    /// Bytes per second.
+    pub tx: u64,
+    /// Milliseconds.
+    pub rtt_ms: f32,
+    /// Hottest sensor.
+    pub celsius: Option<f32>,
+    /// Per GPU, percent.
+    pub gpus: Vec<f32>,
+    /// Dropped by the agent.
+    pub dropped: u64,
+    /// What sparklines show, oldest first.
+    pub history: VecDeque<Sample>,
+}
+
+/// One second of history.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Percent, 0 to 100; 255 for unknown.
+    pub cpu: u8,
+    /// Percent, 0 to 100; 255 for unknown.
+    pub memory: u8,
+    /// Bytes per second, received.
+    pub rx: f32,
+    /// Bytes per second, sent.
+    pub tx: f32,
+}
+
+/// Nonsense (absent, NaN, infinite, negative) as NaN.
+fn sane(value: Option<f32>) -> f32 {
+    match value {
+        Some(v) if v.is_finite() && v >= 0.0 => v,
+        _ => f32::NAN,
+    }
+}
+
+fn whole_percent(value: f32) -> u8 {
+    if value.is_finite() {
+        value.clamp(0.0, 100.0) as u8
+    } else {
+        u8::MAX
+    }
+}
+
+impl Live {
+    /// Takes a sample that arrived at `now_ms`; `before` gives its history.
+    #[must_use]
+    pub fn advance(before: Option<Self>, sample: &LiveSample, now_ms: i64) -> Self {
+        let mut history = before.map(|b| b.history).unwrap_or_default();
+        let age = i64::try_from(sample.age_ms).unwrap_or(i64::MAX);
+        let mut live = Self {
+            connected: sample.connected,
+            at_ms: now_ms.saturating_sub(age),
+            cpu: sane(sample.cpu_percent),
+            memory_used: sample.memory_used_bytes,
+            memory_total: sample.memory_total_bytes,
+            disk_used: sample.disk_used_bytes,
+            load1: sane(sample.load1),
+            rx: sample.rx_bytes_per_second,
+            tx: sample.tx_bytes_per_second,
+            rtt_ms: sane(sample.rtt_ms),
+            celsius: sample.max_celsius.filter(|c| c.is_finite()),
+            gpus: sample
+                .gpu_percent
+                .iter()
+                .take(64)
+                .map(|g| sane(*g))
+                .collect(),
+            dropped: sample.dropped_total,
+            history: VecDeque::new(),
+        };
+        while history.len() >= HISTORY {
+            history.pop_front();
+        }
+        history.push_back(Sample {
+            cpu: whole_percent(live.cpu),
+            memory: whole_percent(live.memory_percent()),
+            rx: live.rx as f32,
+            tx: live.tx as f32,
+        });
+        live.history = history;
+        live
+    }
+
+    /// Memory in use, percent; NaN where the total is not known.
+    #[must_use]
+    pub fn memory_percent(&self) -> f32 {
+        if self.memory_total == 0 {
+            return f32::NAN;
+        }
+        (self.memory_used as f64 / self.memory_total as f64 * 100.0) as f32
+    }
+
+    /// Mean over the GPUs, percent; NaN without one.
+    #[must_use]
+    pub fn gpu_percent(&self) -> f32 {
+        let (sum, count) = self
+            .gpus
+            .iter()
+            .filter(|g| g.is_finite())
+            .fold((0.0, 0u16), |(s, n), g| (s + g, n + 1));
+        if count == 0 {
+            f32::NAN
+        } else {
+            sum / f32::from(count)
+        }
+    }
+
+    /// Too old to be believed.
+    #[must_use]
+    pub fn is_stale(&self, now_ms: i64) -> bool {
+        !self.connected || now_ms.saturating_sub(self.at_ms) > STALE_MS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonsense_from_a_sensor_is_unknown_and_costs_nothing_else() {
+        let json = r#"{"version":7,"nodes":[{"id":"a","cpuPercent":null,"gpuPercent":[null,50.0],
+            "rttMs":-3.0,"memoryUsedBytes":5,"somethingNew":1},{"id":"b","cpuPercent":12.5}]}"#;
+        let answer: LiveAnswer = serde_json::from_str(json).unwrap();
+        let a = Live::advance(None, &answer.nodes[0], 1000);
+        assert!(a.cpu.is_nan() && a.rtt_ms.is_nan() && a.memory_percent().is_nan());
+        assert_eq!(a.gpu_percent(), 50.0);
+        assert_eq!(a.history[0].cpu, u8::MAX);
+        assert_eq!(Live::advance(None, &answer.nodes[1], 0).cpu, 12.5);
+    }
+
+    #[test]
+    fn history_is_bounded() {
+        let mut live = None;
+        for i in 0..500 {
+            let sample = LiveSample {
+                cpu_percent: Some(i as f32),
+                ..Default::default()
+            };
+            live = Some(Live::advance(live, &sample, i64::from(i)));
+        }
+        assert_eq!(live.unwrap().history.len(), HISTORY);
+    }
+}

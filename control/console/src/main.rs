@@ -1,0 +1,7 @@
+//! The program `hyperion`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hyperion_console::cli::main()
+}
