@@ -1,0 +1,99 @@
+//! The OCI image layout around one layer.
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::tar::Tar;
+use crate::{Image, ImageError};
+
+/// `sha256:<hex>` of some bytes.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    format!("sha256:{hex}")
+}
+
+/// `host/repository:tag`, in the characters that registries allow.
+pub fn check_name(name: &str) -> Result<(), ImageError> {
+    let plain = |s: &str| {
+        !s.is_empty()
+            && s.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-/:".contains(&b))
+    };
+    let parts = name
+        .split_once('/')
+        .and_then(|(host, rest)| Some((host, rest.rsplit_once(':')?)));
+    match parts {
+        Some((host, (repository, tag))) if plain(host) && plain(repository) && plain(tag) => Ok(()),
+        _ => Err(ImageError::Name(name.to_owned())),
+    }
+}
+
+/// The whole image as one tar file.
+pub fn image_tar(image: &Image, entrypoint: &str, layer: Vec<u8>) -> Result<Vec<u8>, ImageError> {
+    let layer_digest = digest(&layer);
+    let mut command = vec![entrypoint.to_owned()];
+    command.extend(image.args.iter().cloned());
+    let config = json!({
+        "architecture": architecture(),
+        "os": "linux",
+        "config": { "Entrypoint": command, "Env": image.env, "WorkingDir": "/" },
+        "rootfs": { "type": "layers", "diff_ids": [layer_digest] },
+        "history": [{ "created_by": "hyperion-images" }],
+    })
+    .to_string()
+    .into_bytes();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": digest(&config), "size": config.len(),
+        },
+        "layers": [{
+            "mediaType": "application/vnd.oci.image.layer.v1.tar",
+            "digest": layer_digest, "size": layer.len(),
+        }],
+    })
+    .to_string()
+    .into_bytes();
+    let index = json!({
+        "schemaVersion": 2,
+        "manifests": [{
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": digest(&manifest), "size": manifest.len(),
+            "annotations": {
+                "io.containerd.image.name": image.name,
+                "org.opencontainers.image.ref.name": image.name,
+            },
+        }],
+    })
+    .to_string()
+    .into_bytes();
+    let mut tar = Tar::default();
+    tar.file(
+        "oci-layout".to_owned(),
+        0o644,
+        br#"{"imageLayoutVersion":"1.0.0"}"#,
+    )?;
+    tar.folder("blobs", 0o755)?;
+    tar.folder("blobs/sha256", 0o755)?;
+    for blob in [&layer, &config, &manifest] {
+        let path = format!("blobs/{}", digest(blob).replace(':', "/"));
+        tar.file(path, 0o644, blob)?;
+    }
+    tar.file("index.json".to_owned(), 0o644, &index)?;
+    Ok(tar.finish())
+}
+
+/// This machine's architecture in OCI's words.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

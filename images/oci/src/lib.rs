@@ -1,0 +1,214 @@
+//! Builds container images without Docker, a registry or a network: a program, with the shared
+//! libraries it is linked to, becomes an OCI layout in one tar file that
+//! `ctr -n k8s.io image import` reads. The same input always gives the same bytes.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
+
+mod layout;
+mod libraries;
+mod tar;
+
+use std::path::{Path, PathBuf};
+
+pub use layout::digest;
+
+/// Name of the demo image (`images/demo-inference`).
+pub const DEMO_IMAGE: &str = "localhost/hyperion-demo:1";
+/// Name of the image that pod sandboxes run, for containerd's `sandbox_image`.
+pub const PAUSE_IMAGE: &str = "localhost/pause:1";
+
+/// Why an image could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A library that the program needs is not on this machine.
+    #[error("{program} needs {library}, which is not on this machine")]
+    Library {
+        /// The program.
+        program: PathBuf,
+        /// The library.
+        library: String,
+    },
+    /// `ldd` could not say which libraries a program needs.
+    #[error("ldd {program}: {message}")]
+    Ldd {
+        /// The program.
+        program: PathBuf,
+        /// What it said.
+        message: String,
+    },
+    /// The path does not fit a tar header.
+    #[error("{0}: path is too long for the image")]
+    LongPath(String),
+    /// The image name is not `host/repository:tag`.
+    #[error("image name {0:?} is not of the form host/repository:tag")]
+    Name(String),
+}
+
+impl ImageError {
+    fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { path, source }
+    }
+}
+
+/// What an image holds.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Full name, `host/repository:tag`.
+    pub name: String,
+    /// Program on this machine; it is put at `/bin/<file name>`.
+    pub program: PathBuf,
+    /// Arguments that always follow the program.
+    pub args: Vec<String>,
+    /// Environment, `NAME=value`.
+    pub env: Vec<String>,
+}
+
+impl Image {
+    /// An image that runs `program` without arguments.
+    #[must_use]
+    pub fn new(name: &str, program: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            args: Vec::new(),
+            env: vec!["PATH=/bin".to_owned()],
+        }
+    }
+
+    /// Adds a variable to the environment of the program.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push(format!("{name}={value}"));
+        self
+    }
+}
+
+/// The demo image and the pause image, from the programs `demo-inference` and `hyperion-pause` in
+/// `programs`. One thread computes: replicas share the machine with many others.
+#[must_use]
+pub fn standard(programs: &Path) -> [Image; 2] {
+    [
+        Image::new(DEMO_IMAGE, &programs.join("demo-inference")).env("RAYON_NUM_THREADS", "1"),
+        Image::new(PAUSE_IMAGE, &programs.join("hyperion-pause")),
+    ]
+}
+
+/// Builds `image` and writes it to `to`.
+///
+/// # Errors
+/// The program or one of its libraries can't be read, or `to` can't be written.
+pub fn pack(image: &Image, to: &Path) -> Result<(), ImageError> {
+    let bytes = build(image)?;
+    std::fs::write(to, bytes).map_err(ImageError::file(to))
+}
+
+/// Builds `image` in memory: the bytes of the tar file.
+///
+/// # Errors
+/// The program or one of its libraries can't be read.
+pub fn build(image: &Image) -> Result<Vec<u8>, ImageError> {
+    layout::check_name(&image.name)?;
+    let program = std::fs::read(&image.program).map_err(ImageError::file(&image.program))?;
+    let file_name = image.program.file_name().map_or_else(
+        || "program".to_owned(),
+        |n| n.to_string_lossy().into_owned(),
+    );
+    let entrypoint = format!("/bin/{file_name}");
+    let mut layer = tar::Tar::default();
+    for folder in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        layer.folder(folder, if folder == "tmp" { 0o1777 } else { 0o755 })?;
+    }
+    layer.file("bin/".to_owned() + &file_name, 0o755, &program)?;
+    layer.file(
+        "etc/passwd".to_owned(),
+        0o644,
+        b"root:x:0:0:root:/:/bin/false\n",
+    )?;
+    let mut folders = std::collections::BTreeSet::new();
+    for library in libraries::needed_by(&image.program)? {
+        let bytes = std::fs::read(&library.found).map_err(ImageError::file(&library.found))?;
+        let inside = library.inside.trim_start_matches('/');
+        for (at, _) in inside.match_indices('/') {
+            if let Some(folder) = inside.get(..at)
+                && folders.insert(folder.to_owned())
+            {
+                layer.folder(folder, 0o755)?;
+            }
+        }
+        layer.file(inside.to_owned(), 0o755, &bytes)?;
+    }
+    layout::image_tar(image, &entrypoint, layer.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell() -> Image {
+        Image::new("localhost/shell:1", Path::new("/bin/sh"))
+    }
+
+    #[test]
+    fn the_same_program_gives_the_same_bytes() {
+        assert_eq!(build(&shell()).unwrap(), build(&shell()).unwrap());
+    }
+
+    #[test]
+    fn system_tar_reads_the_image_and_its_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("image.tar");
+        pack(&shell(), &file).unwrap();
+        let out = std::process::Command::new("tar")
+            .args(["-xf", &file.to_string_lossy(), "-C"])
+            .arg(dir.path())
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dir.path().join("index.json")).unwrap()).unwrap();
+        let entry = &index["manifests"][0];
+        assert_eq!(
+            entry["annotations"]["io.containerd.image.name"],
+            "localhost/shell:1"
+        );
+        let blob = |d: &serde_json::Value| {
+            let hex = d.as_str().unwrap().strip_prefix("sha256:").unwrap();
+            let bytes = std::fs::read(dir.path().join("blobs/sha256").join(hex)).unwrap();
+            assert_eq!(digest(&bytes), d.as_str().unwrap());
+            bytes
+        };
+        let manifest: serde_json::Value = serde_json::from_slice(&blob(&entry["digest"])).unwrap();
+        blob(&manifest["config"]["digest"]);
+        let layer = dir.path().join("layer.tar");
+        std::fs::write(&layer, blob(&manifest["layers"][0]["digest"])).unwrap();
+        let out = std::process::Command::new("tar")
+            .args(["-tf", &layer.to_string_lossy()])
+            .output()
+            .unwrap();
+        let names = String::from_utf8(out.stdout).unwrap();
+        assert!(names.lines().any(|n| n == "bin/sh"), "{names}");
+        assert!(names.contains("libc.so.6"), "{names}");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = build(&Image::new("localhost/x:1", Path::new("/nowhere/prog"))).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/prog"), "{error}");
+    }
+
+    #[test]
+    fn a_name_without_host_or_tag_is_refused() {
+        for name in ["demo", "localhost/demo", "localhost/:1", "a b/c:1"] {
+            let error = build(&Image::new(name, Path::new("/bin/sh"))).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+}
