@@ -1,7 +1,53 @@
 //! Kubernetes API types of Hyperion (`hyperion.io/v1alpha1`), their generated CRDs, and the one
 //! module for condition types and reasons.
+//!
+//! - [`workload`], [`placement`], [`node`], [`cluster`]: the kinds.
+//! - [`crd`]: their CRDs, with the bounds that a Rust type does not carry.
+//! - [`request`]: a workload in the form that placement reads; [`quantity`]: Kubernetes numbers.
+//! - [`fleet`]: live state, as JSON.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
+
+pub mod cluster;
+pub mod conditions;
+pub mod crd;
 pub mod fleet;
 pub mod node;
 pub mod placement;
+pub mod quantity;
+pub mod request;
+pub mod template;
 pub mod workload;
+
+pub use crd::crds;
+
+/// Namespace of the control plane's own objects.
+pub const NAMESPACE: &str = "hyperion-system";
+/// The operator's field manager for server-side apply, its finalizer's prefix and its reporter.
+pub const MANAGER: &str = "hyperion-control";
+/// Holds a deleted workload back until its replicas have stopped.
+pub const FINALIZER: &str = "hyperion.io/stop-replicas";
+/// Label of placements: the workload's name.
+pub const LABEL_WORKLOAD: &str = "hyperion.io/workload";
+/// Label of placements: the node's id.
+pub const LABEL_NODE: &str = "hyperion.io/node";
+
+/// A field that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct Invalid {
+    /// Path from the object's root, for example `spec.template.spec.containers[0].image`.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Invalid {
+    /// A refusal.
+    pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+}

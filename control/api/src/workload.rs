@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct HyperionWorkloadSpec {
     /// Pod template of one replica, as in a Deployment.
+    #[schemars(schema_with = "crate::template::schema")]
     pub template: PodTemplateSpec,
     /// Service (runs until deleted) or job (runs to completion).
     #[serde(rename = "type", default)]
@@ -56,6 +57,7 @@ fn one() -> i32 {
 macro_rules! api_enum {
     ($(#[$meta:meta])* $name:ident => $domain:ty { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$meta])*
+        #[expect(missing_docs, reason = "each variant is its word")]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub enum $name { $($(#[$vmeta])* #[serde(rename = $word)] $variant),+ }
         impl From<$name> for $domain {

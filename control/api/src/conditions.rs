@@ -1,0 +1,49 @@
+//! Condition types and reasons, so that people, scripts and code find the same words everywhere.
+
+/// Workload: the spec can be carried out as it is written.
+pub const ACCEPTED: &str = "Accepted";
+/// Workload: every desired replica has a place.
+pub const PLACED: &str = "Placed";
+/// Workload and node: all desired replicas are ready; the node's agent is connected.
+pub const READY: &str = "Ready";
+
+/// Accepted=True.
+pub const REASON_VALID: &str = "Valid";
+/// Accepted=False: the message names the field.
+pub const REASON_INVALID_SPEC: &str = "InvalidSpec";
+
+/// Placed=True.
+pub const REASON_ALL_PLACED: &str = "AllPlaced";
+/// Placed=False: no node fits; the message and `status.rejected` say why.
+pub const REASON_UNPLACEABLE: &str = "Unplaceable";
+/// Placed=False: a decision is under way.
+pub const REASON_PLACING: &str = "Placing";
+/// Placed=False: the node is out of reach and `replaceAfter` has not passed, or the workload is
+/// `exclusive` and waits for the node.
+pub const REASON_NODE_LOST: &str = "NodeLost";
+
+/// Ready=True.
+pub const REASON_ALL_READY: &str = "AllReady";
+/// Ready=False: some replica has not started.
+pub const REASON_STARTING: &str = "Starting";
+/// Ready=False: some replica fails; the message carries the node's reason.
+pub const REASON_REPLICA_FAILING: &str = "ReplicaFailing";
+/// Ready=False: some replica's node is out of reach.
+pub const REASON_NODE_UNREACHABLE: &str = "NodeUnreachable";
+/// Ready=False: the workload asks for no replicas.
+pub const REASON_SCALED_TO_ZERO: &str = "ScaledToZero";
+/// Ready=False: a job has ended.
+pub const REASON_COMPLETED: &str = "Completed";
+/// Ready=False: the workload is being deleted.
+pub const REASON_DELETING: &str = "Deleting";
+
+/// Event on a workload: a replica got its place.
+pub const EVENT_PLACED: &str = "Placed";
+/// Event on a workload: a replica was placed again.
+pub const EVENT_REPLACED: &str = "Replaced";
+/// Event on a workload: no node fits.
+pub const EVENT_UNPLACEABLE: &str = "Unplaceable";
+/// Event on a workload: a node did not confirm that a replica stopped.
+pub const EVENT_STOP_UNCONFIRMED: &str = "StopUnconfirmed";
+/// Event on a workload: the spec is refused.
+pub const EVENT_INVALID: &str = "InvalidSpec";

@@ -1,0 +1,26 @@
+//! The committed CRDs are those of the types. `HYPERION_REGENERATE=1` writes them anew.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+
+#[test]
+fn committed_crds_are_up_to_date() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
+    for crd in hyperion_api::crds() {
+        let path = dir.join(format!("{}.yaml", crd.spec.names.plural));
+        let text = format!(
+            "# Generated from control/api by `HYPERION_REGENERATE=1 cargo test -p hyperion-api`.\n{}",
+            serde_yaml_ng::to_string(&crd).unwrap()
+        );
+        if std::env::var_os("HYPERION_REGENERATE").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let held = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            held == text,
+            "{} is stale: run HYPERION_REGENERATE=1 cargo test -p hyperion-api",
+            path.display()
+        );
+    }
+}
