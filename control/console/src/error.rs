@@ -39,6 +39,13 @@ impl CliError {
         self
     }
 
+    /// Adds a hint where there is none yet.
+    #[must_use]
+    pub fn or_hint(mut self, hint: &str) -> Self {
+        self.hint.get_or_insert_with(|| hint.to_owned());
+        self
+    }
+
     /// An error of the Kubernetes API, met while doing `what` ("list nodes").
     #[must_use]
     pub fn api(what: &str, error: &kube::Error) -> Self {

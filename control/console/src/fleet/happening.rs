@@ -33,7 +33,7 @@ pub struct Happening {
     /// How often.
     pub count: i32,
     #[serde(skip)]
-    haystack: String,
+    pub(crate) haystack: String,
 }
 
 impl Happening {

@@ -92,7 +92,7 @@ pub struct Node {
     #[serde(skip)]
     pub replicas: u32,
     #[serde(skip)]
-    haystack: String,
+    pub(crate) haystack: String,
 }
 
 impl From<&HyperionNode> for Node {

@@ -56,7 +56,7 @@ pub struct Placement {
     /// Why there.
     pub explanation: Explanation,
     #[serde(skip)]
-    haystack: String,
+    pub(crate) haystack: String,
 }
 
 impl From<&HyperionPlacement> for Placement {

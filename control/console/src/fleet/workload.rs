@@ -46,7 +46,7 @@ pub struct Workload {
     /// When it was made.
     pub created_ms: Option<i64>,
     #[serde(skip)]
-    haystack: String,
+    pub(crate) haystack: String,
 }
 
 impl From<&HyperionWorkload> for Workload {
