@@ -1,1 +1,25 @@
-//! placeholder
+//! The whole system on one machine, on real parts: a private containerd, the control plane with
+//! its embedded API, agents and `kubectl`. The demo, the end-to-end tests and the benchmarks all
+//! start their fleet here.
+//!
+//! Everything listens on loopback; containers live in a bridge network of 198.18.0.0/16. Whatever
+//! a fleet starts, it writes down first, so that it can be stopped by [`state::clean_up`] even
+//! after the process that started it was killed.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
+
+pub mod agent;
+pub mod beacon;
+pub mod containerd;
+pub mod control;
+pub mod fleet;
+pub mod http;
+pub mod kubectl;
+pub mod measure;
+pub mod needs;
+pub mod process;
+pub mod state;
+pub mod wait;
+
+pub use agent::{Agent, AgentSpec};
+pub use fleet::{Fleet, FleetOptions};
+pub use kubectl::Kubectl;

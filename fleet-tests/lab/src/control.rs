@@ -1,0 +1,202 @@
+//! The control plane: `hyperion-control --embedded`.
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::process::{Process, ProcessId};
+use crate::{Kubectl, http, needs, wait};
+
+/// A control plane on fixed loopback ports, so that it is the same one after a restart.
+#[derive(Debug)]
+pub struct Control {
+    process: Process,
+    kubectl: Kubectl,
+    /// Address of the Kubernetes API.
+    pub api: String,
+    /// Address of the link (UDP).
+    pub link: String,
+    /// Address of metrics and health.
+    pub http: String,
+}
+
+impl Control {
+    /// Describes it; nothing is started yet. `args` are added to those that every lab needs.
+    ///
+    /// # Errors
+    /// No ports are free.
+    pub fn prepare(dir: &Path, args: &[String]) -> Result<Self> {
+        let (api, http) = (free_port()?, free_port()?);
+        let link = free_udp_port()?;
+        let kubeconfig = dir.join("kubeconfig");
+        let mut all: Vec<String> = [
+            ("--data-dir", dir.join("control").display().to_string()),
+            ("--api-addr", api.clone()),
+            ("--link-addr", link.clone()),
+            ("--http-addr", http.clone()),
+            ("--kubeconfig-out", kubeconfig.display().to_string()),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect();
+        all.insert(0, "--embedded".to_owned());
+        all.extend_from_slice(args);
+        let program = needs::programs().join("hyperion-control");
+        Ok(Self {
+            process: Process::new("control", &program, all, &dir.join("logs")),
+            kubectl: Kubectl::new(&kubeconfig, dir),
+            api,
+            link,
+            http,
+        })
+    }
+
+    /// Starts it (again) and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ends, or is not ready in time: the error has the end of its log.
+    pub fn start(&mut self) -> Result<ProcessId> {
+        let id = self.process.start()?;
+        self.wait_ready()?;
+        Ok(id)
+    }
+
+    /// Starts it without waiting.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn start_only(&mut self) -> Result<ProcessId> {
+        self.process.start()
+    }
+
+    /// Waits until it is ready and its API answers `kubectl`.
+    ///
+    /// # Errors
+    /// It ends, or is not ready in time: the error has the end of its log.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let ready = wait::until("control plane", Duration::from_secs(30), || {
+            if let Some(status) = self.process.ended() {
+                return Err(format!("ended: {status}"));
+            }
+            http::get(&self.http, "/readyz").map_err(|e| e.to_string())?;
+            self.kubectl
+                .run(&["get", "--raw", "/apis/hyperion.io/v1alpha1"])
+                .map(|_| ())
+                .map_err(|e| e.to_string())
+        });
+        ready.with_context(|| format!("log of the control plane:\n{}", self.process.log_tail(20)))
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM; the exit status if it went by itself within 15 s.
+    pub fn terminate(&mut self) -> Option<ExitStatus> {
+        self.process.terminate(Duration::from_secs(15))
+    }
+
+    /// `kubectl` for it.
+    #[must_use]
+    pub fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Makes a join token.
+    ///
+    /// # Errors
+    /// The console fails, or prints something else than a token and a fingerprint.
+    pub fn token(&self, site: &str, uses: u32) -> Result<Token> {
+        self.token_with(&["--site", site, "--ttl", "1h", "--uses", &uses.to_string()])
+    }
+
+    /// Makes a join token with other flags.
+    ///
+    /// # Errors
+    /// The console fails, or prints something else than a token and a fingerprint.
+    pub fn token_with(&self, flags: &[&str]) -> Result<Token> {
+        let mut args = vec!["token", "create"];
+        args.extend_from_slice(flags);
+        let out = self.kubectl.hyperion(&args)?;
+        Token::read(&out).with_context(|| format!("hyperion token create printed: {out}"))
+    }
+}
+
+/// What an agent needs to join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// `<id>.<secret>`.
+    pub token: String,
+    /// `sha256:…` of the CA.
+    pub fingerprint: String,
+}
+
+impl Token {
+    /// Its public part.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.token.split('.').next().unwrap_or_default()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let words = || text.split(|c: char| c.is_whitespace() || "\"'`,;".contains(c));
+        let plain = |s: &str| {
+            s.len() >= 4
+                && s.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        let token = words().find(|w| {
+            w.split_once('.')
+                .is_some_and(|(id, secret)| plain(id) && plain(secret) && secret.len() >= 16)
+        })?;
+        let fingerprint = words().find(|w| w.starts_with("sha256:"))?;
+        Some(Self {
+            token: token.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+        })
+    }
+}
+
+/// A loopback address with a TCP port that is free now.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(listener.local_addr()?.to_string())
+}
+
+fn free_udp_port() -> Result<String> {
+    let socket = UdpSocket::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(socket.local_addr()?.to_string())
+}
+
+/// Path of the kubeconfig that a control plane in `dir` writes.
+#[must_use]
+pub fn kubeconfig(dir: &Path) -> PathBuf {
+    dir.join("kubeconfig")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_in_text_for_people() {
+        let text = "Token:        ab12cd.0123456789abcdefghij\nCA fingerprint: sha256:00ff\n\
+                    Expires 2026-01-01T00:00:00Z\n";
+        let token = Token::read(text).unwrap();
+        assert_eq!(token.token, "ab12cd.0123456789abcdefghij");
+        assert_eq!(token.fingerprint, "sha256:00ff");
+        assert_eq!(token.id(), "ab12cd");
+    }
+}

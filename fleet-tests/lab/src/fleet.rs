@@ -1,0 +1,393 @@
+//! A whole fleet: containerd, control plane, agents.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::agent::{Agent, AgentSpec};
+use crate::containerd::{Containerd, Network};
+use crate::control::Control;
+use crate::kubectl::Kubectl;
+use crate::process::{ProcessId, tail};
+use crate::state::{self, State};
+use crate::{needs, wait};
+
+/// How a fleet is to be started.
+#[derive(Debug, Clone, Default)]
+pub struct FleetOptions {
+    /// For people: names the folder and the log.
+    pub name: String,
+    /// More flags of the control plane.
+    pub control_args: Vec<String>,
+}
+
+impl FleetOptions {
+    /// Usual flags.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            control_args: Vec::new(),
+        }
+    }
+
+    /// Adds a flag of the control plane.
+    #[must_use]
+    pub fn control(mut self, flag: &str, value: &str) -> Self {
+        self.control_args
+            .extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+}
+
+/// Everything that runs. Dropping it stops and removes all of it.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Folder of the fleet.
+    pub dir: PathBuf,
+    /// Containers' network.
+    pub network: Network,
+    /// containerd.
+    pub containerd: Containerd,
+    /// Control plane.
+    pub control: Control,
+    /// Agents, in the order of their start.
+    pub agents: Vec<Agent>,
+    name: String,
+    state: State,
+}
+
+impl Fleet {
+    /// Starts containerd (with the demo and pause images) and the control plane.
+    ///
+    /// # Errors
+    /// One of them does not start: the error has the end of its log. What had started is stopped.
+    pub fn start(options: &FleetOptions) -> Result<Self> {
+        let mut fleet = Self::prepare(options)?;
+        fleet.start_containerd()?;
+        fleet.start_control()?;
+        Ok(fleet)
+    }
+
+    /// Makes the folder and the network; nothing is started yet.
+    ///
+    /// # Errors
+    /// The folder or the network can't be made.
+    pub fn prepare(options: &FleetOptions) -> Result<Self> {
+        state::sweep();
+        let dir = make_dir(&options.name)?;
+        let mut state = State {
+            dir: dir.clone(),
+            owner: ProcessId::of(std::process::id()),
+            ..State::default()
+        };
+        state.write()?;
+        let network = Network::make()?;
+        state.bridge = Some(network.bridge.clone());
+        state.write()?;
+        Ok(Self {
+            containerd: Containerd::prepare(&dir, &network)?,
+            control: Control::prepare(&dir, &options.control_args)?,
+            agents: Vec::new(),
+            name: options.name.clone(),
+            network,
+            dir,
+            state,
+        })
+    }
+
+    /// Starts containerd and imports the images.
+    ///
+    /// # Errors
+    /// It does not start, or refuses an image.
+    pub fn start_containerd(&mut self) -> Result<()> {
+        self.restart_containerd()?;
+        for image in hyperion_images::standard(&needs::programs()) {
+            let tar = self.dir.join("image.tar");
+            hyperion_images::pack(&image, &tar)?;
+            self.containerd.import(&tar)?;
+            std::fs::remove_file(&tar)?;
+        }
+        Ok(())
+    }
+
+    /// Starts containerd (again).
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn restart_containerd(&mut self) -> Result<()> {
+        self.state.containerd = Some(self.containerd.start()?);
+        self.state.write()
+    }
+
+    /// Starts the control plane (again) and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start_control(&mut self) -> Result<()> {
+        let id = self.control.start_only()?;
+        self.note(id)?;
+        self.control.wait_ready()
+    }
+
+    /// Starts an agent with a new token and waits until its node is ready; gives its index.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn add(&mut self, spec: &AgentSpec) -> Result<usize> {
+        let at = self.add_only(spec)?;
+        self.wait_agent(at)?;
+        Ok(at)
+    }
+
+    /// Starts an agent with a new token; gives its index.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn add_only(&mut self, spec: &AgentSpec) -> Result<usize> {
+        let token = self.control.token(&spec.site, 1)?;
+        let socket = self.containerd.socket();
+        let agent = Agent::prepare(&self.dir, &self.control.link, &socket, Some(&token), spec);
+        self.agents.push(agent);
+        let at = self.agents.len() - 1;
+        self.start_agent(at)?;
+        Ok(at)
+    }
+
+    /// Starts an agent again, as it was.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn start_agent(&mut self, at: usize) -> Result<()> {
+        let id = self.agent(at)?.start()?;
+        self.note(id)
+    }
+
+    /// Waits until an agent's node is ready.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn wait_agent(&mut self, at: usize) -> Result<()> {
+        let agent = self.agents.get_mut(at).context("no such agent")?;
+        agent.wait_ready(&self.control)
+    }
+
+    /// An agent by its index.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn agent(&mut self, at: usize) -> Result<&mut Agent> {
+        self.agents.get_mut(at).context("no such agent")
+    }
+
+    /// Node id of an agent.
+    #[must_use]
+    pub fn node(&self, at: usize) -> String {
+        self.agents
+            .get(at)
+            .map_or_else(String::new, |a| a.node.clone())
+    }
+
+    /// The agent that runs a node.
+    #[must_use]
+    pub fn agent_of(&self, node: &str) -> Option<usize> {
+        self.agents.iter().position(|a| a.node == node)
+    }
+
+    /// `kubectl` for the fleet.
+    #[must_use]
+    pub fn kubectl(&self) -> &Kubectl {
+        self.control.kubectl()
+    }
+
+    /// Power loss of a node's machine: its agent and its containers end at once.
+    ///
+    /// # Errors
+    /// containerd can't be asked.
+    pub fn cut_power(&mut self, at: usize) -> Result<usize> {
+        let agent = self.agent(at)?;
+        agent.kill();
+        let node = agent.node.clone();
+        self.containerd.cut_power(&node)
+    }
+
+    /// Waits until a placement is as wanted; gives the placement.
+    ///
+    /// # Errors
+    /// Not in time: the error has its last status.
+    pub fn wait_placement(
+        &self,
+        name: &str,
+        deadline: Duration,
+        wanted: impl Fn(&Placement) -> bool,
+    ) -> Result<Placement> {
+        wait::until(&format!("placement {name}"), deadline, || {
+            let object = self
+                .kubectl()
+                .get(&["hyperionplacement", name])
+                .map_err(|e| e.to_string())?;
+            let placement = Placement::read(&object);
+            if wanted(&placement) {
+                Ok(placement)
+            } else {
+                Err(format!("{placement:?}"))
+            }
+        })
+    }
+
+    /// Waits until a placement runs and is ready.
+    ///
+    /// # Errors
+    /// Not in time: the error has its last status.
+    pub fn wait_running(&self, name: &str, deadline: Duration) -> Result<Placement> {
+        self.wait_placement(name, deadline, |p| p.phase == "Running" && p.ready)
+    }
+
+    /// Leaves everything running after this process, until [`state::clean_up`] by another.
+    ///
+    /// # Errors
+    /// The state can't be written.
+    pub fn keep(mut self) -> Result<PathBuf> {
+        self.state.keep = true;
+        self.state.write()?;
+        self.containerd.release();
+        self.control.process().release();
+        for agent in &mut self.agents {
+            agent.process().release();
+        }
+        Ok(self.dir.clone())
+    }
+
+    /// The last lines of every log, for a failure's report.
+    #[must_use]
+    pub fn logs(&self, lines: usize) -> String {
+        let Ok(entries) = std::fs::read_dir(self.dir.join("logs")) else {
+            return String::new();
+        };
+        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+        files.sort();
+        let mut text = String::new();
+        for file in files {
+            let log = std::fs::read(&file).unwrap_or_default();
+            let log = tail(&String::from_utf8_lossy(&log), lines);
+            text.push_str(&format!("--- {}\n{log}\n", file.display()));
+        }
+        text
+    }
+
+    fn note(&mut self, id: ProcessId) -> Result<()> {
+        self.state.processes.retain(ProcessId::alive);
+        self.state.processes.push(id);
+        self.state.write()
+    }
+
+    #[expect(clippy::print_stderr, reason = "a failed test's logs go to its output")]
+    fn report_failure(&self) {
+        let saved = std::env::temp_dir()
+            .join("hyperion-lab-logs")
+            .join(&self.name);
+        eprintln!("{}", self.logs(30));
+        let copied = std::fs::create_dir_all(&saved).is_ok()
+            && std::fs::read_dir(self.dir.join("logs")).is_ok_and(|entries| {
+                entries
+                    .flatten()
+                    .all(|e| std::fs::copy(e.path(), saved.join(e.file_name())).is_ok())
+            });
+        if copied {
+            eprintln!("whole logs of {} are in {}", self.name, saved.display());
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if self.state.keep {
+            return;
+        }
+        if std::thread::panicking() {
+            self.report_failure();
+        }
+        for agent in &mut self.agents {
+            agent.kill();
+        }
+        // The control plane is asked, so that a test run also covers its orderly end.
+        let _status = self.control.terminate();
+        state::clean_up(&self.state);
+    }
+}
+
+/// The fields of a placement that tests look at.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Placement {
+    /// Name.
+    pub name: String,
+    /// Node.
+    pub node: String,
+    /// Provider.
+    pub provider: String,
+    /// Region.
+    pub region: String,
+    /// Generation.
+    pub generation: i64,
+    /// Phase.
+    pub phase: String,
+    /// Readiness.
+    pub ready: bool,
+    /// Reason of the phase.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// Restarts.
+    pub restarts: i64,
+    /// Address in the containers' network.
+    pub pod_ip: String,
+}
+
+impl Placement {
+    /// Reads a `HyperionPlacement`.
+    #[must_use]
+    pub fn read(object: &Value) -> Self {
+        let at = |path: &str| object.pointer(path);
+        let text = |path: &str| {
+            let value = at(path).and_then(Value::as_str);
+            value.unwrap_or_default().to_owned()
+        };
+        let number = |path: &str| at(path).and_then(Value::as_i64).unwrap_or_default();
+        Self {
+            name: text("/metadata/name"),
+            node: text("/spec/node"),
+            provider: text("/spec/provider"),
+            region: text("/spec/region"),
+            generation: number("/spec/generation"),
+            phase: text("/status/phase"),
+            ready: at("/status/ready")
+                .and_then(Value::as_bool)
+                .unwrap_or(false),
+            reason: text("/status/reason"),
+            message: text("/status/message"),
+            restarts: number("/status/restarts"),
+            pod_ip: text("/status/podIP"),
+        }
+    }
+}
+
+fn make_dir(name: &str) -> Result<PathBuf> {
+    // A socket's path may have 107 bytes: the folder's name is kept short.
+    let base = std::env::temp_dir();
+    let pid = std::process::id();
+    for n in 0..1000 {
+        let dir = base.join(format!("{}{pid}-{n}", state::PREFIX));
+        match std::fs::create_dir(&dir) {
+            Ok(()) => {
+                std::fs::write(dir.join("name"), name)?;
+                std::fs::create_dir(dir.join("logs"))?;
+                return Ok(dir);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e).with_context(|| dir.display().to_string()),
+        }
+    }
+    anyhow::bail!("no free folder in {}", Path::new(&base).display())
+}

@@ -1,0 +1,1 @@
+//! What `hyperion-bench` measures on a whole fleet.

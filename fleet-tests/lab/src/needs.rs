@@ -1,0 +1,106 @@
+//! What the lab needs from the machine, and how to say that it is not there.
+
+use std::path::{Path, PathBuf};
+
+/// Programs of this workspace that a fleet runs.
+pub const OURS: [&str; 5] = [
+    "hyperion-control",
+    "hyperion-agent",
+    "hyperion",
+    "demo-inference",
+    "hyperion-pause",
+];
+/// Programs of the system that a fleet runs.
+pub const SYSTEM: [&str; 6] = ["containerd", "ctr", "runc", "ip", "kubectl", "ldd"];
+
+/// Why containers, and these programs of ours, can't run here, or none if they can.
+#[must_use]
+pub fn missing(ours: &[&str]) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("containers need root".to_owned());
+    }
+    if let Some(program) = SYSTEM.iter().find(|p| find(p).is_none()) {
+        return Some(format!("{program} is not installed (see .ci/setup)"));
+    }
+    if !cni_plugins().join("bridge").exists() {
+        return Some("the CNI plugins are not installed (see .ci/setup)".to_owned());
+    }
+    if !Path::new("/sys/fs/cgroup/memory").exists()
+        && !Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+    {
+        return Some("no cgroups are mounted".to_owned());
+    }
+    let programs = programs();
+    ours.iter()
+        .find(|p| !programs.join(p).exists())
+        .map(|p| format!("{p} is not built: run `cargo build --workspace --bins` first"))
+}
+
+/// For tests: true, after a line that says so, if a whole fleet can't run here. Where
+/// `HYPERION_LAB_REQUIRED` is set, that is a failure instead.
+///
+/// # Panics
+/// A fleet can't run here though it is required.
+#[must_use]
+pub fn skip(test: &str) -> bool {
+    skip_without(test, &OURS)
+}
+
+/// The same for a test that needs only some of our programs.
+///
+/// # Panics
+/// The test can't run here though it is required.
+#[must_use]
+#[expect(
+    clippy::print_stdout,
+    clippy::panic,
+    reason = "a skipped test is told on the test's output; a required one must fail"
+)]
+pub fn skip_without(test: &str, ours: &[&str]) -> bool {
+    let Some(reason) = missing(ours) else {
+        return false;
+    };
+    if std::env::var_os("HYPERION_LAB_REQUIRED").is_some() {
+        panic!("{test} is required here but can't run: {reason}");
+    }
+    println!("SKIPPED: {test}: {reason}");
+    true
+}
+
+/// Folder of this workspace's programs: `HYPERION_BIN_DIR`, or where this program itself is.
+#[must_use]
+pub fn programs() -> PathBuf {
+    if let Some(dir) = std::env::var_os("HYPERION_BIN_DIR") {
+        return PathBuf::from(dir);
+    }
+    let here = std::env::current_exe().unwrap_or_default();
+    let dir = here.parent().unwrap_or(Path::new("."));
+    // Tests lie in the folder deps/ below the programs.
+    if dir.ends_with("deps") {
+        dir.parent().unwrap_or(dir).to_owned()
+    } else {
+        dir.to_owned()
+    }
+}
+
+/// Folder of the CNI plugins: Debian's, or the one that upstream uses.
+#[must_use]
+pub fn cni_plugins() -> PathBuf {
+    let debian = PathBuf::from("/usr/lib/cni");
+    if debian.join("bridge").exists() {
+        debian
+    } else {
+        PathBuf::from("/opt/cni/bin")
+    }
+}
+
+/// Path of a program of the system.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        // Not every user has these in the path.
+        .chain(["/usr/sbin".into(), "/sbin".into(), "/usr/local/bin".into()])
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}

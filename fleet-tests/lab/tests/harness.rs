@@ -1,0 +1,78 @@
+//! The lab itself: its containerd runs containers, and cleaning up leaves nothing behind.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+use std::time::Duration;
+
+use hyperion_images::{DEMO_IMAGE, PAUSE_IMAGE};
+use hyperion_lab::{Fleet, FleetOptions, needs, process, state, wait};
+
+#[test]
+fn a_private_containerd_runs_the_demo_image_and_leaves_nothing_behind() {
+    if needs::skip_without("harness", &["demo-inference", "hyperion-pause"]) {
+        return;
+    }
+    let mut fleet = Fleet::prepare(&FleetOptions::new("harness")).unwrap();
+    fleet.start_containerd().unwrap();
+    let images = fleet.containerd.images().unwrap();
+    for image in [DEMO_IMAGE, PAUSE_IMAGE] {
+        assert!(images.iter().any(|i| i == image), "{images:?}");
+    }
+    let out = fleet
+        .containerd
+        .ctr(&[
+            "run",
+            "--rm",
+            DEMO_IMAGE,
+            "job",
+            "/bin/demo-inference",
+            "job",
+            "--steps",
+            "5",
+        ])
+        .unwrap();
+    assert!(out.contains("step 5/5"), "{out}");
+
+    fleet
+        .containerd
+        .ctr(&["run", "--detach", DEMO_IMAGE, "serve"])
+        .unwrap();
+    let pid = wait::until("task", Duration::from_secs(10), || {
+        let all = fleet.containerd.running(None).unwrap();
+        all.first().copied().ok_or_else(|| format!("{all:?}"))
+    })
+    .unwrap();
+    let task = process::ProcessId::of(pid).unwrap();
+
+    // kill -9 of containerd leaves the container alone.
+    fleet.containerd.kill();
+    assert!(task.alive());
+    fleet.restart_containerd().unwrap();
+    assert_eq!(fleet.containerd.running(None).unwrap(), [pid]);
+
+    let (dir, bridge) = (fleet.dir.clone(), fleet.network.bridge.clone());
+    drop(fleet);
+    assert!(!task.alive());
+    assert!(!dir.exists());
+    assert!(process::run("ip", &["link", "show", &bridge]).is_err());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&*dir.to_string_lossy()), "{mounts}");
+    assert!(state::all().iter().all(|s| s.dir != dir));
+}
+
+#[test]
+fn a_lab_whose_owner_was_killed_is_cleaned_up_by_the_next() {
+    if needs::skip_without("harness", &["demo-inference", "hyperion-pause"]) {
+        return;
+    }
+    let fleet = Fleet::prepare(&FleetOptions::new("orphan")).unwrap();
+    let mut lost = state::State::read(&fleet.dir).unwrap();
+    let dir = fleet.dir.clone();
+    std::mem::forget(fleet);
+    lost.owner = Some(process::ProcessId {
+        pid: std::process::id(),
+        started: 1,
+    });
+    lost.write().unwrap();
+    drop(Fleet::prepare(&FleetOptions::new("next")).unwrap());
+    assert!(!dir.exists());
+}
