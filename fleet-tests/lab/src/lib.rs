@@ -19,6 +19,7 @@ pub mod needs;
 pub mod process;
 pub mod state;
 pub mod wait;
+pub mod watch;
 
 pub use agent::{Agent, AgentSpec};
 pub use fleet::{Fleet, FleetOptions};

@@ -1,0 +1,76 @@
+//! `hyperion-demo`: the whole system in one minute, on this machine. `make demo` runs it.
+
+mod screen;
+mod steps;
+
+use clap::{Parser, Subcommand};
+use hyperion_lab::{needs, state, wait};
+
+/// Runs the demo.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Leave everything running at the end, and print how to go on and how to stop it.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stop and remove what a demo with --keep, or one that was killed, left running.
+    Stop,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(Command::Stop) = arguments.command {
+        return stop();
+    }
+    if let Some(reason) = needs::missing(&needs::OURS) {
+        anyhow::bail!("the demo can't run here: {reason}");
+    }
+    leave_on_signal()?;
+    let keep = arguments.keep || std::env::var("KEEP").is_ok_and(|v| v == "1");
+    steps::run(keep)
+}
+
+fn stop() -> anyhow::Result<()> {
+    let mut stopped = 0;
+    for left in state::all() {
+        if left.keep || left.orphaned() {
+            state::clean_up(&left);
+            screen::line(&format!("stopped and removed {}", left.dir.display()));
+            stopped += 1;
+        }
+    }
+    if stopped == 0 {
+        screen::line("nothing was left running");
+    }
+    Ok(())
+}
+
+/// Ctrl-C and SIGTERM end the current wait, and with it the demo, in order.
+fn leave_on_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let (Ok(mut terminate), Ok(mut interrupt)) = (
+                signal(SignalKind::terminate()),
+                signal(SignalKind::interrupt()),
+            ) else {
+                return;
+            };
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            wait::interrupt();
+        });
+    });
+    Ok(())
+}
