@@ -241,6 +241,24 @@ pub fn report(r: &wire::ReplicaReport) -> Result<Report, Invalid> {
     })
 }
 
+/// An event.
+///
+/// # Errors
+/// Names the field.
+pub fn event(e: &wire::Event) -> Result<(), Invalid> {
+    if e.reason.is_empty() || e.reason.len() > 128 {
+        return invalid(
+            "event.reason",
+            format!("{} bytes, 1 to 128 are accepted", e.reason.len()),
+        );
+    }
+    text("event.message", &e.message, MAX_TEXT)?;
+    if e.replica.is_some() {
+        replica_key("event.replica", e.replica.as_ref())?;
+    }
+    Ok(())
+}
+
 /// An order to start a replica.
 ///
 /// # Errors
@@ -266,6 +284,15 @@ pub fn start(s: &wire::StartReplica) -> Result<Start, Invalid> {
             );
         }
     }
+    few("start_replica.pod.labels", pod.labels.len())?;
+    few("start_replica.pod.gpus", pod.gpus.len())?;
+    for (i, gpu) in pod.gpus.iter().enumerate() {
+        let field = |name: &str| format!("start_replica.pod.gpus[{i}].{name}");
+        required(&field("uuid"), &gpu.uuid)?;
+        if gpu.millis > 1000 {
+            return invalid(field("millis"), format!("{} is more than 1000", gpu.millis));
+        }
+    }
     Ok(Start {
         key: replica_key("start_replica.key", s.key.as_ref())?,
         generation: s.generation,
@@ -284,7 +311,7 @@ fn container(field: &str, c: &wire::Container) -> Result<(), Invalid> {
     }
     few(&format!("{field}.env"), c.env.len())?;
     for var in &c.env {
-        if var.name.is_empty() || var.name.contains('=') {
+        if var.name.is_empty() || var.name.contains(['=', '\0']) {
             return invalid(
                 format!("{field}.env"),
                 format!("{:?} is not a variable name", var.name),
@@ -300,6 +327,10 @@ fn container(field: &str, c: &wire::Container) -> Result<(), Invalid> {
                 format!("{port:?} is out of range"),
             );
         }
+    }
+    text(&format!("{field}.working_dir"), &c.working_dir, MAX_TEXT)?;
+    for (name, p) in [("liveness", &c.liveness), ("readiness", &c.readiness)] {
+        probe(&format!("{field}.{name}"), p.as_ref())?;
     }
     bounded(
         &format!("{field}.cpu_limit_millis"),
@@ -317,6 +348,30 @@ fn container(field: &str, c: &wire::Container) -> Result<(), Invalid> {
         MAX_BYTES,
     )?;
     Ok(())
+}
+
+fn probe(field: &str, probe: Option<&wire::Probe>) -> Result<(), Invalid> {
+    use wire::probe::Handler;
+    let port = |name: &str, port: u32| match port {
+        1..=65_535 => Ok(()),
+        _ => invalid(format!("{field}.{name}"), format!("{port} is not a port")),
+    };
+    match probe.and_then(|p| p.handler.as_ref()) {
+        Some(Handler::TcpPort(p)) => port("tcp_port", *p),
+        Some(Handler::HttpGet(get)) => {
+            port("http_get.port", get.port)?;
+            few(&format!("{field}.http_get.headers"), get.headers.len())?;
+            text(&format!("{field}.http_get.path"), &get.path, MAX_TEXT).map(drop)
+        }
+        Some(Handler::Exec(exec)) => {
+            few(&format!("{field}.exec.command"), exec.command.len())?;
+            for arg in &exec.command {
+                text(&format!("{field}.exec.command"), arg, MAX_ARG)?;
+            }
+            Ok(())
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 //! - [`pki`]: the fleet's CA, made once by create-or-read on a Secret.
 //! - [`tokens`]: join tokens, Secrets too, counted down by compare-and-swap.
 //! - [`state`]: what is in memory: sessions, live telemetry, desired replicas.
+//! - [`logs`]: logs on their way to whoever asked.
 //! - [`service`]: the gRPC service; one task per session.
 //! - [`nodes`]: writes `HyperionNode` objects, and watches them for revocation.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
 pub mod facts;
+pub mod logs;
 pub mod metrics;
 pub mod nodes;
 pub mod pki;
@@ -170,13 +172,9 @@ pub async fn start(
         nodes: node_writer,
         token_use: tokio::sync::Mutex::default(),
     });
-    tokio::spawn(nodes::watch_revocations(
-        config.client,
-        shared.clone(),
-        stop.clone(),
-    ));
+    tokio::spawn(nodes::watch(config.client, shared.clone(), stop.clone()));
     let service = AgentServiceServer::new(AgentEndpoint::new(shared.clone()))
-        .max_decoding_message_size(service::MAX_MESSAGE);
+        .max_decoding_message_size(transport::MAX_FROM_AGENT);
     tokio::spawn({
         let (stop, done) = (stop.clone(), done.clone());
         async move {
@@ -250,7 +248,7 @@ impl Gateway {
         node: &str,
         request: LogRequest,
     ) -> Result<impl Stream<Item = Result<Bytes, LogError>> + Send + use<>, LogError> {
-        let (id, chunks) = self.shared.state.open_log();
+        let (id, chunks) = self.shared.state.open_log(node);
         let order = agent_v1::FetchLogs {
             request_id: id,
             key: Some((&request.key).into()),
@@ -260,7 +258,7 @@ impl Gateway {
             cancel: false,
         };
         if !self.shared.state.send(node, Body::FetchLogs(order)) {
-            self.shared.state.close_log(id);
+            self.shared.state.close_log(node, id);
             return Err(LogError::Unreachable(node.to_owned()));
         }
         let guard = LogGuard {
@@ -272,7 +270,7 @@ impl Gateway {
             (chunks, Some(guard)),
             |(mut chunks, guard)| async move {
                 guard.as_ref()?;
-                let chunk: agent_v1::LogChunk = chunks.recv().await?;
+                let chunk = chunks.next().await?;
                 if !chunk.error.is_empty() {
                     return Some((Err(LogError::Node(chunk.error)), (chunks, None)));
                 }
@@ -298,12 +296,6 @@ struct LogGuard {
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        self.shared.state.close_log(self.id);
-        let cancel = agent_v1::FetchLogs {
-            request_id: self.id,
-            cancel: true,
-            ..Default::default()
-        };
-        self.shared.state.send(&self.node, Body::FetchLogs(cancel));
+        self.shared.state.close_log(&self.node, self.id);
     }
 }

@@ -1,7 +1,7 @@
 //! `HyperionNode` objects: made at enrolment, their status written at most every
 //! [`MIN_INTERVAL`] per node and only when something changed that a person would care about.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::service::Shared;
 
@@ -50,9 +50,51 @@ pub fn writer(
     (NodeWriter { queue }, run(client, receiver, stop))
 }
 
+/// What is still to be written, by node and by time.
+#[derive(Default)]
 struct Pending {
+    nodes: HashMap<String, Entry>,
+    due: BTreeSet<(Instant, String)>,
+}
+
+struct Entry {
+    /// Earliest time of the next write.
     due: Instant,
     status: Option<Box<HyperionNodeStatus>>,
+}
+
+impl Pending {
+    fn add(&mut self, node: String, status: Box<HyperionNodeStatus>, now: Instant) {
+        let entry = self.nodes.entry(node.clone()).or_insert(Entry {
+            due: now,
+            status: None,
+        });
+        entry.status = Some(status);
+        self.due.insert((entry.due, node));
+    }
+
+    /// A write that failed is tried again later, unless there is something newer to write.
+    fn failed(&mut self, node: String, status: Box<HyperionNodeStatus>, now: Instant) {
+        if self.nodes.get(&node).is_none_or(|e| e.status.is_none()) {
+            self.add(node, status, now);
+        }
+    }
+
+    fn next(&mut self, now: Instant) -> Option<(String, Box<HyperionNodeStatus>)> {
+        if self.due.first().is_none_or(|(due, _)| *due > now) {
+            return None;
+        }
+        let (_, node) = self.due.pop_first()?;
+        let entry = self.nodes.get_mut(&node)?;
+        entry.due = now + MIN_INTERVAL;
+        let status = entry.status.take()?;
+        Some((node, status))
+    }
+
+    /// Drops what only says that nothing is to be written.
+    fn forget_idle(&mut self, now: Instant) {
+        self.nodes.retain(|_, e| e.status.is_some() || e.due > now);
+    }
 }
 
 async fn run(
@@ -61,41 +103,32 @@ async fn run(
     stop: CancellationToken,
 ) {
     let nodes: Api<HyperionNode> = Api::all(client);
-    let mut pending: HashMap<String, Pending> = HashMap::new();
+    let mut pending = Pending::default();
     let mut writes = tokio::task::JoinSet::new();
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     loop {
-        let scan;
         tokio::select! {
             () = stop.cancelled() => return,
             asked = queue.recv() => {
                 let Some((node, status)) = asked else { return };
-                let entry = pending
-                    .entry(node)
-                    .or_insert_with(|| Pending { due: Instant::now(), status: None });
-                entry.status = Some(status);
-                scan = entry.due <= Instant::now();
+                pending.add(node, status, Instant::now());
             }
-            _ = tick.tick() => scan = true,
-            Some(_) = writes.join_next(), if !writes.is_empty() => scan = true,
-        }
-        if scan && writes.len() < PARALLEL {
-            let now = Instant::now();
-            let room = PARALLEL - writes.len();
-            let due = pending
-                .iter_mut()
-                .filter(|(_, p)| p.status.is_some() && p.due <= now);
-            for (node, entry) in due.take(room) {
-                entry.due = now + MIN_INTERVAL;
-                if let Some(status) = entry.status.take() {
-                    let (nodes, node) = (nodes.clone(), node.clone());
-                    writes.spawn(async move {
-                        if let Err(e) = write_status(&nodes, &node, &status).await {
-                            warn!(node, error = %e, "cannot write node status");
-                        }
-                    });
+            _ = tick.tick() => pending.forget_idle(Instant::now()),
+            Some(written) = writes.join_next(), if !writes.is_empty() => {
+                if let Ok(Some((node, status))) = written {
+                    pending.failed(node, status, Instant::now());
                 }
             }
+        }
+        while writes.len() < PARALLEL
+            && let Some((node, status)) = pending.next(Instant::now())
+        {
+            let nodes = nodes.clone();
+            writes.spawn(async move {
+                let error = write_status(&nodes, &node, &status).await.err()?;
+                warn!(node, %error, "cannot write node status");
+                Some((node, status))
+            });
         }
     }
 }
@@ -116,23 +149,29 @@ async fn write_status(
         .patch_status(node, &params, &Patch::Apply(&patch))
         .await
     {
-        // The object was deleted by hand while its agent lives on: it comes back.
+        // Deleted: its agent is being cut off, and must not bring the object back.
         Err(kube::Error::Api(e)) if e.code == 404 => {
-            create(nodes, node, "").await?;
-            nodes
-                .patch_status(node, &params, &Patch::Apply(&patch))
-                .await
-                .map(drop)
+            debug!(node, "status of a node that was deleted");
+            Ok(())
+        }
+        // The API server will not change its mind about this one.
+        Err(kube::Error::Api(e)) if e.code == 422 || e.code == 400 => {
+            warn!(node, error = e.message, "node status refused");
+            Ok(())
         }
         other => other.map(drop),
     }
 }
 
-/// Makes the object of a node that enrols; it may be there already.
+/// Makes the object of a node that enrols; false where there is one of that name.
 ///
 /// # Errors
 /// The API server's.
-pub async fn create(nodes: &Api<HyperionNode>, node: &str, site: &str) -> Result<(), kube::Error> {
+pub async fn create(
+    nodes: &Api<HyperionNode>,
+    node: &str,
+    site: &str,
+) -> Result<bool, kube::Error> {
     let object = json!({
         "apiVersion": HyperionNode::api_version(&()),
         "kind": HyperionNode::kind(&()),
@@ -144,9 +183,9 @@ pub async fn create(nodes: &Api<HyperionNode>, node: &str, site: &str) -> Result
         .create(&kube::api::PostParams::default(), &object)
         .await
     {
-        Err(kube::Error::Api(e)) if e.code != 409 => Err(kube::Error::Api(e)),
-        Err(e) if !matches!(e, kube::Error::Api(_)) => Err(e),
-        _ => Ok(()),
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(e)) if e.code == 409 => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -171,38 +210,116 @@ pub fn set_ready(status: &mut HyperionNodeStatus, ready: bool, reason: &str, mes
     }];
 }
 
-/// Cuts off nodes whose `spec.revoked` becomes true.
-pub async fn watch_revocations(client: kube::Client, shared: Arc<Shared>, stop: CancellationToken) {
-    let nodes: Api<DeserializeGuard<HyperionNode>> = Api::all(client);
+/// A node that was up before this process started, and has not come back in this time, is said to
+/// be out of reach: nobody else would correct its object.
+const UNSEEN: Duration = Duration::from_secs(60);
+
+/// Follows the nodes' objects: revoked and deleted nodes are cut off at once.
+pub async fn watch(client: kube::Client, shared: Arc<Shared>, stop: CancellationToken) {
+    let nodes: Api<DeserializeGuard<HyperionNode>> = Api::all(client.clone());
     let mut events = std::pin::pin!(watcher(nodes, watcher::Config::default()));
+    let mut seen = Seen {
+        shared,
+        nodes: Api::all(client),
+        listing: HashSet::new(),
+        unseen: Some(HashMap::new()),
+    };
+    let unseen = tokio::time::sleep(UNSEEN);
+    let mut unseen = std::pin::pin!(unseen);
     loop {
         let event = tokio::select! {
             event = events.next() => event,
+            () = &mut unseen, if seen.unseen.is_some() => {
+                seen.say_unseen();
+                continue;
+            }
             () = stop.cancelled() => return,
         };
         match event {
-            Some(Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
-                match &object.0 {
-                    Ok(node) => shared
-                        .state
-                        .set_revoked(&node.name_any(), node.spec.revoked),
-                    Err(e) => warn!(object = e.metadata.name, error = %e.error, "bad HyperionNode"),
-                }
-            }
-            // A deleted node is not known any more: its certificate is refused as a revoked one.
-            Some(Ok(watcher::Event::Delete(object))) => {
-                if let Ok(node) = &object.0 {
-                    shared
-                        .state
-                        .set_revoked(&node.name_any(), node.spec.revoked);
-                }
-            }
-            Some(Ok(_)) => {}
+            Some(Ok(event)) => seen.event(event).await,
             Some(Err(e)) => {
                 warn!(error = %e, "watch of HyperionNodes");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             None => return,
+        }
+    }
+}
+
+struct Seen {
+    shared: Arc<Shared>,
+    nodes: Api<HyperionNode>,
+    /// Names in the list that is being read.
+    listing: HashSet<String>,
+    /// Status of those that were up before this process.
+    unseen: Option<HashMap<String, Box<HyperionNodeStatus>>>,
+}
+
+impl Seen {
+    async fn event(&mut self, event: watcher::Event<DeserializeGuard<HyperionNode>>) {
+        match event {
+            watcher::Event::Init => self.listing.clear(),
+            watcher::Event::InitApply(object) => {
+                if let Some(name) = self.apply(object, true) {
+                    self.listing.insert(name);
+                }
+            }
+            watcher::Event::InitDone => {
+                self.drop_missing().await;
+                self.shared.state.set_listed();
+            }
+            watcher::Event::Apply(object) => {
+                self.apply(object, false);
+            }
+            watcher::Event::Delete(object) => {
+                let name = match &object.0 {
+                    Ok(node) => node.name_any(),
+                    Err(e) => e.metadata.name.clone().unwrap_or_default(),
+                };
+                self.shared.state.forget_node(&name);
+            }
+        }
+    }
+
+    fn apply(&mut self, object: DeserializeGuard<HyperionNode>, listed: bool) -> Option<String> {
+        let node = match object.0 {
+            Ok(node) => node,
+            Err(e) => {
+                let name = e.metadata.name?;
+                warn!(object = name, error = %e.error, "bad HyperionNode");
+                return Some(name);
+            }
+        };
+        let name = node.name_any();
+        self.shared.state.set_node(&name, node.spec.revoked);
+        if listed
+            && let Some(unseen) = &mut self.unseen
+            && let Some(status) = node.status.filter(|s| s.ready == "True")
+        {
+            unseen.insert(name.clone(), Box::new(status));
+        }
+        Some(name)
+    }
+
+    /// Nodes that were deleted while the watch was down. One that enrolled since the list was made
+    /// is not in it either, so each is asked for.
+    async fn drop_missing(&mut self) {
+        for node in self.shared.state.nodes() {
+            if !self.listing.contains(&node) && matches!(self.nodes.get_opt(&node).await, Ok(None))
+            {
+                self.shared.state.forget_node(&node);
+            }
+        }
+        self.listing = HashSet::new();
+    }
+
+    fn say_unseen(&mut self) {
+        for (node, mut status) in self.unseen.take().into_iter().flatten() {
+            if !self.shared.state.connected(&node) {
+                let message = "not heard since the control plane started";
+                set_ready(&mut status, false, "AgentUnreachable", message);
+                self.shared.nodes.write(&node, *status);
+            }
         }
     }
 }

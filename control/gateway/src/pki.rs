@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hyperion_link::identity::{CertificateFacts, fingerprint, spiffe_uri};
+use hyperion_link::identity::{BACKDATE, CertificateFacts, fingerprint, spiffe_uri};
 use hyperion_link::transport::SERVER_NAME;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -26,11 +26,10 @@ use crate::NAMESPACE;
 
 /// Secret and ConfigMap name.
 const NAME: &str = "hyperion-ca";
-/// Clocks of devices may be behind by this much.
-const BACKDATE: Duration = Duration::from_secs(3600);
 const CA_YEARS: i64 = 20;
-/// The server's own certificate lives as long as the process at most; it is made at each start.
-const SERVER_DAYS: i64 = 365;
+/// The server's own certificate is made at each start, its key is gone with the process, and no
+/// process lives as long as this.
+const SERVER_DAYS: i64 = 365 * 5;
 
 /// What can go wrong with the CA.
 #[derive(Debug, thiserror::Error)]

@@ -1,13 +1,15 @@
 //! The gRPC service. One task owns each session.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use hyperion_api::node::{HyperionNode, HyperionNodeStatus};
 use hyperion_link::identity::CertificateFacts;
 use hyperion_link::server::Peer;
+use hyperion_link::{tls, transport};
 use hyperion_proto::agent_v1::agent_service_server::AgentService;
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
@@ -26,16 +28,20 @@ use crate::facts;
 use crate::metrics::Metrics;
 use crate::nodes::{self, NodeWriter};
 use crate::pki::{self, Authority};
-use crate::state::{Admission, OUTGOING, Outgoing, State};
+use crate::state::{Admission, NewSession, OUTGOING, Outgoing, Standing, State};
 use crate::tokens;
 
-/// Largest message that is taken from an agent, bytes.
-pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// Time for hello after the stream was opened.
 const HELLO: Duration = Duration::from_secs(10);
 /// Another boot of a node that is silent this long has died: agents send telemetry every second by
 /// default, and never less often than their own interval.
 const SILENCE: Duration = Duration::from_secs(3);
+/// The same for agents with long intervals: at most this.
+const MAX_SILENCE: Duration = Duration::from_secs(30);
+/// Time for the first list of all nodes after a start.
+const LISTED: Duration = Duration::from_secs(10);
+/// Longest text of a stranger that goes to a log, characters.
+const SHOWN: usize = 64;
 
 /// What the service's tasks share.
 pub struct Shared {
@@ -83,12 +89,26 @@ impl AgentEndpoint {
             tokens::TokenError::Api(..) => Status::unavailable(e.to_string()),
             _ => Status::permission_denied(e.to_string()),
         })?;
-        let node_id = format!("{site}-{:08x}", rand::rng().random::<u32>());
+        match self.new_node(&site).await {
+            Ok(node_id) => Ok((node_id, site)),
+            Err(e) => {
+                // The device will come again with the same token.
+                tokens::give_back(&self.shared.client, &request.token).await;
+                Err(Status::unavailable(format!("HyperionNode: {e}")))
+            }
+        }
+    }
+
+    /// Makes a node with an id that nobody has.
+    async fn new_node(&self, site: &str) -> Result<String, kube::Error> {
         let api: Api<HyperionNode> = Api::all(self.shared.client.clone());
-        nodes::create(&api, &node_id, &site)
-            .await
-            .map_err(|e| Status::unavailable(format!("HyperionNode {node_id}: {e}")))?;
-        Ok((node_id, site))
+        loop {
+            let node_id = format!("{site}-{:08x}", rand::rng().random::<u32>());
+            if nodes::create(&api, &node_id, site).await? {
+                self.shared.state.set_node(&node_id, false);
+                return Ok(node_id);
+            }
+        }
     }
 
     async fn re_enrolment(
@@ -132,7 +152,11 @@ impl AgentService for AgentEndpoint {
         let request = request.into_inner();
         let refuse = |status: Status| {
             self.shared.metrics.refuse("enrolment");
-            info!(hostname = %request.hostname, error = status.message(), "enrolment refused");
+            info!(
+                hostname = shown(&request.hostname),
+                error = status.message(),
+                "enrolment refused"
+            );
             status
         };
         convert::capabilities(request.capabilities.as_ref())
@@ -150,7 +174,7 @@ impl AgentService for AgentEndpoint {
             .sign_node(&request.csr_der, &node_id, self.shared.certificate_ttl)
             .map_err(|e| refuse(Status::invalid_argument(e.to_string())))?;
         self.shared.metrics.enrolled.inc();
-        info!(node = %node_id, %site, hostname = %request.hostname, "enrolled");
+        info!(node = %node_id, %site, hostname = shown(&request.hostname), "enrolled");
         Ok(Response::new(RegisterNodeResponse {
             node_id,
             certificate_chain_der: chain,
@@ -169,13 +193,17 @@ impl AgentService for AgentEndpoint {
             .get::<Peer>()
             .cloned()
             .ok_or_else(|| Status::internal("no peer information"))?;
-        let node = self.authenticate(&peer)?;
+        let (node, expires) = self.authenticate(&peer).await.inspect_err(|status| {
+            self.shared.metrics.refuse("stream");
+            info!(peer = %peer.address, error = status.message(), "stream refused");
+        })?;
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
         let session = Session {
             shared: self.shared.clone(),
             node,
             peer,
             outgoing,
+            expires: AtomicU64::new(expires),
         };
         tokio::spawn(session.run(request.into_inner()));
         Ok(Response::new(
@@ -187,7 +215,8 @@ impl AgentService for AgentEndpoint {
 }
 
 impl AgentEndpoint {
-    fn authenticate(&self, peer: &Peer) -> Result<String, Status> {
+    /// Node id of the peer's certificate, and when it runs out.
+    async fn authenticate(&self, peer: &Peer) -> Result<(String, u64), Status> {
         let certificate = peer.certificate.as_deref().ok_or_else(|| {
             Status::unauthenticated("a node certificate is needed; enrol with a join token first")
         })?;
@@ -201,11 +230,41 @@ impl AgentEndpoint {
         let node = facts
             .node_id
             .ok_or_else(|| Status::unauthenticated("the certificate names no node"))?;
-        if self.shared.state.is_revoked(&node) {
-            return Err(Status::permission_denied(format!("node {node} is revoked")));
+        match self.standing(&node).await? {
+            Standing::Known => Ok((node, facts.not_after)),
+            Standing::Revoked => Err(Status::permission_denied(format!("node {node} is revoked"))),
+            Standing::Unknown => Err(Status::permission_denied(format!(
+                "node {node} is not known; enrol it with a join token"
+            ))),
         }
-        Ok(node)
     }
+
+    /// What is known of a node. One that enrolled through another replica of the control plane a
+    /// moment ago may not have come with the watch yet: then its object is asked for.
+    async fn standing(&self, node: &str) -> Result<Standing, Status> {
+        let state = &self.shared.state;
+        if state.standing(node) != Standing::Unknown {
+            return Ok(state.standing(node));
+        }
+        state.listed(LISTED).await;
+        if state.standing(node) != Standing::Unknown {
+            return Ok(state.standing(node));
+        }
+        let api: Api<HyperionNode> = Api::all(self.shared.client.clone());
+        let object = api.get_opt(node).await;
+        if let Some(object) =
+            object.map_err(|e| Status::unavailable(format!("HyperionNode {node}: {e}")))?
+        {
+            state.set_node(node, object.spec.revoked);
+        }
+        Ok(state.standing(node))
+    }
+}
+
+/// What a stranger says, fit for a log line.
+fn shown(text: &str) -> String {
+    let printable = |c: &char| !c.is_control();
+    text.chars().filter(printable).take(SHOWN).collect()
 }
 
 struct Session {
@@ -213,11 +272,51 @@ struct Session {
     node: String,
     peer: Peer,
     outgoing: Outgoing,
+    /// When the peer's newest certificate runs out, seconds since the epoch.
+    expires: AtomicU64,
+}
+
+/// Takes a session out of the state however its task ends.
+struct OpenSession {
+    shared: Arc<Shared>,
+    node: String,
+    id: u64,
+}
+
+impl OpenSession {
+    /// Ends the session and tells the operator, unless a newer one of the node is open.
+    async fn close(self, reason: &str) -> bool {
+        let event = GatewayEvent::NodeDown {
+            node: self.node.clone(),
+            reason: reason.to_owned(),
+        };
+        match self.shared.events.reserve().await {
+            Ok(room) => self
+                .shared
+                .state
+                .close(&self.node, self.id, || room.send(event)),
+            // The operator stops.
+            Err(_) => self.shared.state.close(&self.node, self.id, || {}),
+        }
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.shared.metrics.sessions.dec();
+        // Only where the task was dropped or panicked: there is nobody left to wait for room.
+        self.shared.state.close(&self.node, self.id, || {
+            let _ = self.shared.events.try_send(GatewayEvent::NodeDown {
+                node: self.node.clone(),
+                reason: "the session broke".to_owned(),
+            });
+        });
+    }
 }
 
 impl Session {
     async fn run(self, mut incoming: Streaming<StreamMessage>) {
-        let (id, status) = match Box::pin(self.open(&mut incoming)).await {
+        let (open, mut status) = match Box::pin(self.open(&mut incoming)).await {
             Ok(opened) => opened,
             Err(status) => {
                 info!(node = %self.node, peer = %self.peer.address, error = status.message(), "stream refused");
@@ -226,19 +325,11 @@ impl Session {
                 return;
             }
         };
-        self.shared.metrics.sessions.inc();
-        let reason = self.messages(&mut incoming, id).await;
-        self.shared.metrics.sessions.dec();
-        if self.shared.state.close(&self.node, id) {
+        let reason = self.messages(&mut incoming, open.id).await;
+        if Box::pin(open.close(&reason)).await {
             debug!(node = %self.node, %reason, "stream ended");
-            let mut status = status;
             nodes::set_ready(&mut status, false, "AgentUnreachable", &reason);
             self.shared.nodes.write(&self.node, *status);
-            self.tell(GatewayEvent::NodeDown {
-                node: self.node.clone(),
-                reason,
-            })
-            .await;
         }
     }
 
@@ -246,7 +337,7 @@ impl Session {
     async fn open(
         &self,
         incoming: &mut Streaming<StreamMessage>,
-    ) -> Result<(u64, Box<HyperionNodeStatus>), Status> {
+    ) -> Result<(OpenSession, Box<HyperionNodeStatus>), Status> {
         let first = tokio::time::timeout(HELLO, incoming.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no hello"))??;
@@ -259,7 +350,8 @@ impl Session {
         if hello.node_id != self.node {
             let text = format!(
                 "hello.node_id {:?} is not the certificate's {:?}",
-                hello.node_id, self.node
+                shown(&hello.node_id),
+                self.node
             );
             return Err(Status::permission_denied(text));
         }
@@ -270,32 +362,35 @@ impl Session {
             .map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
         let mut reports = Vec::with_capacity(hello.replicas.len());
         for report in &hello.replicas {
-            reports.push(
-                convert::report(report)
-                    .map_err(|e| Status::invalid_argument(format!("hello.replicas: {e}")))?,
-            );
+            match convert::report(report) {
+                Ok(report) => reports.push(report),
+                // One odd replica must not lock the whole node out.
+                Err(e) => {
+                    self.shared.metrics.refuse("replica_report");
+                    warn!(node = %self.node, error = %e, "hello.replicas");
+                }
+            }
         }
+        let memory_bytes = capabilities.memory_bytes;
         let (mut status, problems) = facts::describe(&capabilities);
         for problem in problems {
             warn!(node = %self.node, %problem, "node label");
         }
         status.boot_id.clone_from(&hello.boot_id);
-        status.agent_version.clone_from(&hello.agent_version);
+        status.agent_version = shown(&hello.agent_version);
         status.hostname = capabilities
             .labels
             .get("kubernetes.io/hostname")
             .cloned()
             .unwrap_or_default();
-        let id = self.admit(&hello, capabilities.memory_bytes).await?;
+        let up = GatewayEvent::NodeUp {
+            node: self.node.clone(),
+            boot_id: hello.boot_id.clone(),
+            capabilities,
+        };
+        let open = self.admit(&hello, memory_bytes, up).await?;
         nodes::set_ready(&mut status, true, "AgentConnected", "");
         self.shared.nodes.write(&self.node, status.clone());
-        let (node, boot_id) = (self.node.clone(), hello.boot_id);
-        self.tell(GatewayEvent::NodeUp {
-            node,
-            boot_id,
-            capabilities,
-        })
-        .await;
         for report in reports {
             self.tell(GatewayEvent::Report {
                 node: self.node.clone(),
@@ -303,46 +398,60 @@ impl Session {
             })
             .await;
         }
-        Ok((id, Box::new(status)))
+        Ok((open, Box::new(status)))
     }
 
     /// Two devices with one identity (a cloned disk) must not take turns. A second boot of a node
-    /// waits until the first has been silent for [`SILENCE`]; if it is not, the newcomer is
-    /// refused. A crashed agent that is back at once pays that wait.
-    async fn admit(&self, hello: &Hello, memory: u64) -> Result<u64, Status> {
-        let silence =
-            SILENCE.max(Duration::from_millis(u64::from(hello.telemetry_interval_ms)) * 3);
-        let silence = silence.min(Duration::from_secs(30));
-        let deadline = tokio::time::Instant::now() + silence + Duration::from_secs(1);
+    /// waits until the first has been silent for as long as its own interval allows; if it is not,
+    /// the newcomer is refused. A crashed agent that is back at once pays that wait.
+    async fn admit(
+        &self,
+        hello: &Hello,
+        memory_total: u64,
+        up: GatewayEvent,
+    ) -> Result<OpenSession, Status> {
+        let interval = Duration::from_millis(u64::from(hello.telemetry_interval_ms));
+        let silence = (interval * 3).clamp(SILENCE, MAX_SILENCE);
+        let came = Instant::now();
         loop {
-            let admission = self.shared.state.open(
-                &self.node,
-                &hello.boot_id,
-                memory,
-                self.outgoing.clone(),
-                self.peer.connection.clone(),
+            let room = self.shared.events.reserve().await;
+            let new = NewSession {
+                boot_id: hello.boot_id.clone(),
+                memory_total,
+                outgoing: self.outgoing.clone(),
+                connection: self.peer.connection.clone(),
                 silence,
-            );
-            match admission {
-                Admission::Open(id, welcome) => {
-                    let welcome = StreamMessage {
-                        body: Some(Body::Welcome(*welcome)),
-                    };
-                    let sent = self.outgoing.send(Box::new(Ok(welcome))).await;
-                    return sent
-                        .map(|()| id)
-                        .map_err(|_| Status::cancelled("agent left"));
+            };
+            let admission = self.shared.state.open(&self.node, new, || {
+                if let Ok(room) = room {
+                    room.send(up.clone());
                 }
-                Admission::Contested(heard) if tokio::time::Instant::now() >= deadline => {
-                    warn!(node = %self.node, peer = %self.peer.address, ?heard, "DuplicateIdentity");
-                    return Err(Status::already_exists(format!(
-                        "node id {} is in use by another device, heard {} ms ago; enrol this one with a token of its own",
-                        self.node,
-                        heard.as_millis()
-                    )));
+            });
+            let contested = match admission {
+                Admission::Open(id) => {
+                    self.shared.metrics.sessions.inc();
+                    return Ok(OpenSession {
+                        shared: self.shared.clone(),
+                        node: self.node.clone(),
+                        id,
+                    });
                 }
-                Admission::Contested(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Admission::CutOff => {
+                    let text = format!("node {} is revoked or deleted", self.node);
+                    return Err(Status::permission_denied(text));
+                }
+                Admission::Contested { heard, silence } => (heard, silence),
+            };
+            let (heard, silence) = contested;
+            if came.elapsed() > silence + Duration::from_secs(1) {
+                warn!(node = %self.node, peer = %self.peer.address, ?heard, "DuplicateIdentity");
+                return Err(Status::already_exists(format!(
+                    "node id {} is in use by another device, heard {} ms ago; enrol this one with a token of its own",
+                    self.node,
+                    heard.as_millis()
+                )));
             }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -352,9 +461,15 @@ impl Session {
             match incoming.message().await {
                 Ok(Some(message)) => {
                     self.shared.state.heard(&self.node, id);
+                    if tls::unix_now() >= self.expires.load(Ordering::Relaxed) {
+                        let reason = "the certificate has run out";
+                        let code = transport::CLOSE_EXPIRED;
+                        self.peer.connection.close(code, reason.as_bytes());
+                        return reason.to_owned();
+                    }
                     // Unknown bodies come from newer agents: ignored.
                     if let Some(body) = message.body
-                        && let Err(refused) = Box::pin(self.message(body)).await
+                        && let Err(refused) = Box::pin(self.message(body, id)).await
                     {
                         debug!(node = %self.node, error = %refused, "message refused");
                     }
@@ -365,7 +480,7 @@ impl Session {
         }
     }
 
-    async fn message(&self, body: Body) -> Result<(), convert::Invalid> {
+    async fn message(&self, body: Body, id: u64) -> Result<(), convert::Invalid> {
         let refuse = |what: &'static str| {
             move |e: convert::Invalid| {
                 self.shared.metrics.refuse(what);
@@ -376,7 +491,7 @@ impl Session {
             Body::Telemetry(t) => {
                 let t: domain::Telemetry = convert::telemetry(&t).map_err(refuse("telemetry"))?;
                 self.shared.metrics.telemetry_received.inc();
-                self.shared.state.telemetry(&self.node, t);
+                self.shared.state.telemetry(&self.node, id, t);
             }
             Body::ReplicaReport(r) => {
                 let report = convert::report(&r).map_err(refuse("replica_report"))?;
@@ -388,25 +503,26 @@ impl Session {
             }
             Body::Event(event) => {
                 let ack = Body::EventAck(EventAck { id: event.id });
-                self.tell(GatewayEvent::Event {
-                    node: self.node.clone(),
-                    event,
-                })
-                .await;
+                // A refused event is acknowledged too, or the agent would send it for ever.
+                let checked = convert::event(&event).map_err(refuse("event"));
+                if checked.is_ok() {
+                    self.tell(GatewayEvent::Event {
+                        node: self.node.clone(),
+                        event,
+                    })
+                    .await;
+                }
                 self.shared.state.send(&self.node, ack);
+                checked?;
             }
             Body::RenewCertificate(renew) => {
                 let answer = Body::RenewedCertificate(self.renew(&renew.csr_der));
                 self.shared.state.send(&self.node, answer);
             }
-            Body::LogChunk(chunk) => {
-                if let Some(sink) = self.shared.state.log_sink(chunk.request_id) {
-                    // A reader that went away: its guard cancels the request at the node.
-                    let _ = sink.send(chunk).await;
-                }
-            }
+            Body::LogChunk(chunk) => self.shared.state.log_chunk(&self.node, chunk),
             Body::CommandResult(result) if !result.ok => {
-                warn!(node = %self.node, error = %result.error, "command refused");
+                let error: String = result.error.chars().take(512).collect();
+                warn!(node = %self.node, ?error, "command refused");
             }
             _ => {}
         }
@@ -427,18 +543,22 @@ impl Session {
             (Some(Ok(facts)), Ok(key)) => facts.public_key == key,
             _ => false,
         };
-        if !same_key || self.shared.state.is_revoked(&self.node) {
+        if !same_key {
             return refused("the request is not signed by this node's key".to_owned());
         }
-        match self
-            .shared
-            .authority
-            .sign_node(csr_der, &self.node, self.shared.certificate_ttl)
-        {
-            Ok(certificate_chain_der) => RenewedCertificate {
-                certificate_chain_der,
-                error: String::new(),
-            },
+        if self.shared.state.standing(&self.node) != Standing::Known {
+            return refused(format!("node {} is revoked or deleted", self.node));
+        }
+        let (authority, ttl) = (&self.shared.authority, self.shared.certificate_ttl);
+        match authority.sign_node(csr_der, &self.node, ttl) {
+            Ok(certificate_chain_der) => {
+                let until = tls::unix_now().saturating_add(ttl.as_secs());
+                self.expires.store(until, Ordering::Relaxed);
+                RenewedCertificate {
+                    certificate_chain_der,
+                    error: String::new(),
+                }
+            }
             Err(e) => refused(e.to_string()),
         }
     }

@@ -6,31 +6,50 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyperion_api::fleet::{LiveNode, LiveNodes};
+use hyperion_link::transport::{self, CLOSE_REVOKED};
 use hyperion_proto::agent_v1::stream_message::Body;
-use hyperion_proto::agent_v1::{LogChunk, StartReplica, StopReplica, StreamMessage, Welcome};
+use hyperion_proto::agent_v1::{
+    FetchLogs, LogChunk, StartReplica, StopReplica, StreamMessage, Welcome,
+};
 use hyperion_proto::domain::{ReplicaKey, Telemetry};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use crate::logs::{LogChunks, LogSinks};
 
 /// Messages that may wait for one agent. An agent that does not keep up is disconnected: it gets
 /// everything again with its next welcome.
 pub const OUTGOING: usize = 256;
+/// Replicas' bytes in a welcome; half of what an agent takes.
+const MAX_WELCOME: usize = transport::MAX_TO_AGENT / 2;
 
 /// Outgoing half of a session.
 /// (boxed: a channel sets memory for 32 messages aside, for each of ten thousand sessions).
 pub type Outgoing = mpsc::Sender<Box<Result<StreamMessage, tonic::Status>>>;
 
-/// An open stream.
-pub struct Session {
-    /// Tells this session from a later one of the same node.
-    pub id: u64,
+/// A stream that wants to be a session.
+pub struct NewSession {
     /// Boot id of the agent.
     pub boot_id: String,
+    /// Memory of the node, bytes.
+    pub memory_total: u64,
     /// To the agent.
     pub outgoing: Outgoing,
     /// To end it.
     pub connection: quinn::Connection,
-    /// Last message.
-    pub last_seen: Instant,
+    /// Another boot of this node may take over when this one was silent so long.
+    pub silence: Duration,
+}
+
+/// An open stream.
+struct Session {
+    /// Tells this session from a later one of the same node.
+    id: u64,
+    boot_id: String,
+    outgoing: Outgoing,
+    connection: quinn::Connection,
+    silence: Duration,
+    last_seen: Instant,
 }
 
 struct Live {
@@ -49,22 +68,44 @@ struct Inner {
     next_id: u64,
     desired: HashMap<String, BTreeMap<ReplicaKey, StartReplica>>,
     complete: bool,
-    logs: HashMap<u64, mpsc::Sender<LogChunk>>,
-    revoked: std::collections::HashSet<String>,
+    logs: LogSinks,
+    /// Nodes that have an object; true for the revoked ones.
+    nodes: HashMap<String, bool>,
 }
 
 /// All of it, behind one lock.
 #[derive(Default)]
 pub struct State {
     inner: Mutex<Inner>,
+    /// True after the first list of all nodes.
+    listed: watch::Sender<bool>,
 }
 
 /// What stands in the way of a new session.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is open; send this first.
-    Open(u64, Box<Welcome>),
-    /// Another boot of the same node id was heard this long ago.
-    Contested(Duration),
+    /// It is open, and its welcome is on the way.
+    Open(u64),
+    /// Another boot of the same node id is there.
+    Contested {
+        /// Time since it was heard.
+        heard: Duration,
+        /// Time after which it will be taken for dead.
+        silence: Duration,
+    },
+    /// The node was revoked or deleted a moment ago.
+    CutOff,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has an object.
+    Known,
+    /// Its object says that it is revoked.
+    Revoked,
+    /// It has no object, as far as this process has heard.
+    Unknown,
 }
 
 impl State {
@@ -72,37 +113,39 @@ impl State {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a session, unless another boot of the node was heard within `silence`.
-    pub fn open(
-        &self,
-        node: &str,
-        boot_id: &str,
-        memory_total: u64,
-        outgoing: Outgoing,
-        connection: quinn::Connection,
-        silence: Duration,
-    ) -> Admission {
+    /// Opens a session, unless another boot of the node was heard a moment ago. `opened` is called
+    /// with the lock held, so that what it says of the node comes after what a session before this
+    /// one said.
+    pub fn open(&self, node: &str, new: NewSession, opened: impl FnOnce()) -> Admission {
         let mut inner = self.lock();
+        if inner.nodes.get(node) != Some(&false) {
+            return Admission::CutOff;
+        }
         let now = Instant::now();
         if let Some(old) = inner.sessions.get(node)
-            && old.boot_id != boot_id
+            && old.boot_id != new.boot_id
             && old.connection.close_reason().is_none()
-            && now.duration_since(old.last_seen) < silence
+            && now.duration_since(old.last_seen) < old.silence
         {
-            return Admission::Contested(now.duration_since(old.last_seen));
+            return Admission::Contested {
+                heard: now.duration_since(old.last_seen),
+                silence: old.silence,
+            };
         }
         inner.next_id += 1;
         let id = inner.next_id;
         let session = Session {
             id,
-            boot_id: boot_id.to_owned(),
-            outgoing,
-            connection,
+            boot_id: new.boot_id,
+            outgoing: new.outgoing,
+            connection: new.connection,
+            silence: new.silence,
             last_seen: now,
         };
         if let Some(old) = inner.sessions.insert(node.to_owned(), session) {
             old.connection
                 .close(1_u32.into(), b"replaced by a newer session");
+            inner.logs.node_down(node);
         }
         inner.version += 1;
         let version = inner.version;
@@ -110,41 +153,47 @@ impl State {
             version,
             connected: true,
             last: now,
-            memory_total,
+            memory_total: 0,
             telemetry: Telemetry::default(),
         });
         (live.version, live.connected, live.last, live.memory_total) =
-            (version, true, now, memory_total);
-        Admission::Open(id, Box::new(inner.welcome(node)))
+            (version, true, now, new.memory_total);
+        opened();
+        inner.greet(node);
+        Admission::Open(id)
     }
 
-    /// Ends a session; false where a newer one of the node is open.
-    pub fn close(&self, node: &str, id: u64) -> bool {
+    /// Ends a session; false where a newer one of the node is open. `closed` is called with the
+    /// lock held, see [`State::open`].
+    pub fn close(&self, node: &str, id: u64, closed: impl FnOnce()) -> bool {
         let mut inner = self.lock();
         if inner.sessions.get(node).is_none_or(|s| s.id != id) {
             return false;
         }
         inner.sessions.remove(node);
+        inner.logs.node_down(node);
         inner.version += 1;
         let version = inner.version;
         if let Some(live) = inner.live.get_mut(node) {
             (live.connected, live.version) = (false, version);
         }
+        closed();
         true
     }
 
     /// Notes that the session was heard.
     pub fn heard(&self, node: &str, id: u64) {
-        if let Some(session) = self.lock().sessions.get_mut(node)
-            && session.id == id
-        {
+        if let Some(session) = self.lock().session(node, id) {
             session.last_seen = Instant::now();
         }
     }
 
-    /// Takes telemetry.
-    pub fn telemetry(&self, node: &str, telemetry: Telemetry) {
+    /// Takes telemetry of a session.
+    pub fn telemetry(&self, node: &str, id: u64, telemetry: Telemetry) {
         let mut inner = self.lock();
+        if inner.session(node, id).is_none() {
+            return;
+        }
         inner.version += 1;
         let version = inner.version;
         if let Some(live) = inner.live.get_mut(node) {
@@ -184,9 +233,10 @@ impl State {
 
     /// See [`crate::Gateway::set_desired`].
     pub fn set_desired(&self, node: &str, start: StartReplica) {
-        let Ok(key) = hyperion_proto::convert::replica_key("start_replica.key", start.key.as_ref())
-        else {
-            return;
+        let key = hyperion_proto::convert::replica_key("start_replica.key", start.key.as_ref());
+        let key = match key {
+            Ok(key) => key,
+            Err(e) => return warn!(node, error = %e, "order not taken"),
         };
         let mut inner = self.lock();
         let wanted = inner.desired.entry(node.to_owned()).or_default();
@@ -211,7 +261,12 @@ impl State {
                 return;
             }
             wanted.remove(key);
+            if wanted.is_empty() {
+                inner.desired.remove(node);
+            }
         }
+        // Sent even where nothing was desired: the node may hold what an earlier control plane
+        // started, and to stop what does not run is nothing.
         let stop = StopReplica {
             key: Some(key.into()),
             generation,
@@ -227,60 +282,127 @@ impl State {
         inner.complete = true;
         let connected: Vec<String> = inner.sessions.keys().cloned().collect();
         for node in connected {
-            let welcome = inner.welcome(&node);
-            inner.send(&node, Body::Welcome(welcome));
+            inner.greet(&node);
         }
     }
 
-    /// Opens a log request.
-    pub fn open_log(&self) -> (u64, mpsc::Receiver<LogChunk>) {
-        let (tx, rx) = mpsc::channel(64);
+    /// Opens a log request to a node.
+    pub fn open_log(&self, node: &str) -> (u64, LogChunks) {
         let mut inner = self.lock();
         inner.next_id += 1;
         let id = inner.next_id;
-        inner.logs.insert(id, tx);
-        (id, rx)
+        (id, inner.logs.open(id, node))
     }
 
-    /// Ends a log request.
-    pub fn close_log(&self, id: u64) {
-        self.lock().logs.remove(&id);
-    }
-
-    /// Where a chunk goes; none where nobody asks any more.
-    pub fn log_sink(&self, id: u64) -> Option<mpsc::Sender<LogChunk>> {
-        self.lock().logs.get(&id).cloned()
-    }
-
-    /// True for a revoked node.
-    pub fn is_revoked(&self, node: &str) -> bool {
-        self.lock().revoked.contains(node)
-    }
-
-    /// Notes whether a node is revoked; a revoked one is cut off at once.
-    pub fn set_revoked(&self, node: &str, revoked: bool) {
+    /// Ends a log request, and tells the node where it had not ended it itself.
+    pub fn close_log(&self, node: &str, id: u64) {
         let mut inner = self.lock();
-        if !revoked {
-            inner.revoked.remove(node);
-        } else if inner.revoked.insert(node.to_owned())
-            && let Some(session) = inner.sessions.get(node)
-        {
-            let reason = format!("node {node} is revoked");
-            session
-                .connection
-                .close(hyperion_link::transport::CLOSE_REVOKED, reason.as_bytes());
+        if inner.logs.close(id) {
+            inner.cancel_log(node, id);
         }
+    }
+
+    /// Takes a chunk of logs from a node.
+    pub fn log_chunk(&self, node: &str, chunk: LogChunk) {
+        let mut inner = self.lock();
+        let id = chunk.request_id;
+        if !inner.logs.chunk(node, chunk) {
+            inner.cancel_log(node, id);
+        }
+    }
+
+    /// What is known of a node.
+    pub fn standing(&self, node: &str) -> Standing {
+        match self.lock().nodes.get(node) {
+            Some(false) => Standing::Known,
+            Some(true) => Standing::Revoked,
+            None => Standing::Unknown,
+        }
+    }
+
+    /// Notes a node's object; a node that becomes revoked is cut off at once.
+    pub fn set_node(&self, node: &str, revoked: bool) {
+        let mut inner = self.lock();
+        let before = inner.nodes.insert(node.to_owned(), revoked);
+        if revoked && before != Some(true) {
+            inner.cut_off(node, &format!("node {node} is revoked"));
+        }
+    }
+
+    /// A node's object is gone: the node is cut off and nothing is kept of it.
+    pub fn forget_node(&self, node: &str) {
+        let mut inner = self.lock();
+        inner.nodes.remove(node);
+        inner.live.remove(node);
+        inner.desired.remove(node);
+        inner.cut_off(node, &format!("node {node} is not known any more"));
+    }
+
+    /// Nodes that have an object, as far as this process has heard.
+    pub fn nodes(&self) -> Vec<String> {
+        self.lock().nodes.keys().cloned().collect()
+    }
+
+    /// All nodes' objects have been read once.
+    pub fn set_listed(&self) {
+        self.listed.send_replace(true);
+    }
+
+    /// Waits for [`State::set_listed`]; false where it did not come in time.
+    pub async fn listed(&self, patience: Duration) -> bool {
+        let mut listed = self.listed.subscribe();
+        matches!(
+            tokio::time::timeout(patience, listed.wait_for(|l| *l)).await,
+            Ok(Ok(_))
+        )
     }
 }
 
 impl Inner {
-    fn welcome(&self, node: &str) -> Welcome {
-        let wanted = self.desired.get(node);
+    fn session(&mut self, node: &str, id: u64) -> Option<&mut Session> {
+        self.sessions.get_mut(node).filter(|s| s.id == id)
+    }
+
+    fn cut_off(&self, node: &str, reason: &str) {
+        if let Some(session) = self.sessions.get(node) {
+            session.connection.close(CLOSE_REVOKED, reason.as_bytes());
+        }
+    }
+
+    fn cancel_log(&self, node: &str, request_id: u64) {
+        let cancel = FetchLogs {
+            request_id,
+            cancel: true,
+            ..Default::default()
+        };
+        self.send(node, Body::FetchLogs(cancel));
+    }
+
+    /// Sends the welcome. What does not fit in one message follows as single orders, and the node
+    /// then does not learn that the list is complete: it keeps too much rather than too little.
+    fn greet(&self, node: &str) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Welcome {
-            replicas: wanted.map_or_else(Vec::new, |w| w.values().cloned().collect()),
+        let mut welcome = Welcome {
+            replicas: Vec::new(),
             replicas_complete: self.complete,
             wall_clock_unix_ms: now.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0)),
+        };
+        let (mut bytes, mut rest) = (0, Vec::new());
+        for start in self.desired.get(node).into_iter().flat_map(|w| w.values()) {
+            bytes += prost::Message::encoded_len(start);
+            if bytes <= MAX_WELCOME {
+                welcome.replicas.push(start.clone());
+            } else {
+                rest.push(start.clone());
+            }
+        }
+        if !rest.is_empty() {
+            warn!(node, bytes, "the node's replicas do not fit in one welcome");
+            welcome.replicas_complete = false;
+        }
+        self.send(node, Body::Welcome(welcome));
+        for start in rest {
+            self.send(node, Body::StartReplica(start));
         }
     }
 

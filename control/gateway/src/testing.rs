@@ -30,6 +30,7 @@ struct Store {
     version: u64,
     history: VecDeque<Change>,
     changes: broadcast::Sender<Change>,
+    failing: Option<String>,
 }
 
 /// The API; clones share the objects.
@@ -45,6 +46,7 @@ impl Default for MemoryApi {
             version: 1,
             history: VecDeque::new(),
             changes: broadcast::channel(HISTORY).0,
+            failing: None,
         };
         Self {
             store: Arc::new(Mutex::new(store)),
@@ -80,6 +82,11 @@ impl MemoryApi {
     /// Removes an object.
     pub fn delete(&self, path: &str) {
         self.lock().remove(path);
+    }
+
+    /// Has all writes of a kind fail, as an API server does that lost its store.
+    pub fn fail_writes_of(&self, plural: &str, fail: bool) {
+        self.lock().failing = fail.then(|| format!("/{plural}"));
     }
 
     /// All objects, for a later [`MemoryApi::restore`].
@@ -163,6 +170,10 @@ impl Store {
     fn handle(&mut self, method: &Method, path: &str, sent: Value) -> Result<Value, Refusal> {
         let status_only = path.ends_with("/status");
         let path = path.strip_suffix("/status").unwrap_or(path);
+        if *method != Method::GET && self.failing.as_ref().is_some_and(|f| path.contains(f)) {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            return Err(Refusal(status, "InternalError"));
+        }
         let version = |v: &Value| v["metadata"]["resourceVersion"].as_str().map(str::to_owned);
         match *method {
             Method::GET if is_collection(path) => {

@@ -55,6 +55,13 @@ pub struct Presented<'a> {
     secret: &'a str,
 }
 
+impl Presented<'_> {
+    /// Name of its Secret.
+    fn name(&self) -> String {
+        format!("join-token-{}", self.id)
+    }
+}
+
 /// Splits `<id>.<secret>`.
 ///
 /// # Errors
@@ -114,6 +121,9 @@ pub fn verify(
         return Err(TokenError::Used(id()));
     }
     let site = field("site")?;
+    if !is_site(&site) {
+        return Err(TokenError::Damaged(id(), "site"));
+    }
     if !asked_site.is_empty() && asked_site != site {
         return Err(TokenError::Site {
             id: id(),
@@ -122,6 +132,15 @@ pub fn verify(
         });
     }
     Ok((site, left))
+}
+
+/// Node ids begin with the site: it must be good for the name of an object.
+fn is_site(site: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let ends = [site.bytes().next(), site.bytes().last()];
+    ends.into_iter().all(|b| b.is_some_and(plain))
+        && site.len() <= 63
+        && site.bytes().all(|b| plain(b) || b == b'-')
 }
 
 /// Takes one use of a token, by compare-and-swap on its Secret; gives the site.
@@ -135,27 +154,55 @@ pub async fn redeem(
 ) -> Result<String, TokenError> {
     let presented = parse(token)?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
-    let name = format!("join-token-{}", presented.id);
     let api = |e: kube::Error| TokenError::Api(presented.id.to_owned(), Box::new(e));
     loop {
-        let Some(mut stored) = secrets.get_opt(&name).await.map_err(api)? else {
+        let stored = secrets.get_opt(&presented.name()).await.map_err(api)?;
+        let Some(stored) = stored else {
             return Err(TokenError::Wrong(presented.id.to_owned()));
         };
         let (site, left) = verify(&presented, &stored, asked_site, Timestamp::now())?;
-        let data = stored.data.get_or_insert_with(BTreeMap::new);
-        data.insert(
-            "uses-left".to_owned(),
-            ByteString((left - 1).to_string().into_bytes()),
-        );
-        match secrets
-            .replace(&name, &PostParams::default(), &stored)
+        // Somebody else may take a use meanwhile: then look again.
+        if set_uses(&secrets, &presented, stored, left - 1)
             .await
+            .map_err(api)?
         {
-            Ok(_) => return Ok(site),
-            // Somebody else took a use meanwhile: look again.
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(e) => return Err(api(e)),
+            return Ok(site);
         }
+    }
+}
+
+/// Gives a use back after an enrolment that failed for no fault of the device.
+pub async fn give_back(client: &kube::Client, token: &str) {
+    let Ok(presented) = parse(token) else { return };
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    while let Ok(Some(stored)) = secrets.get_opt(&presented.name()).await {
+        let uses = stored.data.as_ref().and_then(|d| d.get("uses-left"));
+        let left = uses.and_then(|b| std::str::from_utf8(&b.0).ok()?.parse::<u64>().ok());
+        let Some(left) = left else { return };
+        let written = set_uses(&secrets, &presented, stored, left.saturating_add(1)).await;
+        if !matches!(written, Ok(false)) {
+            return;
+        }
+    }
+}
+
+/// Writes the uses left; false where the Secret changed meanwhile.
+async fn set_uses(
+    secrets: &Api<Secret>,
+    token: &Presented<'_>,
+    mut stored: Secret,
+    left: u64,
+) -> Result<bool, kube::Error> {
+    let data = stored.data.get_or_insert_with(BTreeMap::new);
+    data.insert(
+        "uses-left".to_owned(),
+        ByteString(left.to_string().into_bytes()),
+    );
+    let params = PostParams::default();
+    match secrets.replace(&token.name(), &params, &stored).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -224,6 +271,8 @@ mod tests {
                 vec![("uses-left", "many")],
                 "field uses-left",
             ),
+            ("abc.s3cret", "", vec![("site", "My Site")], "field site"),
+            ("abc.s3cret", "", vec![("site", "")], "field site"),
             ("nodot", "", vec![], "malformed"),
             ("../x.y", "", vec![], "malformed"),
         ];

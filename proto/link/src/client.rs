@@ -37,6 +37,9 @@ pub enum ConnectError {
     /// QUIC.
     #[error("control plane {0}: {1}")]
     Connect(String, String),
+    /// The control plane says that our certificate has run out, whatever our clock says.
+    #[error("control plane {0}: our certificate has run out")]
+    Expired(String),
     /// Nobody answered.
     #[error("control plane {0} did not answer within {1:?}")]
     Timeout(String, Duration),
@@ -89,6 +92,9 @@ pub(crate) async fn connect(
         for addr in resolved {
             match dial(endpoint, &config, addr).await {
                 Ok(connected) => return Ok(connected),
+                Err(e) if e.downcast_ref().is_some_and(says_expired) => {
+                    return Err(ConnectError::Expired(addr.to_string()));
+                }
                 Err(e) => last = ConnectError::Connect(addr.to_string(), e.to_string()),
             }
         }
@@ -114,19 +120,41 @@ async fn dial(
     let quic = endpoint
         .connect_with(config.clone(), addr, SERVER_NAME)?
         .await?;
-    let (mut driver, send) = h3::client::builder()
+    let built = h3::client::builder()
         .send_grease(false)
         .max_field_section_size(16 * 1024)
         .build::<_, _, Bytes>(h3_quinn::Connection::new(quic.clone()))
-        .await?;
+        .await;
+    // In TLS 1.3 the server judges our certificate after our side of the handshake is done.
+    let (mut driver, send) = match (built, quic.close_reason()) {
+        (Ok(built), None) => built,
+        (_, Some(closed)) => return Err(closed.into()),
+        (Err(e), None) => return Err(e.into()),
+    };
     tokio::spawn(async move {
         let end = std::future::poll_fn(|cx| driver.poll_close(cx)).await;
         debug!(%end, "HTTP/3 connection ended");
     });
     let origin = Uri::from_static("https://hyperion-control");
     let grpc = AgentServiceClient::with_origin(H3Channel { send }, origin)
-        .max_decoding_message_size(4 * 1024 * 1024);
+        .max_decoding_message_size(transport::MAX_TO_AGENT);
     Ok(Connected { quic, grpc })
+}
+
+/// TLS's alert for a certificate that has run out (RFC 8446, section 6).
+const CERTIFICATE_EXPIRED: u8 = 45;
+
+/// True where the peer ended the connection because our certificate has run out.
+pub(crate) fn says_expired(closed: &quinn::ConnectionError) -> bool {
+    match closed {
+        quinn::ConnectionError::ConnectionClosed(close) => {
+            close.error_code == quinn::TransportErrorCode::crypto(CERTIFICATE_EXPIRED)
+        }
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            close.error_code == transport::CLOSE_EXPIRED
+        }
+        _ => false,
+    }
 }
 
 /// A tonic channel over one HTTP/3 connection.

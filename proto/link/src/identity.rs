@@ -6,6 +6,9 @@ use sha2::{Digest, Sha256};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
+/// Certificates begin this long before they are made: clocks of devices may be behind by as much.
+pub const BACKDATE: Duration = Duration::from_secs(3600);
+
 /// Who a node is: what enrolment gave it and the key it made itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -160,12 +163,14 @@ impl CertificateFacts {
         })
     }
 
-    /// Time left until two thirds of the lifetime have passed; zero when they have.
+    /// Time left until two thirds of the lifetime have passed, counted from when the certificate
+    /// was made; zero when they have.
     #[must_use]
     pub fn renew_in(&self, now: SystemTime) -> Duration {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let lifetime = self.not_after.saturating_sub(self.not_before);
-        let renew_at = self.not_before + lifetime * 2 / 3;
+        let made = self.not_before.saturating_add(BACKDATE.as_secs());
+        let lifetime = self.not_after.saturating_sub(made);
+        let renew_at = self.not_after.saturating_sub(lifetime / 3);
         Duration::from_secs(renew_at.saturating_sub(now))
     }
 

@@ -2,7 +2,7 @@
 //! says hello, renews the certificate, and hands messages over.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{Hello, RenewCertificate, StreamMessage, Welcome};
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::client::{self, Connected, ControlTarget, EnrolRequest};
+use crate::client::{self, ConnectError, Connected, ControlTarget, EnrolError, EnrolRequest};
 use crate::identity::{self, CertificateFacts, Identity};
 use crate::transport;
 
@@ -88,6 +88,9 @@ const OUTGOING: usize = 256;
 const EVENTS: usize = 64;
 /// How long the control plane may take to answer hello.
 const WELCOME: Duration = Duration::from_secs(20);
+/// Shortest and longest wait between two requests for renewal.
+const RENEW_MIN: Duration = Duration::from_secs(1);
+const RENEW_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Default)]
 struct Current {
@@ -115,6 +118,15 @@ impl LinkSender {
             mpsc::error::TrySendError::Full(m) => SendError::Full(Box::new(m)),
             mpsc::error::TrySendError::Closed(m) => SendError::NotConnected(Box::new(m)),
         })
+    }
+
+    /// Messages that the queue to the peer has room for; 0 without a connection.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.lock()
+            .outgoing
+            .as_ref()
+            .map_or(0, mpsc::Sender::capacity)
     }
 
     /// Round trip as QUIC measures it.
@@ -178,6 +190,8 @@ pub fn start(
         hello,
         sender: sender.clone(),
         events: tx,
+        said_expired: false,
+        clock: Clock::default(),
     };
     let task = tokio::spawn({
         let stop = stop.clone();
@@ -207,14 +221,44 @@ struct Runner {
     hello: Arc<dyn Fn() -> Hello + Send + Sync>,
     sender: LinkSender,
     events: mpsc::Sender<LinkEvent>,
+    /// The control plane says that our certificate has run out.
+    said_expired: bool,
+    clock: Clock,
 }
 
 /// How a connection ended.
 enum End {
     /// Try again soon.
     Lost(String),
+    /// Try again soon, with a new certificate for the old key.
+    Expired(String),
     /// Try again slowly.
     Refused(String),
+}
+
+/// The wall clock as the control plane tells it: boards boot without one, and a certificate's end
+/// read on a wrong clock would never come or always be past.
+#[derive(Default)]
+struct Clock {
+    heard: Option<(SystemTime, Instant)>,
+}
+
+impl Clock {
+    fn hear(&mut self, unix_ms: i64) {
+        if let Ok(ms) = u64::try_from(unix_ms)
+            && ms > 0
+        {
+            let told = SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+            self.heard = Some((told, Instant::now()));
+        }
+    }
+
+    fn now(&self) -> SystemTime {
+        match self.heard {
+            Some((told, at)) => told + at.elapsed(),
+            None => SystemTime::now(),
+        }
+    }
 }
 
 impl Runner {
@@ -239,6 +283,10 @@ impl Runner {
             }
             let reason = match end {
                 End::Lost(reason) => reason,
+                End::Expired(reason) => {
+                    self.said_expired = true;
+                    reason
+                }
                 End::Refused(reason) => {
                     wait = self.config.backoff_max;
                     if self
@@ -272,8 +320,8 @@ impl Runner {
     }
 
     async fn session(&mut self, endpoint: &quinn::Endpoint, welcomed: &mut bool) -> End {
-        if let Err(reason) = self.refresh_expired().await {
-            return End::Lost(reason);
+        if let Err(end) = self.refresh_expired().await {
+            return end;
         }
         let transport = transport::config(Some(self.config.keep_alive), self.config.idle);
         let connecting = client::connect(
@@ -285,11 +333,15 @@ impl Runner {
         .await;
         let mut connected = match connecting {
             Ok(connected) => connected,
+            Err(e @ ConnectError::Expired(_)) => return End::Expired(e.to_string()),
             Err(e) => return End::Lost(e.to_string()),
         };
         let end = self.stream(&mut connected, welcomed).await;
         // Where the peer closed the connection, its words tell more than what HTTP/3 makes of it.
         match connected.quic.close_reason() {
+            Some(closed) if client::says_expired(&closed) => {
+                End::Expired("our certificate has run out".to_owned())
+            }
             Some(quinn::ConnectionError::ApplicationClosed(close)) => {
                 let reason = String::from_utf8_lossy(&close.reason).into_owned();
                 if close.error_code == transport::CLOSE_REVOKED {
@@ -304,23 +356,28 @@ impl Runner {
     }
 
     /// A device that was offline past its certificate's end gets a new one for its old key.
-    async fn refresh_expired(&mut self) -> Result<(), String> {
-        let expired = self
-            .identity
-            .chain_der
-            .first()
-            .and_then(|der| CertificateFacts::parse(der).ok())
-            .is_some_and(|facts| facts.expired(SystemTime::now()));
-        if !expired {
+    async fn refresh_expired(&mut self) -> Result<(), End> {
+        let expired = self.facts().is_some_and(|f| f.expired(self.clock.now()));
+        if !expired && !self.said_expired {
             return Ok(());
         }
         info!("certificate ran out; enrolling again with the old key");
         let describe = self.config.describe.clone();
-        let renewed = client::re_enrol(&self.config.target, &self.identity, describe)
-            .await
-            .map_err(|e| e.to_string())?;
-        self.adopt(renewed).await;
-        Ok(())
+        let renewed = client::re_enrol(&self.config.target, &self.identity, describe);
+        match Box::pin(renewed).await {
+            Ok(renewed) => {
+                self.said_expired = false;
+                self.adopt(renewed).await;
+                Ok(())
+            }
+            Err(e) if EnrolError::is_final(&e) => Err(End::Refused(e.to_string())),
+            Err(e) => Err(End::Lost(e.to_string())),
+        }
+    }
+
+    fn facts(&self) -> Option<CertificateFacts> {
+        let leaf = self.identity.chain_der.first()?;
+        CertificateFacts::parse(leaf).ok()
     }
 
     async fn adopt(&mut self, renewed: Identity) {
@@ -355,6 +412,7 @@ impl Runner {
             Err(_) => return End::Lost("no welcome in time".to_owned()),
         };
         *welcomed = true;
+        self.clock.hear(welcome.wall_clock_unix_ms);
         self.sender
             .set(Some(tx.clone()), Some(connected.quic.clone()));
         if self
@@ -365,11 +423,13 @@ impl Runner {
         {
             return End::Lost("agent stops".to_owned());
         }
+        let mut renew_at = tokio::time::Instant::now() + self.renew_in();
         loop {
             let message = tokio::select! {
                 message = incoming.message() => message,
-                () = tokio::time::sleep(self.renew_in()) => {
+                () = tokio::time::sleep_until(renew_at) => {
                     self.ask_for_renewal(&tx);
+                    renew_at = tokio::time::Instant::now() + self.renew_again_in();
                     continue;
                 }
             };
@@ -382,8 +442,12 @@ impl Runner {
                             chain_der: answer.certificate_chain_der,
                             ..self.identity.clone()
                         };
-                        if renewed.validate().is_ok() {
-                            self.adopt(renewed).await;
+                        match renewed.validate() {
+                            Ok(()) => {
+                                self.adopt(renewed).await;
+                                renew_at = tokio::time::Instant::now() + self.renew_in();
+                            }
+                            Err(e) => info!(error = %e, "renewed certificate is of no use"),
                         }
                     } else {
                         info!(error = %answer.error, "certificate renewal refused");
@@ -400,16 +464,19 @@ impl Runner {
         }
     }
 
-    /// Time to the next request for renewal; never shorter than a few seconds, so that a refusal
-    /// is not answered with a flood.
+    /// Time to the first request for renewal.
     fn renew_in(&self) -> Duration {
-        let facts = self
-            .identity
-            .chain_der
-            .first()
-            .and_then(|d| CertificateFacts::parse(d).ok());
-        let due = facts.map_or(Duration::from_secs(3600), |f| f.renew_in(SystemTime::now()));
-        due.max(Duration::from_secs(2))
+        let due = self.facts().map(|f| f.renew_in(self.clock.now()));
+        due.unwrap_or(RENEW_MAX).max(RENEW_MIN)
+    }
+
+    /// Time to the next one, where the last was refused or got lost: a part of what is left, so
+    /// that a refusal is not answered with a flood.
+    fn renew_again_in(&self) -> Duration {
+        let now = self.clock.now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        let left = self.facts().map_or(0, |f| f.not_after.saturating_sub(now));
+        Duration::from_secs(left / 8).clamp(RENEW_MIN, RENEW_MAX)
     }
 
     fn ask_for_renewal(&self, tx: &mpsc::Sender<StreamMessage>) {

@@ -33,6 +33,10 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// slow each other down until their peers repeat themselves; at a round trip of 100 ms this many
 /// still give more than a thousand new connections a second.
 const HANDSHAKES: usize = 256;
+/// Time for a handshake: a peer that begins one and falls silent must not keep others out.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Life of a connection without a certificate: enough for an enrolment.
+const WITHOUT_CERTIFICATE: Duration = Duration::from_secs(60);
 /// Socket buffers, bytes.
 const SOCKET_BUFFER: usize = 8 << 20;
 
@@ -109,15 +113,22 @@ where
 {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
-        // Those who have to wait cost the memory of a datagram each.
-        let Ok(turn) = handshakes.clone().acquire_owned().await else {
-            break;
-        };
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
             () = stop.cancelled() => None,
         };
         let Some(incoming) = incoming else { break };
+        // When there is a queue, only those wait in it who can be reached at their address: a
+        // flood from forged ones costs a datagram each.
+        if handshakes.available_permits() == 0 && incoming.may_retry() {
+            let _ = incoming.retry();
+            continue;
+        }
+        let turn = tokio::select! {
+            turn = handshakes.clone().acquire_owned() => turn,
+            () = stop.cancelled() => break,
+        };
+        let Ok(turn) = turn else { break };
         let from = incoming.remote_address();
         let service = service.clone();
         tokio::spawn(async move {
@@ -143,12 +154,11 @@ where
         + 'static,
     S::Future: Send,
 {
-    let from = incoming.remote_address();
     // Boxed, here and below: a task keeps room for its largest state as long as it lives, and
     // handshakes are large, short, and not in progress for ten thousand agents at once.
-    let established = Box::pin(establish(incoming)).await;
+    let established = Box::pin(tokio::time::timeout(HANDSHAKE, establish(incoming))).await;
     drop(turn);
-    let Some((connection, mut h3)) = established? else {
+    let Some((connection, h3)) = established.map_err(|_| "no handshake in time")?? else {
         return Ok(());
     };
     let peer = Peer {
@@ -156,6 +166,32 @@ where
         address: connection.remote_address(),
         connection: connection.clone(),
     };
+    if peer.certificate.is_some() {
+        return requests(connection, h3, peer, service).await;
+    }
+    let served = requests(connection.clone(), h3, peer, service);
+    let ended = Box::pin(tokio::time::timeout(WITHOUT_CERTIFICATE, served)).await;
+    ended.unwrap_or_else(|_| {
+        connection.close(0_u32.into(), b"enrolment took too long");
+        Ok(())
+    })
+}
+
+/// Serves a connection's requests, each in a task of its own.
+async fn requests<S>(
+    connection: quinn::Connection,
+    mut h3: H3,
+    peer: Peer,
+    service: S,
+) -> Result<(), BoxError>
+where
+    S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    let from = peer.address;
     let mut first = true;
     loop {
         let accepted = if first {

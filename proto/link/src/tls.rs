@@ -119,7 +119,8 @@ pub fn client_config(
     transport: Arc<quinn::TransportConfig>,
 ) -> Result<quinn::ClientConfig, TlsError> {
     let verifier = PinnedCa {
-        fingerprint: ca_fingerprint.to_owned(),
+        // People paste it; case carries no meaning in it.
+        fingerprint: ca_fingerprint.trim().to_ascii_lowercase(),
         provider: provider(),
     };
     let builder = rustls::ClientConfig::builder_with_provider(provider())

@@ -18,6 +18,15 @@ pub const ALPN: &[u8] = b"h3";
 /// Code with which the control plane closes the connection of a revoked node.
 pub const CLOSE_REVOKED: VarInt = VarInt::from_u32(2);
 
+/// Code with which the control plane ends a stream that outlived its certificate.
+pub const CLOSE_EXPIRED: VarInt = VarInt::from_u32(4);
+
+/// Largest message from an agent, bytes. A report has some hundred bytes, a log chunk some ten
+/// thousand; a peer that is not trusted yet must not make the control plane hold more.
+pub const MAX_FROM_AGENT: usize = 1024 * 1024;
+/// Largest message from the control plane, bytes: a welcome carries all pods of a node.
+pub const MAX_TO_AGENT: usize = 64 * 1024 * 1024;
+
 /// Receive window of a stream and of a connection, bytes: a telemetry message has about 200 bytes
 /// and a message is refused above 1 MiB, so a small window costs nothing but round trips on logs.
 const STREAM_WINDOW: u32 = 128 * 1024;
