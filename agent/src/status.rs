@@ -1,0 +1,386 @@
+//! How the agent is, for /healthz, and its metrics.
+
+use std::fmt::Write as _;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hyperion_proto::agent_v1::ReplicaReport;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use serde_json::json;
+
+use crate::supervisor::RuntimeState;
+use crate::telemetry::Sample;
+
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// State of the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// No identity yet.
+    Enrolling,
+    /// The control plane answered hello.
+    Connected,
+    /// No connection; what the store says runs on.
+    Suspect,
+    /// The control plane does not want this node.
+    Refused,
+}
+
+impl Mode {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Enrolling => "enrolling",
+            Self::Connected => "connected",
+            Self::Suspect => "suspect",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+struct Inner {
+    mode: Mode,
+    reason: String,
+    node: String,
+    runtime: String,
+    runtime_problem: Option<String>,
+    store_problem: Option<String>,
+}
+
+/// Shared by the session, which writes, and the HTTP server, which reads.
+pub struct Status {
+    inner: Mutex<Inner>,
+    registry: Registry,
+    /// What the agent counts.
+    pub metrics: Metrics,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let inner = Inner {
+            mode: Mode::Enrolling,
+            reason: String::new(),
+            node: String::new(),
+            runtime: String::new(),
+            runtime_problem: None,
+            store_problem: None,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            registry,
+            metrics,
+        }
+    }
+}
+
+impl Status {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// State of the link.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.lock().mode
+    }
+
+    /// Sets the state of the link and why it is so.
+    pub fn set_mode(&self, mode: Mode, reason: &str) {
+        let connected = i64::from(mode == Mode::Connected);
+        if connected == 1 && self.metrics.connected.get() == 0 {
+            self.metrics.connections.inc();
+        }
+        self.metrics.connected.set(connected);
+        let mut inner = self.lock();
+        inner.mode = mode;
+        inner.reason = reason.to_owned();
+    }
+
+    /// Sets the node id.
+    pub fn set_node(&self, node: &str) {
+        node.clone_into(&mut self.lock().node);
+    }
+
+    /// Sets the container runtime.
+    pub fn set_runtime(&self, state: &RuntimeState) {
+        let mut inner = self.lock();
+        match state {
+            RuntimeState::Available { name, version } => {
+                inner.runtime = format!("{name} {version}");
+                inner.runtime_problem = None;
+                self.metrics.runtime_available.set(1);
+            }
+            RuntimeState::Unavailable { reason } => {
+                inner.runtime_problem = Some(reason.clone());
+                self.metrics.runtime_available.set(0);
+            }
+        }
+    }
+
+    /// Sets why the store is not on disk, where it is not.
+    pub fn set_store(&self, problem: Option<&str>) {
+        self.metrics.store_on_disk.set(i64::from(problem.is_none()));
+        self.lock().store_problem = problem.map(str::to_owned);
+    }
+
+    /// Body of /healthz. The agent is well while it answers: what is wrong around it is told, but
+    /// a restart of the agent would not mend it.
+    #[must_use]
+    pub fn health(&self) -> String {
+        let inner = self.lock();
+        let degraded = inner.runtime_problem.is_some() || inner.store_problem.is_some();
+        json!({
+            "status": if degraded { "degraded" } else { "ok" },
+            "node": inner.node,
+            "link": inner.mode.word(),
+            "linkReason": inner.reason,
+            "runtime": inner.runtime,
+            "runtimeProblem": inner.runtime_problem,
+            "storeProblem": inner.store_problem,
+            "version": crate::VERSION,
+        })
+        .to_string()
+    }
+
+    /// Body of /metrics.
+    #[must_use]
+    pub fn exposition(&self) -> String {
+        self.metrics.set_process();
+        let mut text = String::with_capacity(8 * 1024);
+        if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
+            let _ = writeln!(text, "# encoding failed");
+        }
+        text
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Phase {
+    phase: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sensor {
+    sensor: String,
+}
+
+/// Counters and gauges.
+#[derive(Default)]
+pub struct Metrics {
+    connected: Gauge,
+    connections: Counter,
+    runtime_available: Gauge,
+    store_on_disk: Gauge,
+    /// Telemetry messages handed to the link.
+    pub telemetry_sent: Counter,
+    /// Telemetry messages that could not be sent.
+    pub telemetry_dropped: Counter,
+    /// Orders refused.
+    pub orders_refused: Counter,
+    replicas: Family<Phase, Gauge>,
+    cpu: FloatGauge,
+    load1: FloatGauge,
+    memory_total: Gauge,
+    memory_used: Gauge,
+    disk_total: Gauge,
+    disk_used: Gauge,
+    receive: Gauge,
+    transmit: Gauge,
+    temperature: Family<Sensor, FloatGauge>,
+    resident: Gauge,
+    cpu_seconds: FloatGauge,
+}
+
+impl Metrics {
+    fn register(registry: &mut Registry) -> Self {
+        let m = Self::default();
+        let agent = registry.sub_registry_with_prefix("hyperion_agent");
+        agent.register(
+            "link_connected",
+            "1 while the control plane is connected",
+            m.connected.clone(),
+        );
+        agent.register(
+            "link_connections",
+            "Connections to the control plane",
+            m.connections.clone(),
+        );
+        agent.register(
+            "runtime_available",
+            "1 while the container runtime answers",
+            m.runtime_available.clone(),
+        );
+        agent.register(
+            "store_on_disk",
+            "1 while changes reach the disk",
+            m.store_on_disk.clone(),
+        );
+        agent.register(
+            "telemetry_sent",
+            "Telemetry messages sent",
+            m.telemetry_sent.clone(),
+        );
+        agent.register(
+            "telemetry_dropped",
+            "Telemetry messages that could not be sent",
+            m.telemetry_dropped.clone(),
+        );
+        agent.register(
+            "orders_refused",
+            "Orders of the control plane that were refused",
+            m.orders_refused.clone(),
+        );
+        agent.register("replicas", "Replicas by phase", m.replicas.clone());
+        m.register_node(registry.sub_registry_with_prefix("hyperion_node"));
+        let process = registry.sub_registry_with_prefix("process");
+        process.register_with_unit(
+            "resident_memory",
+            "Resident memory of the agent",
+            Unit::Bytes,
+            m.resident.clone(),
+        );
+        process.register(
+            "cpu_seconds",
+            "CPU time of the agent",
+            m.cpu_seconds.clone(),
+        );
+        m
+    }
+
+    fn register_node(&self, node: &mut Registry) {
+        node.register(
+            "cpu_utilization_percent",
+            "CPU time that was not idle, of all cores",
+            self.cpu.clone(),
+        );
+        node.register("load1", "Load average of one minute", self.load1.clone());
+        for (name, help, gauge) in [
+            ("memory_total", "Memory", &self.memory_total),
+            ("memory_used", "Memory not available", &self.memory_used),
+            (
+                "disk_total",
+                "File system of the data directory",
+                &self.disk_total,
+            ),
+            (
+                "disk_used",
+                "Used of the data directory's file system",
+                &self.disk_used,
+            ),
+            (
+                "network_receive_rate",
+                "Received in a second, without loopback",
+                &self.receive,
+            ),
+            (
+                "network_transmit_rate",
+                "Sent in a second, without loopback",
+                &self.transmit,
+            ),
+        ] {
+            node.register_with_unit(name, help, Unit::Bytes, gauge.clone());
+        }
+        node.register_with_unit(
+            "temperature",
+            "Temperature by sensor",
+            Unit::Celsius,
+            self.temperature.clone(),
+        );
+    }
+
+    /// Sets what the node measured; a number that is missing keeps its last value.
+    pub fn set_sample(&self, sample: &Sample) {
+        let set = |gauge: &Gauge, value: Option<u64>| {
+            if let Some(value) = value.and_then(|v| i64::try_from(v).ok()) {
+                gauge.set(value);
+            }
+        };
+        if let Some(cpu) = sample.cpu_percent {
+            self.cpu.set(f64::from(cpu));
+        }
+        if let Some(load) = sample.load1 {
+            self.load1.set(f64::from(load));
+        }
+        set(&self.memory_total, sample.memory.map(|m| m.total));
+        set(&self.memory_used, sample.memory.map(|m| m.used));
+        set(&self.disk_total, sample.disk.map(|d| d.total));
+        set(&self.disk_used, sample.disk.map(|d| d.used));
+        set(&self.receive, sample.network.map(|n| n.0));
+        set(&self.transmit, sample.network.map(|n| n.1));
+        for reading in &sample.temperatures {
+            let sensor = reading.sensor.clone();
+            self.temperature
+                .get_or_create(&Sensor { sensor })
+                .set(f64::from(reading.celsius));
+        }
+    }
+
+    /// Counts replicas by phase.
+    pub fn set_replicas(&self, reports: &[ReplicaReport]) {
+        self.replicas.clear();
+        for report in reports {
+            let phase = report
+                .phase()
+                .as_str_name()
+                .trim_start_matches("REPLICA_PHASE_")
+                .to_ascii_lowercase();
+            self.replicas.get_or_create(&Phase { phase }).inc();
+        }
+    }
+
+    /// The agent's own use, read when asked for: /proc here is always the real one.
+    fn set_process(&self) {
+        let resident = std::fs::read_to_string("/proc/self/status")
+            .ok()
+            .and_then(|t| {
+                let kib = t.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+                kib.split_ascii_whitespace().next()?.parse::<i64>().ok()
+            });
+        if let Some(kib) = resident {
+            self.resident.set(kib.saturating_mul(1024));
+        }
+        let usage = std::fs::read_to_string("/proc/self/schedstat")
+            .ok()
+            .and_then(|t| t.split_ascii_whitespace().next()?.parse::<u64>().ok());
+        if let Some(nanos) = usage {
+            self.cpu_seconds
+                .set(std::time::Duration::from_nanos(nanos).as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_follow_the_naming_rules() {
+        let status = Status::default();
+        status.metrics.telemetry_sent.inc();
+        status.set_mode(Mode::Connected, "");
+        let text = status.exposition();
+        for line in [
+            "hyperion_agent_telemetry_sent_total 1",
+            "hyperion_agent_link_connected 1",
+            "hyperion_agent_link_connections_total 1",
+            "# UNIT hyperion_node_memory_used_bytes bytes",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn health_names_what_is_wrong() {
+        let status = Status::default();
+        status.set_store(Some("No space left on device"));
+        let health: serde_json::Value = serde_json::from_str(&status.health()).unwrap();
+        assert_eq!(health["status"], "degraded");
+        assert_eq!(health["storeProblem"], "No space left on device");
+        assert_eq!(health["link"], "enrolling");
+    }
+}

@@ -1,0 +1,33 @@
+//! What the session needs of whoever runs containers.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use hyperion_proto::agent_v1::ReplicaReport;
+
+use crate::supervisor::{Desired, LogError, LogQuery, Supervisor};
+
+/// Runs replicas. The session tells the whole desired state each time and reads reports back; it
+/// never tells single steps, so that a start, a reconnect and an order are one code path.
+pub trait Workloads: Clone + Send + Sync + 'static {
+    /// Takes what should run, complete. Until the first call nothing is stopped.
+    fn set_desired(&self, desired: Vec<Desired>);
+    /// The last report of each replica.
+    fn reports(&self) -> Vec<ReplicaReport>;
+    /// Output of a container.
+    fn logs(&self, query: LogQuery) -> BoxStream<'static, Result<Bytes, LogError>>;
+}
+
+impl Workloads for Supervisor {
+    fn set_desired(&self, desired: Vec<Desired>) {
+        Self::set_desired(self, desired);
+    }
+
+    fn reports(&self) -> Vec<ReplicaReport> {
+        Self::reports(self)
+    }
+
+    fn logs(&self, query: LogQuery) -> BoxStream<'static, Result<Bytes, LogError>> {
+        Self::logs(self, query).boxed()
+    }
+}
