@@ -1,0 +1,13 @@
+//! containerd: CRI v1 and the event stream over its socket, and the log files that it writes.
+
+mod client;
+mod error;
+mod events;
+pub mod labels;
+pub mod logs;
+pub mod pod;
+
+pub use client::{Cri, ExecResult};
+pub use error::RuntimeError;
+pub(crate) use error::shorten;
+pub use events::{Exit, Exits};

@@ -1,0 +1,62 @@
+//! Watches containerd: tells when it comes and goes, and which processes end.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::sync::mpsc;
+
+use super::driver::Notice;
+use crate::runtime::{Cri, Exits, RuntimeError};
+
+/// Longest wait between two tries.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// Runs until nobody listens.
+pub(super) async fn watch(
+    cri: Cri,
+    node_id: String,
+    first_wait: Duration,
+    notices: mpsc::Sender<Notice>,
+) {
+    let mut wait = first_wait;
+    loop {
+        let error = match session(&cri, &node_id, &notices, &mut wait, first_wait).await {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        let notice = Notice::Down {
+            reason: error.to_string(),
+        };
+        if notices.send(notice).await.is_err() {
+            return;
+        }
+        // Many agents of one machine share one containerd: they do not all come at once.
+        let jitter = rand::rng().random_range(0.8..1.2);
+        tokio::time::sleep(wait.mul_f64(jitter)).await;
+        wait = (wait * 2).min(MAX_WAIT);
+    }
+}
+
+/// Ends with an error when containerd does, and without one when nobody listens.
+async fn session(
+    cri: &Cri,
+    node_id: &str,
+    notices: &mpsc::Sender<Notice>,
+    wait: &mut Duration,
+    first_wait: Duration,
+) -> Result<(), RuntimeError> {
+    // Listening begins before the first look, so that no end falls in between.
+    let mut exits = Exits::subscribe(cri).await?;
+    let (name, version) = cri.version().await?;
+    // Refused while containerd still reads its state after a start.
+    cri.sandboxes(node_id).await?;
+    *wait = first_wait;
+    let mut notice = Notice::Up { name, version };
+    loop {
+        if notices.send(notice).await.is_err() {
+            return Ok(());
+        }
+        let exit = exits.next().await?;
+        notice = Notice::Exit { id: exit.id };
+    }
+}
