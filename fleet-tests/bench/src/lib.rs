@@ -1,1 +1,10 @@
-//! placeholder
+//! Measuring: one subcommand per figure that the project promises. Each prints what it did under
+//! which conditions, as text or as one JSON object.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
+
+pub mod decide;
+pub mod link;
+pub mod link_server;
+pub mod proc;
+pub mod report;

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::link_server::{self, Server};
+use crate::proc;
 use crate::report::Report;
 
 /// Measure the link between agents and control plane.
@@ -64,14 +65,14 @@ struct Counts {
     refused: AtomicU64,
 }
 
-/// Runs the bench.
+/// Runs the bench; none where this process is the server of another one.
 ///
 /// # Errors
 /// The control plane does not start, or agents can't enrol.
-pub async fn run(args: &Args) -> anyhow::Result<Report> {
+pub async fn run(args: &Args) -> anyhow::Result<Option<Report>> {
     if let Some(dir) = &args.serve.serve {
         link_server::serve(dir, &args.serve).await?;
-        return Ok(Report::default());
+        return Ok(None);
     }
     raise_file_limit();
     let mut report = conditions(args);
@@ -104,7 +105,10 @@ pub async fn run(args: &Args) -> anyhow::Result<Report> {
     report.figure("received", received as f64);
     report.figure("lost", sent as f64 - received as f64);
     report.figure("not_sent", counts.unsent.load(Ordering::Relaxed) as f64);
-    report.figure("disconnects", counts.disconnects.load(Ordering::Relaxed) as f64);
+    report.figure(
+        "disconnects",
+        counts.disconnects.load(Ordering::Relaxed) as f64,
+    );
     report.figure("server_cpu_cores", cores);
     report.figure("server_rss_mb", rss as f64 / 1e6);
     report.figure(
@@ -113,7 +117,10 @@ pub async fn run(args: &Args) -> anyhow::Result<Report> {
     );
 
     sending.send_replace(true);
-    for (name, kill) in [("reconnect_all_s", false), ("reconnect_all_after_kill_s", true)] {
+    for (name, kill) in [
+        ("reconnect_all_s", false),
+        ("reconnect_all_after_kill_s", true),
+    ] {
         server.stop(kill).await?;
         // Counted from the moment the new control plane listens.
         counts.connected.store(0, Ordering::Relaxed);
@@ -126,7 +133,7 @@ pub async fn run(args: &Args) -> anyhow::Result<Report> {
     stop.cancel();
     drop(agents);
     server.stop(false).await?;
-    Ok(report)
+    Ok(Some(report))
 }
 
 fn conditions(args: &Args) -> Report {
@@ -135,9 +142,17 @@ fn conditions(args: &Args) -> Report {
     report.condition("interval_s", args.interval.as_secs_f64());
     report.condition("seconds", args.seconds);
     report.condition("sockets", args.sockets);
-    report.condition("server", if args.gateway_only { "gateway alone" } else { "hyperion-control" });
+    report.condition(
+        "server",
+        if args.gateway_only {
+            "gateway alone"
+        } else {
+            "hyperion-control"
+        },
+    );
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     report.condition("cores_shared_by_both", cores);
+    report.condition("cpu", proc::cpu_model());
     report.condition("message_bytes", telemetry_bytes());
     report
 }
@@ -148,14 +163,20 @@ fn raise_file_limit() {
     // As far as an ordinary user may; the sockets are few anyway.
     let _ = setrlimit(
         Resource::Nofile,
-        Rlimit { current: limit.maximum, maximum: limit.maximum },
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
     );
 }
 
 async fn enrol_all(args: &Args, server: &Server) -> anyhow::Result<Vec<Identity>> {
     let mut enrolments = futures::stream::iter(0..args.agents)
         .map(|n| {
-            let request = EnrolRequest { token: server.token.clone(), ..describe(n) };
+            let request = EnrolRequest {
+                token: server.token.clone(),
+                ..describe(n)
+            };
             let target = server.target.clone();
             async move { hyperion_link::enrol(&target, request).await }
         })
@@ -264,7 +285,9 @@ impl Agent {
     }
 
     fn send(&self, sender: &LinkSender, sequence: u64) {
-        let message = StreamMessage { body: Some(Body::Telemetry(telemetry(sequence))) };
+        let message = StreamMessage {
+            body: Some(Body::Telemetry(telemetry(sequence))),
+        };
         let count = match sender.try_send(message) {
             Ok(()) => &self.counts.sent,
             Err(_) => &self.counts.unsent,
@@ -285,10 +308,19 @@ fn telemetry(sequence: u64) -> Telemetry {
         memory_used_bytes: 3 << 30,
         disk_used_bytes: 20 << 30,
         load1: 0.7,
-        temperatures: ["cpu-thermal", "gpu-thermal", "soc0-thermal", "soc1-thermal", "tj-thermal"]
-            .into_iter()
-            .map(|sensor| Temperature { sensor: sensor.to_owned(), celsius: 47.5 })
-            .collect(),
+        temperatures: [
+            "cpu-thermal",
+            "gpu-thermal",
+            "soc0-thermal",
+            "soc1-thermal",
+            "tj-thermal",
+        ]
+        .into_iter()
+        .map(|sensor| Temperature {
+            sensor: sensor.to_owned(),
+            celsius: 47.5,
+        })
+        .collect(),
         uptime_ms: sequence * 1000,
         sequence,
         ..Telemetry::default()
@@ -296,7 +328,9 @@ fn telemetry(sequence: u64) -> Telemetry {
 }
 
 fn telemetry_bytes() -> usize {
-    let message = StreamMessage { body: Some(Body::Telemetry(telemetry(1_000_000))) };
+    let message = StreamMessage {
+        body: Some(Body::Telemetry(telemetry(1_000_000))),
+    };
     prost::Message::encoded_len(&message)
 }
 

@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::link::Args;
+use crate::proc;
 
 /// Hidden flags of the child process.
 #[derive(Debug, Clone, clap::Args)]
@@ -37,8 +38,8 @@ pub struct ServeArgs {
 /// One token for all agents of a run.
 const TOKEN_ID: &str = "bench";
 const TOKEN_SECRET: &str = "bench0secret0of0loopback";
-/// Unit of the times in /proc/PID/stat: fixed by Linux's ABI on all that we run on.
-const TICKS_PER_SECOND: f64 = 100.0;
+/// Path of the child's HTTP address that writes its objects to its folder.
+const SAVE: &str = "/save";
 /// Time for the control plane to listen.
 const START: Duration = Duration::from_secs(60);
 
@@ -48,6 +49,7 @@ pub struct Server {
     program: PathBuf,
     arguments: Vec<String>,
     http: SocketAddr,
+    gateway_only: bool,
     /// Where agents go.
     pub target: ControlTarget,
     /// Join token.
@@ -62,7 +64,14 @@ impl Server {
         let kubeconfig = dir.join("kubeconfig");
         let own = std::env::current_exe()?;
         let (program, arguments) = if args.gateway_only {
-            (own, vec!["link".to_owned(), "--serve".to_owned(), dir.display().to_string()])
+            (
+                own,
+                vec![
+                    "link".to_owned(),
+                    "--serve".to_owned(),
+                    dir.display().to_string(),
+                ],
+            )
         } else {
             let beside = own.with_file_name("hyperion-control");
             let arguments = vec![
@@ -76,15 +85,23 @@ impl Server {
             ];
             (args.control_bin.clone().unwrap_or(beside), arguments)
         };
-        let addresses =
-            ["--link-addr".to_owned(), link.to_string(), "--http-addr".to_owned(), http.to_string()];
+        let addresses = [
+            "--link-addr".to_owned(),
+            link.to_string(),
+            "--http-addr".to_owned(),
+            http.to_string(),
+        ];
         let arguments: Vec<String> = arguments.into_iter().chain(addresses).collect();
         let mut server = Self {
             child: spawn(&program, &arguments)?,
             program,
             arguments,
             http,
-            target: ControlTarget { addr: link.to_string(), ca_fingerprint: String::new() },
+            gateway_only: args.gateway_only,
+            target: ControlTarget {
+                addr: link.to_string(),
+                ca_fingerprint: String::new(),
+            },
             token: format!("{TOKEN_ID}.{TOKEN_SECRET}"),
         };
         server.ready().await?;
@@ -104,10 +121,17 @@ impl Server {
 
     /// Ends it: SIGTERM, or SIGKILL where `kill`.
     pub(crate) async fn stop(&mut self, kill: bool) -> anyhow::Result<()> {
+        if self.gateway_only {
+            // Its objects are in memory only, where a real API server would have them on disk.
+            http_get(self.http, SAVE).await?;
+        }
         let pid = self.pid()?;
         let pid = rustix::process::Pid::from_raw(pid.cast_signed()).context("pid")?;
-        let signal =
-            if kill { rustix::process::Signal::KILL } else { rustix::process::Signal::TERM };
+        let signal = if kill {
+            rustix::process::Signal::KILL
+        } else {
+            rustix::process::Signal::TERM
+        };
         rustix::process::kill_process(pid, signal)?;
         self.child.wait().await?;
         Ok(())
@@ -124,7 +148,10 @@ impl Server {
                 bail!("{} ended: {status}", self.program.display());
             }
             if Instant::now() > deadline {
-                bail!("{} does not serve agents after {START:?}", self.program.display());
+                bail!(
+                    "{} does not serve agents after {START:?}",
+                    self.program.display()
+                );
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -157,24 +184,12 @@ impl Server {
 
     /// Resident memory.
     pub(crate) fn rss_bytes(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
-        Ok(kib * 1024)
+        proc::rss_bytes(self.pid()?)
     }
 
     /// User and system time so far.
     pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
-        // The name in parentheses may hold spaces; utime and stime are the 12th and 13th after it.
-        let rest = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
-        let ticks: u64 = rest
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(|v| v.parse::<u64>().unwrap_or(0))
-            .sum();
-        Ok(ticks as f64 / TICKS_PER_SECOND)
+        proc::cpu_seconds(self.pid()?)
     }
 }
 
@@ -202,15 +217,25 @@ async fn prepare(kubeconfig: &Path) -> anyhow::Result<String> {
     let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await?;
     let client = kube::Client::try_from(config)?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
-    secrets.create(&PostParams::default(), &serde_json::from_value(token_secret())?).await?;
+    secrets
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(token_secret())?,
+        )
+        .await?;
     let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
     let map = maps.get("hyperion-ca").await?;
     let data = map.data.unwrap_or_default();
-    data.get("fingerprint").cloned().context("ConfigMap hyperion-ca lacks key fingerprint")
+    data.get("fingerprint")
+        .cloned()
+        .context("ConfigMap hyperion-ca lacks key fingerprint")
 }
 
 fn token_secret() -> serde_json::Value {
-    let hash: String = Sha256::digest(TOKEN_SECRET).iter().map(|b| format!("{b:02x}")).collect();
+    let hash: String = Sha256::digest(TOKEN_SECRET)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -273,7 +298,10 @@ pub(crate) async fn serve(dir: &Path, args: &ServeArgs) -> anyhow::Result<()> {
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    let _ = answer_metrics(stream, &registry).await;
+                    let save = || std::fs::write(&objects, api.dump().to_string());
+                    if let Err(e) = answer(stream, &registry, save).await {
+                        tracing::warn!(error = %e, "HTTP request");
+                    }
                 }
             }
             _ = terminate.recv() => {
@@ -284,14 +312,22 @@ pub(crate) async fn serve(dir: &Path, args: &ServeArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn answer_metrics(
+async fn answer(
     mut stream: tokio::net::TcpStream,
     registry: &Registry,
+    save: impl FnOnce() -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
     let mut request = [0; 1024];
-    let _ = stream.read(&mut request).await?;
+    let len = stream.read(&mut request).await?;
     let mut text = String::from("HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n");
-    prometheus_client::encoding::text::encode(&mut text, registry)?;
+    if request
+        .get(..len)
+        .is_some_and(|r| r.starts_with(b"GET /save "))
+    {
+        save()?;
+    } else {
+        prometheus_client::encoding::text::encode(&mut text, registry)?;
+    }
     stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await?;
     Ok(())

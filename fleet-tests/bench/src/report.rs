@@ -44,3 +44,37 @@ impl Report {
         self.figures.insert(name.to_owned(), value.into());
     }
 }
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{} ({}, seed {})", self.bench, self.version, self.seed)?;
+        for (name, value) in &self.conditions {
+            writeln!(f, "  {name}: {value}")?;
+        }
+        for (name, value) in &self.figures {
+            match value {
+                Some(value) => writeln!(f, "  {name:32} {value:>14.3}")?,
+                None => writeln!(f, "  {name:32} {:>14}", "not measured")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_one_flat_object() {
+        let mut report = Report::new("link", 1);
+        report.condition("agents", 10);
+        report.figure("sent", 5.0);
+        report.figure("lost", None);
+        let value = serde_json::to_value(&report).unwrap();
+        assert_eq!(value["figures"]["sent"], 5.0);
+        assert!(value["figures"]["lost"].is_null());
+        assert_eq!(value["bench"], "link");
+        assert!(!value["version"].as_str().unwrap().is_empty());
+    }
+}

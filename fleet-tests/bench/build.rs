@@ -1,0 +1,20 @@
+//! Notes which commit the measured program was built from.
+
+#![expect(clippy::print_stdout, reason = "how a build script talks to cargo")]
+
+use std::process::Command;
+
+fn main() {
+    // Changes with every commit.
+    println!("cargo::rerun-if-changed=../../.git/logs/HEAD");
+    let described = Command::new("git")
+        .args(["describe", "--always", "--tags"])
+        .output();
+    let version = described
+        .ok()
+        .filter(|o| o.status.success())
+        .and_then(|o| String::from_utf8(o.stdout).ok());
+    if let Some(version) = version {
+        println!("cargo::rustc-env=HYPERION_VERSION={}", version.trim());
+    }
+}

@@ -1,0 +1,66 @@
+//! `hyperion-bench`: measures.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use hyperion_bench::report::Report;
+use hyperion_bench::{decide, link};
+
+/// Measure Hyperion.
+#[derive(Parser)]
+#[command(name = "hyperion-bench", version)]
+struct Cli {
+    /// Print one JSON object on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    Link(link::Args),
+    Decide(decide::Args),
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let cli = Cli::parse();
+    match run(cli.bench).and_then(|report| print(report, cli.json)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "hyperion-bench: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// None where the program was the server of another one.
+fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
+    match bench {
+        Bench::Decide(args) => decide::run(&args).map(Some),
+        Bench::Link(args) => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(link::run(&args))
+        }
+    }
+}
+
+fn print(report: Option<Report>, json: bool) -> anyhow::Result<()> {
+    let Some(report) = report else {
+        return Ok(());
+    };
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    Ok(())
+}

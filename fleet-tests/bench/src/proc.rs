@@ -1,0 +1,59 @@
+//! What the kernel says of a process.
+
+use anyhow::Context;
+
+/// Unit of the times in /proc/PID/stat: fixed by Linux's ABI on all that we run on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Resident memory, bytes.
+///
+/// # Errors
+/// There is no such process.
+pub fn rss_bytes(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .context("VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+    Ok(kib * 1024)
+}
+
+/// User and system time so far, seconds.
+///
+/// # Errors
+/// There is no such process.
+pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may hold spaces; utime and stime are the 12th and 13th after it.
+    let rest = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
+    let ticks: u64 = rest
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|v| v.parse::<u64>().unwrap_or(0))
+        .sum();
+    Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// Model name of the CPU, empty where the kernel does not tell.
+#[must_use]
+pub fn cpu_model() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|l| l.strip_prefix("model name"));
+    name.map_or_else(String::new, |n| {
+        n.trim_start_matches([' ', '\t', ':']).to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_memory_and_time() {
+        let own = std::process::id();
+        assert!(rss_bytes(own).unwrap() > 1 << 20);
+        assert!(cpu_seconds(own).unwrap() >= 0.0);
+    }
+}
