@@ -21,6 +21,25 @@ pub struct Connection {
     pub server: String,
 }
 
+/// How to connect.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectArgs {
+    /// Kubeconfig; by default as `kubectl` would find one.
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace.
+    pub namespace: Option<String>,
+}
+
+impl ConnectArgs {
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub async fn connect(&self) -> Result<Connection, CliError> {
+        connect(self.kubeconfig.as_ref(), self.namespace.as_deref()).await
+    }
+}
+
 /// Connects as the kubeconfig says; with `None`, as `kubectl` would find one. Nothing is sent yet.
 ///
 /// # Errors

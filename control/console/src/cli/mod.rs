@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::connect::{Connection, connect};
+use crate::connect::{ConnectArgs, Connection};
 use crate::error::CliError;
 use crate::top;
 use output::{Format, Out};
@@ -110,15 +110,16 @@ fn run(cli: Cli, out: &Out) -> Result<(), CliError> {
         .map_err(|e| CliError::new(format!("cannot start: {e}")))?;
     let Cli { global, command } = cli;
     runtime.block_on(async {
-        let connected = || connect(global.kubeconfig.as_ref(), global.namespace.as_deref());
+        let how = ConnectArgs {
+            kubeconfig: global.kubeconfig,
+            namespace: global.namespace,
+        };
+        let connected = || how.connect();
         match command {
             Command::Completion { shell } => out.write(completion(shell).as_bytes()),
             Command::Top(args) => {
-                let connection = match args.simulate {
-                    Some(_) => None,
-                    None => Some(connected().await?),
-                };
-                top::run(&args, connection, out.colour).await
+                let connect = args.simulate.is_none().then(|| how.clone());
+                top::run(&args, connect, out.colour).await
             }
             Command::Nodes(args) => lists::nodes(&connected().await?, &args, out).await,
             Command::Workloads(args) => lists::workloads(&connected().await?, &args, out).await,
@@ -129,7 +130,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), CliError> {
             Command::Node(command) => node::run(&connected().await?, &command, out).await,
             Command::Apply(args) => {
                 let documents = apply::read(&args)?;
-                let explicit = global.namespace.as_deref();
+                let explicit = how.namespace.as_deref();
                 apply::run(&connected().await?, &args, documents, explicit, out).await
             }
         }

@@ -1,5 +1,7 @@
 //! A decision in words: why a replica is where it is, or why it has no place.
 
+use hyperion_api::workload::WorkloadPhase;
+
 use super::column::Mark;
 use super::{Placement, Workload, placement, workload};
 use crate::text::{self, Line, Tone};
@@ -25,6 +27,22 @@ pub fn sign(mark: Mark, ascii: bool) -> &'static str {
 /// The whole explanation of a workload. `placements` are its own, by replica.
 #[must_use]
 pub fn workload_lines(row: &Workload, placements: &[&Placement], ascii: bool) -> Vec<Line> {
+    let mut lines = head_lines(row, ascii);
+    let missing = missing_lines(row, placements.len(), ascii);
+    if !missing.is_empty() {
+        lines.push(Vec::new());
+        lines.extend(missing);
+    }
+    for placement in placements {
+        lines.push(Vec::new());
+        lines.extend(placement_lines(placement, ascii));
+    }
+    lines
+}
+
+/// What the workload is, and its constraints where it has any.
+#[must_use]
+pub fn head_lines(row: &Workload, ascii: bool) -> Vec<Line> {
     let mut lines = vec![headline(row, ascii)];
     if !row.constraints.is_empty() {
         lines.push(vec![
@@ -32,18 +50,20 @@ pub fn workload_lines(row: &Workload, placements: &[&Placement], ascii: bool) ->
             (Tone::Plain, row.constraints.join(" · ")),
         ]);
     }
+    lines
+}
+
+/// Why replicas have no place; empty if all have one.
+#[must_use]
+pub fn missing_lines(row: &Workload, placed: usize, ascii: bool) -> Vec<Line> {
     let missing = usize::try_from(row.desired)
         .unwrap_or(0)
-        .saturating_sub(placements.len());
-    if missing > 0 || !row.rejected.is_empty() {
-        lines.push(Vec::new());
-        lines.extend(pending_lines(row, missing, ascii));
+        .saturating_sub(placed);
+    // A job that is done needs no place any more.
+    if missing == 0 || row.phase == WorkloadPhase::Succeeded {
+        return Vec::new();
     }
-    for placement in placements {
-        lines.push(Vec::new());
-        lines.extend(placement_lines(placement, ascii));
-    }
-    lines
+    pending_lines(row, missing, ascii)
 }
 
 fn headline(row: &Workload, ascii: bool) -> Line {

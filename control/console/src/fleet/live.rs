@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Samples kept per node, one a second: two minutes, the width of a wide terminal.
 pub const HISTORY: usize = 120;
 
+/// GPUs of one node that are kept.
+const MAX_GPUS: usize = 64;
+
 /// Values older than this are shown as stale.
 pub const STALE_MS: i64 = 10_000;
 
@@ -95,6 +98,8 @@ pub struct Sample {
     pub cpu: u8,
     /// Percent, 0 to 100; 255 for unknown.
     pub memory: u8,
+    /// Percent, 0 to 100; 255 for unknown.
+    pub gpu: u8,
     /// Bytes per second, received.
     pub rx: f32,
     /// Bytes per second, sent.
@@ -117,44 +122,56 @@ fn whole_percent(value: f32) -> u8 {
     }
 }
 
-impl Live {
-    /// Takes a sample that arrived at `now_ms`; `before` gives its history.
-    #[must_use]
-    pub fn advance(before: Option<Self>, sample: &LiveSample, now_ms: i64) -> Self {
-        let mut history = before.map(|b| b.history).unwrap_or_default();
-        let age = i64::try_from(sample.age_ms).unwrap_or(i64::MAX);
-        let mut live = Self {
-            connected: sample.connected,
-            at_ms: now_ms.saturating_sub(age),
-            cpu: sane(sample.cpu_percent),
-            memory_used: sample.memory_used_bytes,
-            memory_total: sample.memory_total_bytes,
-            disk_used: sample.disk_used_bytes,
-            load1: sane(sample.load1),
-            rx: sample.rx_bytes_per_second,
-            tx: sample.tx_bytes_per_second,
-            rtt_ms: sane(sample.rtt_ms),
-            celsius: sample.max_celsius.filter(|c| c.is_finite()),
-            gpus: sample
-                .gpu_percent
-                .iter()
-                .take(64)
-                .map(|g| sane(*g))
-                .collect(),
-            dropped: sample.dropped_total,
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            connected: false,
+            at_ms: 0,
+            cpu: f32::NAN,
+            memory_used: 0,
+            memory_total: 0,
+            disk_used: 0,
+            load1: f32::NAN,
+            rx: 0,
+            tx: 0,
+            rtt_ms: f32::NAN,
+            celsius: None,
+            gpus: Vec::new(),
+            dropped: 0,
             history: VecDeque::new(),
-        };
-        while history.len() >= HISTORY {
-            history.pop_front();
         }
-        history.push_back(Sample {
-            cpu: whole_percent(live.cpu),
-            memory: whole_percent(live.memory_percent()),
-            rx: live.rx as f32,
-            tx: live.tx as f32,
+    }
+}
+
+impl Live {
+    /// Takes a sample that arrived at `now_ms`. In place: ten thousand nodes send one a second.
+    pub fn take(&mut self, sample: &LiveSample, now_ms: i64) {
+        let age = i64::try_from(sample.age_ms).unwrap_or(i64::MAX);
+        self.connected = sample.connected;
+        self.at_ms = now_ms.saturating_sub(age);
+        self.cpu = sane(sample.cpu_percent);
+        self.memory_used = sample.memory_used_bytes;
+        self.memory_total = sample.memory_total_bytes;
+        self.disk_used = sample.disk_used_bytes;
+        self.load1 = sane(sample.load1);
+        self.rx = sample.rx_bytes_per_second;
+        self.tx = sample.tx_bytes_per_second;
+        self.rtt_ms = sane(sample.rtt_ms);
+        self.celsius = sample.max_celsius.filter(|c| c.is_finite());
+        self.gpus.clear();
+        let gpus = sample.gpu_percent.iter().take(MAX_GPUS);
+        self.gpus.extend(gpus.map(|g| sane(*g)));
+        self.dropped = sample.dropped_total;
+        while self.history.len() >= HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(Sample {
+            cpu: whole_percent(self.cpu),
+            memory: whole_percent(self.memory_percent()),
+            gpu: whole_percent(self.gpu_percent()),
+            rx: self.rx as f32,
+            tx: self.tx as f32,
         });
-        live.history = history;
-        live
     }
 
     /// Memory in use, percent; NaN where the total is not known.
@@ -197,23 +214,25 @@ mod tests {
         let json = r#"{"version":7,"nodes":[{"id":"a","cpuPercent":null,"gpuPercent":[null,50.0],
             "rttMs":-3.0,"memoryUsedBytes":5,"somethingNew":1},{"id":"b","cpuPercent":12.5}]}"#;
         let answer: LiveAnswer = serde_json::from_str(json).unwrap();
-        let a = Live::advance(None, &answer.nodes[0], 1000);
+        let (mut a, mut b) = (Live::default(), Live::default());
+        a.take(&answer.nodes[0], 1000);
         assert!(a.cpu.is_nan() && a.rtt_ms.is_nan() && a.memory_percent().is_nan());
         assert_eq!(a.gpu_percent(), 50.0);
         assert_eq!(a.history[0].cpu, u8::MAX);
-        assert_eq!(Live::advance(None, &answer.nodes[1], 0).cpu, 12.5);
+        b.take(&answer.nodes[1], 0);
+        assert_eq!(b.cpu, 12.5);
     }
 
     #[test]
     fn history_is_bounded() {
-        let mut live = None;
+        let mut live = Live::default();
         for i in 0..500 {
             let sample = LiveSample {
                 cpu_percent: Some(i as f32),
                 ..Default::default()
             };
-            live = Some(Live::advance(live, &sample, i64::from(i)));
+            live.take(&sample, i64::from(i));
         }
-        assert_eq!(live.unwrap().history.len(), HISTORY);
+        assert_eq!(live.history.len(), HISTORY);
     }
 }

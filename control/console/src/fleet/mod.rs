@@ -22,7 +22,7 @@ pub use workload::Workload;
 
 use crate::text::clean_in_place;
 use column::Row;
-use live::{Live, LiveSample};
+use live::LiveSample;
 
 /// Events kept; the oldest go first. An hour of a busy fleet.
 pub const MAX_HAPPENINGS: usize = 2000;
@@ -108,7 +108,7 @@ pub struct Touched {
 }
 
 /// All rows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Fleet {
     /// Nodes.
     pub nodes: Store<Node>,
@@ -180,8 +180,7 @@ impl Fleet {
                 for sample in &samples {
                     // Telemetry of a node whose object has not arrived yet: the next one will do.
                     if let Some(node) = self.nodes.get_mut(&sample.id) {
-                        let before = node.live.take().map(|l| *l);
-                        node.live = Some(Box::new(Live::advance(before, sample, now_ms)));
+                        node.live.get_or_insert_default().take(sample, now_ms);
                     }
                 }
                 touched.live = true;

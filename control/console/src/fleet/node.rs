@@ -30,7 +30,9 @@ pub enum NodeState {
 }
 
 impl NodeState {
-    fn cell(self) -> Cell {
+    /// Its cell.
+    #[must_use]
+    pub fn cell(self) -> Cell {
         let (mark, tone) = match self {
             Self::Ready => (Mark::Good, Tone::Good),
             Self::Cordoned | Self::Draining => (Mark::Half, Tone::Warn),
@@ -304,6 +306,7 @@ impl Row for Node {
         let live =
             |value: fn(&Live) -> f32| float_order(self.live_value(value), other.live_value(value));
         match column {
+            c::NODE => self.id.cmp(&other.id),
             c::STATE => self.state.cmp(&other.state),
             c::SITE => self.site.cmp(&other.site),
             c::PROVIDER => self.provider.cmp(&other.provider),

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Serialize, Serializer};
+
 use super::column::Row;
 
 /// Rows by id and by slot.
@@ -19,6 +21,12 @@ impl<T> Default for Store<T> {
             free: Vec::new(),
             by_id: HashMap::new(),
         }
+    }
+}
+
+impl<T: Serialize> Serialize for Store<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.slots.iter().flatten())
     }
 }
 
@@ -54,6 +62,18 @@ impl<T: Row> Store<T> {
     pub fn get_mut(&mut self, id: &str) -> Option<&mut T> {
         let slot = *self.by_id.get(id)?;
         self.slots[slot as usize].as_mut()
+    }
+
+    /// Slot of a row.
+    #[must_use]
+    pub fn slot(&self, id: &str) -> Option<u32> {
+        self.by_id.get(id).copied()
+    }
+
+    /// One more than the highest slot in use.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// Row by slot.

@@ -1,19 +1,25 @@
 //! Totals for the overview.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use hyperion_api::placement::PlacementPhase;
 use hyperion_api::workload::WorkloadPhase;
 
+use serde::Serialize;
+
+use super::column::{Cell, Column, Context, Row, float_order};
 use super::{Fleet, NodeState};
+use crate::text::{self, Tone};
 
 /// Totals of a group of nodes.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Group {
     /// Nodes.
     pub nodes: usize,
     /// Of them ready.
     pub ready: usize,
+    down: usize,
     /// Replicas on them.
     pub replicas: u64,
     /// US dollars per hour.
@@ -23,6 +29,12 @@ pub struct Group {
 }
 
 impl Group {
+    /// Nodes out of contact or revoked.
+    #[must_use]
+    pub fn down(&self) -> usize {
+        self.down
+    }
+
     /// Mean CPU utilisation of the nodes that report it, percent; NaN for none.
     #[must_use]
     pub fn cpu(&self) -> f32 {
@@ -34,8 +46,90 @@ impl Group {
     }
 }
 
+/// A site, or a region of a cloud, with its totals.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Place {
+    /// Site or region; `–` where the node says neither.
+    pub name: String,
+    /// Provider.
+    pub provider: String,
+    /// `provider/name`.
+    pub key: String,
+    /// Totals.
+    pub group: Group,
+    haystack: String,
+}
+
+impl Row for Place {
+    const COLUMNS: &'static [Column] = &[
+        Column::text("SITE OR REGION", 'n', 16, 30, 0),
+        Column::text("PROV", 'p', 5, 6, 1),
+        Column::number("NODES", 'e', 6, 7, 0),
+        Column::number("DOWN", 'w', 5, 6, 0),
+        Column::number("READY", 't', 5, 16, 3),
+        Column::number("REPL", 'o', 5, 7, 2),
+        Column::live("CPU", 'c', 4, 15, 1),
+        Column::number("$/h", 'd', 9, 11, 1),
+    ];
+    const FIRST_SORT: (usize, bool) = (3, true);
+
+    fn id(&self) -> &str {
+        &self.key
+    }
+
+    fn haystack(&self) -> &str {
+        &self.haystack
+    }
+
+    fn cell(&self, column: usize, _: Context) -> Cell {
+        let group = &self.group;
+        let count = |n: u64, tone| {
+            let tone = if n == 0 { Tone::Dim } else { tone };
+            Cell::toned(text::grouped(n), tone)
+        };
+        match column {
+            0 => Cell::toned(&*self.name, Tone::Strong),
+            1 => Cell::plain(&*self.provider),
+            2 => count(group.nodes as u64, Tone::Plain),
+            3 => count(group.down() as u64, Tone::Bad),
+            4 => {
+                let share = group.ready as f32 / group.nodes.max(1) as f32;
+                let tone = match share {
+                    s if s >= 0.999 => Tone::Good,
+                    s if s >= 0.9 => Tone::Warn,
+                    _ => Tone::Bad,
+                };
+                Cell {
+                    bar: Some(share),
+                    // Rounded down: 100% means all of them.
+                    ..Cell::toned(format!("{:.0}%", (share * 100.0).floor()), tone)
+                }
+            }
+            5 => count(group.replicas, Tone::Plain),
+            6 => Cell::load(group.cpu(), false),
+            _ if group.price == 0.0 => Cell::toned("owned", Tone::Dim),
+            _ => Cell::plain(text::dollars(group.price)),
+        }
+    }
+
+    fn order(&self, other: &Self, column: usize) -> Ordering {
+        let (a, b) = (&self.group, &other.group);
+        let ready = |g: &Group| g.ready as f64 / g.nodes.max(1) as f64;
+        match column {
+            0 => self.name.cmp(&other.name),
+            1 => self.provider.cmp(&other.provider),
+            2 => a.nodes.cmp(&b.nodes),
+            3 => (a.down(), a.nodes).cmp(&(b.down(), b.nodes)),
+            4 => float_order(ready(a), ready(b)),
+            5 => a.replicas.cmp(&b.replicas),
+            6 => float_order(f64::from(a.cpu()), f64::from(b.cpu())),
+            _ => float_order(a.price, b.price),
+        }
+    }
+}
+
 /// Totals.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Summary {
     /// All nodes.
     pub all: Group,
@@ -43,8 +137,8 @@ pub struct Summary {
     pub states: BTreeMap<NodeState, usize>,
     /// By provider, largest first.
     pub providers: Vec<(String, Group)>,
-    /// By site (edge) or region (cloud), those with trouble first, then the largest.
-    pub sites: Vec<(String, Group)>,
+    /// By site (edge) or region (cloud).
+    pub places: Vec<Place>,
     /// Workloads by phase: pending, running, degraded, succeeded, failed.
     pub workloads: [usize; 5],
     /// Placements: running and ready, on their way, in trouble.
@@ -65,15 +159,17 @@ impl Summary {
     pub fn of(fleet: &Fleet, now_ms: i64) -> Self {
         let mut out = Self::default();
         let mut providers = BTreeMap::<&str, Group>::new();
-        let mut sites = BTreeMap::<&str, Group>::new();
+        let mut places = BTreeMap::<(&str, &str), Group>::new();
         for (_, node) in fleet.nodes.iter() {
             *out.states.entry(node.state).or_default() += 1;
             let live = node.live.as_deref().filter(|l| !l.is_stale(now_ms));
             let provider = providers.entry(&node.provider).or_default();
-            let site = sites.entry(node.place()).or_default();
-            for group in [&mut out.all, provider, site] {
+            let place = places.entry((&node.provider, node.place())).or_default();
+            for group in [&mut out.all, provider, place] {
                 group.nodes += 1;
                 group.ready += usize::from(node.state == NodeState::Ready);
+                group.down +=
+                    usize::from(matches!(node.state, NodeState::Lost | NodeState::Revoked));
                 group.replicas += u64::from(node.replicas);
                 if node.price.is_finite() && node.price > 0.0 {
                     group.price += node.price;
@@ -104,8 +200,13 @@ impl Summary {
                 out.workload_cost += placement.hourly_cost;
             }
         }
-        out.providers = sorted(providers, false);
-        out.sites = sorted(sites, true);
+        out.providers = providers
+            .into_iter()
+            .map(|(name, group)| (name.to_owned(), group))
+            .collect();
+        out.providers
+            .sort_by(|(a, x), (b, y)| y.nodes.cmp(&x.nodes).then_with(|| a.cmp(b)));
+        out.places = places.into_iter().map(place).collect();
         out
     }
 }
@@ -120,16 +221,13 @@ fn phase_index(phase: WorkloadPhase) -> usize {
     }
 }
 
-fn sorted(groups: BTreeMap<&str, Group>, trouble_first: bool) -> Vec<(String, Group)> {
-    let mut list: Vec<(String, Group)> = groups
-        .into_iter()
-        .map(|(name, group)| (name.to_owned(), group))
-        .collect();
-    let down = |g: &Group| if trouble_first { g.nodes - g.ready } else { 0 };
-    list.sort_by(|(a, x), (b, y)| {
-        (down(y), y.nodes)
-            .cmp(&(down(x), x.nodes))
-            .then_with(|| a.cmp(b))
-    });
-    list
+fn place(((provider, name), group): ((&str, &str), Group)) -> Place {
+    let name = if name.is_empty() { "–" } else { name };
+    Place {
+        name: name.to_owned(),
+        provider: provider.to_owned(),
+        key: format!("{provider}/{name}"),
+        group,
+        haystack: format!("{provider} {name}").to_lowercase(),
+    }
 }

@@ -1,16 +1,38 @@
-//! top
-/// Flags.
+//! `hyperion top`: the fleet in the terminal.
+//!
+//! ```text
+//! terminal ─┐                        ┌─ layout ─┐
+//! watches ──┼─ Event → State::handle → Action    ├─ draw → buffer → terminal
+//! live poll ┘          State::settle ┘──────────┘
+//! ```
+//!
+//! [`event::Event`] is all that happens; [`state::State`] changes only in `handle` and, before a
+//! frame, in `settle` (indexes and totals); [`draw::draw`] reads it and writes a buffer. The loop
+//! in `run` owns the terminal and decides when a frame is due.
+
+pub mod contact;
+pub mod draw;
+pub mod event;
+pub mod layout;
+mod run;
+pub mod simulate;
+mod source;
+pub mod state;
+pub mod table;
+mod update;
+
+pub use run::run;
+
+/// Flags of `top`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Show this many simulated nodes instead of a fleet; needs no control plane
+    /// Show a simulated fleet with this many nodes; needs no control plane
     #[arg(long, value_name = "NODES")]
     pub simulate: Option<usize>,
-}
-/// Runs.
-pub async fn run(
-    _: &Args,
-    _: Option<crate::connect::Connection>,
-    _: bool,
-) -> Result<(), crate::error::CliError> {
-    Ok(())
+    /// Leave the mouse to the terminal
+    #[arg(long)]
+    pub no_mouse: bool,
+    /// Draw with ASCII only
+    #[arg(long)]
+    pub ascii: bool,
 }
