@@ -17,6 +17,7 @@ pub mod kubectl;
 pub mod measure;
 pub mod needs;
 pub mod process;
+pub mod scene;
 pub mod state;
 pub mod wait;
 pub mod watch;

@@ -1,0 +1,90 @@
+//! What an agent costs: its own memory and CPU, with containers that it looks after.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::{Measured, build_profile, cores, cpu_model};
+use crate::process::run as run_command;
+use crate::scene::service;
+use crate::{AgentSpec, Fleet, FleetOptions, needs};
+
+/// How to measure.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long to look, seconds.
+    pub seconds: u64,
+    /// Containers on the node, each with a readiness probe.
+    pub containers: u32,
+}
+
+/// Measures `rss_mb` (the largest seen, 10^6 bytes) and `cpu_percent_of_core` of one agent that is
+/// connected to a control plane, sends telemetry every second and runs real containers.
+///
+/// # Errors
+/// A fleet can't run here, or the containers did not run in time.
+pub fn run(options: &Options) -> Result<Measured> {
+    if let Some(reason) = needs::missing(&needs::OURS) {
+        anyhow::bail!("can't measure here: {reason}");
+    }
+    let mut fleet = Fleet::start(&FleetOptions::new("measure-agent"))?;
+    fleet.add(&AgentSpec::edge("edge-0").flag("--telemetry-interval", "1s"))?;
+    if options.containers > 0 {
+        fleet.apply(&service("bench", options.containers, None))?;
+        fleet.wait_all_running("bench", usize::try_from(options.containers)?)?;
+    }
+    let agent = fleet.agent(0)?;
+    let pid = agent.process().id().context("the agent has ended")?.pid;
+    let begin = Instant::now();
+    let ticks_before = cpu_ticks(pid)?;
+    let span = Duration::from_secs(options.seconds.max(1));
+    let mut rss_bytes = 0;
+    while begin.elapsed() < span {
+        rss_bytes = rss_bytes.max(resident_bytes(pid)?);
+        std::thread::sleep(Duration::from_millis(500).min(span));
+    }
+    let elapsed = begin.elapsed().as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "ticks of some minutes")]
+    let seconds = (cpu_ticks(pid)? - ticks_before) as f64 / ticks_per_second()?;
+    let mut measured = Measured::default();
+    #[expect(clippy::cast_precision_loss, reason = "bytes of one process")]
+    measured.figure("rss_mb", rss_bytes as f64 / 1e6);
+    measured.figure("cpu_percent_of_core", seconds / elapsed * 100.0);
+    let program = needs::programs().join("hyperion-agent");
+    #[expect(clippy::cast_precision_loss, reason = "bytes of one file")]
+    measured.figure("binary_mb", std::fs::metadata(&program)?.len() as f64 / 1e6);
+    measured.condition("seconds", elapsed);
+    measured.condition("containers", options.containers);
+    measured.condition("telemetry_interval_s", 1);
+    measured.condition("programs", build_profile());
+    measured.condition("cores", cores());
+    measured.condition("cpu", cpu_model());
+    Ok(measured)
+}
+
+/// User and system time of a process, clock ticks.
+fn cpu_ticks(pid: u32) -> Result<u64> {
+    let file = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&file).with_context(|| file.clone())?;
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest);
+    let mut fields = fields.unwrap_or_default().split_whitespace().skip(11);
+    let mut next = || -> Result<u64> {
+        let field = fields.next().with_context(|| file.clone())?;
+        field.parse().with_context(|| file.clone())
+    };
+    Ok(next()? + next()?)
+}
+
+/// Resident memory of a process, bytes.
+fn resident_bytes(pid: u32) -> Result<u64> {
+    let file = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&file).with_context(|| file.clone())?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kib.context(file)? * 1024)
+}
+
+fn ticks_per_second() -> Result<f64> {
+    let ticks = run_command("getconf", &["CLK_TCK"])?;
+    ticks.trim().parse().context("getconf CLK_TCK")
+}
