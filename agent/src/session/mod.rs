@@ -351,12 +351,8 @@ impl<W: Workloads> Session<W> {
                     key,
                 } => core.event(&reason, message, warning, key.as_ref()),
                 SupervisorEvent::Runtime(state) => {
-                    let name = match &state {
-                        RuntimeState::Available { name, version } => format!("{name} {version}"),
-                        RuntimeState::Unavailable { .. } => String::new(),
-                    };
                     self.status.set_runtime(&state);
-                    core.set_runtime(name);
+                    take_runtime(&mut core, state);
                 }
             }
             left -= 1;
@@ -402,6 +398,15 @@ impl<W: Workloads> Session<W> {
         self.status.set_store(failure.as_deref());
         let reports = core.workloads.reports();
         self.status.metrics.set_replicas(&reports);
+    }
+}
+
+fn take_runtime<W: Workloads>(core: &mut Core<W>, state: RuntimeState) {
+    match state {
+        RuntimeState::Available { name, version } => core.set_runtime(format!("{name} {version}")),
+        RuntimeState::Unavailable { reason } => {
+            core.event("RuntimeUnavailable", reason, true, None);
+        }
     }
 }
 

@@ -170,10 +170,10 @@ pub fn outcome(report: &ReplicaReport, desired: &Desired) -> Option<Finished> {
         return None;
     }
     let phase = report.phase();
-    let ended = match (phase, desired.start.pod.restart_policy()) {
-        (ReplicaPhase::Succeeded, RestartPolicy::Never | RestartPolicy::OnFailure) => true,
-        (ReplicaPhase::Failed, RestartPolicy::Never) => true,
-        _ => false,
+    let ended = match desired.start.pod.restart_policy() {
+        RestartPolicy::Never => matches!(phase, ReplicaPhase::Succeeded | ReplicaPhase::Failed),
+        RestartPolicy::OnFailure => phase == ReplicaPhase::Succeeded,
+        RestartPolicy::Always | RestartPolicy::Unspecified => false,
     };
     ended.then(|| Finished {
         phase,

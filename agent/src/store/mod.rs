@@ -9,14 +9,15 @@
 mod disk;
 mod state;
 
+use std::io::Read;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyperion_proto::agent_v1::Event;
 use hyperion_proto::domain::ReplicaKey;
-use redb::backends::FileBackend;
-use redb::{Builder, Database, DatabaseError, Durability};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{Builder, Database, DatabaseError, Durability, StorageBackend};
 use tracing::{info, warn};
 
 use self::disk::{LoadError, Write};
@@ -31,6 +32,8 @@ pub const FILE: &str = "store.redb";
 const CACHE: usize = 256 * 1024;
 /// Time between attempts to write again after a failure.
 const RETRY: Duration = Duration::from_secs(10);
+/// Largest file that is read into memory where the disk takes no writes, bytes.
+const COPY: u64 = 32 << 20;
 /// Ids that are skipped at each start: those of events that were delivered but not yet on disk
 /// when the agent was killed are not given out again.
 const ID_GAP: u64 = 1 << 20;
@@ -202,9 +205,17 @@ impl Store {
         }
     }
 
-    /// What a file holds that can be read but not written.
+    /// What a file holds that can be read but not written. After a power cut redb has to repair
+    /// the file before it reads it, so that happens on a copy in memory.
     fn read_only(&self) -> Option<State> {
-        let db = builder().open_read_only(&self.path).ok()?;
+        let file = std::fs::File::open(&self.path).ok()?;
+        let mut bytes = Vec::new();
+        file.take(COPY).read_to_end(&mut bytes).ok()?;
+        let copy = InMemoryBackend::new();
+        copy.set_len(bytes.len() as u64).ok()?;
+        copy.write(0, &bytes).ok()?;
+        drop(bytes);
+        let db = builder().create_with_backend(copy).ok()?;
         disk::load(&db).ok().flatten()
     }
 

@@ -1,10 +1,7 @@
 //! Store tests: what is acknowledged survives a power cut at any write, and no file stops a start.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::Mutex as StdMutex;
-
-use redb::StorageBackend;
+use std::sync::{Arc, Mutex as StdMutex};
 
 use super::*;
 use crate::testing::{desired, key};
@@ -413,4 +410,64 @@ fn a_full_disk_is_survived_in_memory_and_made_up_for() {
     let store = disk.store();
     assert_eq!(store.desired().len(), 2);
     assert_eq!(store.events_after(0, 5)[0].id, id);
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_start_still_says_what_to_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    let mut store = Store::open(dir.path(), false).unwrap();
+    store.apply(&[Change::Put(desired("web", 0, 3))], true);
+    // Killed, so that the file has to be repaired before it is read.
+    std::mem::forget(store.db.take());
+    let disk = Disk::of(fs::read(&path).unwrap());
+    disk.image().full = true;
+    let opener: Opener = Box::new(move || builder().create_with_backend(disk.clone()));
+    let store = Store::with_opener(path, opener, true).unwrap();
+    assert!(store.failure().is_some());
+    assert!(!store.partial());
+    assert_eq!(names(&store), [("default/web/0".to_owned(), 3)]);
+}
+
+#[test]
+fn no_damage_to_the_file_stops_a_start() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/store-v1.redb");
+    let good = fs::read(sample).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    // A fixed sequence: the same damage on every run.
+    let mut seed = 0x9E37_79B9_u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from(seed >> 33).unwrap() % below
+    };
+    let mut kept = 0;
+    for round in 0..100 {
+        let mut bytes = good.clone();
+        for _ in 0..=random(4) {
+            let at = random(bytes.len());
+            let end = (at + 1 + random(64)).min(bytes.len());
+            for byte in &mut bytes[at..end] {
+                *byte ^= u8::try_from(1 + random(255)).unwrap();
+            }
+        }
+        if round % 10 == 0 {
+            let end = random(bytes.len());
+            bytes.truncate(end);
+        }
+        fs::write(&path, &bytes).unwrap();
+        let mut store = Store::open(dir.path(), true).unwrap();
+        if store.take_moved_aside().is_none() && !store.partial() {
+            kept += 1;
+            assert_eq!(store.desired().len(), 2, "round {round}");
+            assert_eq!(store.highest(&key("gone", 0)), 9, "round {round}");
+        }
+        store.apply(&[Change::Put(desired("new", 0, 1))], true);
+        assert_eq!(store.failure(), None, "round {round}");
+        drop(store);
+        for entry in fs::read_dir(dir.path()).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+    assert!(kept < 100, "nothing was damaged");
 }
