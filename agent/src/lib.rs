@@ -1,1 +1,35 @@
-//! placeholder
+//! The agent: runs the replicas that the control plane places on this node, and goes on without
+//! the control plane.
+//!
+//! ```text
+//!   link (QUIC) <-> session -> store (redb)
+//!                     |  ^
+//!         set_desired v  | reports, events
+//!                  supervisor -> runtime (CRI) -> containerd
+//! ```
+//!
+//! One thread. Tasks: the session ([`session::run`]) owns the store and all decisions; the link
+//! owns the connection; the supervisor owns the containers; one task serves /metrics and /healthz.
+//! The way in is [`run`].
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
+
+pub mod config;
+pub mod http;
+pub mod identity;
+mod run;
+pub mod runtime;
+pub mod session;
+pub mod status;
+pub mod store;
+pub mod supervisor;
+pub mod systemd;
+pub mod telemetry;
+#[cfg(test)]
+mod testing;
+pub mod workloads;
+
+pub use run::run;
+
+/// Version of the agent, for people.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,240 @@
+//! Wiring: from flags to a running agent.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use hyperion_link::{ControlTarget, EnrolRequest, Identity, LinkConfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::{Config, HttpAddr};
+use crate::identity;
+use crate::session::{self, Enrolment, NodeFacts, SessionConfig};
+use crate::status::{Mode, Status};
+use crate::store::Store;
+use crate::supervisor::{self, SupervisorConfig};
+use crate::telemetry::{self, GpuReader, NoGpu, Sampler};
+use crate::{http, systemd};
+
+/// Reports and events of the supervisor that may wait for the session.
+const SUPERVISOR_EVENTS: usize = 256;
+/// How long the parts may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Anything that would be the same after a restart: flags that do not fit, a data directory that
+/// can't be written or is in use, a port that is taken, a token that was refused.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let token = config.read_token().map_err(|e| anyhow!(e))?;
+    let Config {
+        control,
+        token: _,
+        token_file: _,
+        ca_fingerprint,
+        data_dir,
+        containerd_socket,
+        site,
+        labels: _,
+        telemetry_interval,
+        http_addr,
+        system_reserved,
+        root,
+        log_format: _,
+    } = config.clone();
+    let _lock = lock_data_dir(&data_dir)?;
+    let known = identity::load(&data_dir)?;
+    let store = Store::open(&data_dir, known.is_some())?;
+    let status = Arc::new(Status::default());
+    serve_http(http_addr, &status, &stop).await?;
+    tokio::spawn(systemd::watchdog());
+
+    let mut gpus: Box<dyn GpuReader> = Box::new(NoGpu);
+    let labels = config.label_map();
+    let capabilities =
+        telemetry::capabilities(&root, &data_dir, system_reserved, &labels, gpus.list());
+    let target = ControlTarget {
+        addr: control,
+        ca_fingerprint: pinned(ca_fingerprint, known.as_ref(), &data_dir)?,
+    };
+    let mut describe = EnrolRequest {
+        token: String::new(),
+        site,
+        capabilities: capabilities.clone(),
+        hostname: telemetry::hostname(&root),
+        agent_version: crate::VERSION.to_owned(),
+    };
+    let identity = match known {
+        Some(identity) => identity,
+        None => {
+            describe.token = token.context(
+                "this node is not enrolled: --token or --token-file is needed (from `hyperion token create`)",
+            )?;
+            match first_contact(&target, &describe, &data_dir, &stop).await? {
+                Some(identity) => identity,
+                None => return Ok(()),
+            }
+        }
+    };
+    describe.token = String::new();
+    status.set_node(&identity.node_id);
+    status.set_mode(Mode::Suspect, "not connected yet");
+    info!(node = %identity.node_id, site = %identity.site, boot = store.boot(), "agent starts");
+
+    let (events, supervisor_events) = mpsc::channel(SUPERVISOR_EVENTS);
+    let supervisor_stop = CancellationToken::new();
+    let (workloads, supervisor) = supervisor::start(
+        SupervisorConfig {
+            socket: containerd_socket,
+            node_id: identity.node_id.clone(),
+            log_dir: data_dir.join("logs"),
+        },
+        events,
+        supervisor_stop.clone(),
+    );
+    systemd::ready();
+    systemd::status(&format!("node {}", identity.node_id));
+    let mut link = LinkConfig::new(target);
+    link.describe = describe;
+    let session = session::run(
+        SessionConfig {
+            link,
+            facts: NodeFacts {
+                node_id: identity.node_id.clone(),
+                boot_id: boot_id(),
+                capabilities,
+                telemetry_interval_ms: u32::try_from(telemetry_interval.as_millis())
+                    .unwrap_or(u32::MAX),
+            },
+            identity,
+            data_dir: data_dir.clone(),
+            store,
+            workloads,
+            sampler: Sampler::new(&root, &data_dir, gpus),
+            telemetry_interval,
+            status,
+        },
+        supervisor_events,
+        stop.clone(),
+    );
+    drain(session, &stop).await;
+    supervisor_stop.cancel();
+    if tokio::time::timeout(DRAIN, supervisor).await.is_err() {
+        warn!("the supervisor did not end in {DRAIN:?}");
+    }
+    Ok(())
+}
+
+async fn serve_http(
+    address: HttpAddr,
+    status: &Arc<Status>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if let HttpAddr::At(address) = address {
+        let listener = http::bind(address).await.map_err(|e| anyhow!(e))?;
+        info!(address = %listener.local_addr()?, "serving /metrics and /healthz");
+        tokio::spawn(http::serve(listener, status.clone(), stop.clone()));
+    }
+    Ok(())
+}
+
+/// Enrols; none where the agent was told to stop before.
+async fn first_contact(
+    target: &ControlTarget,
+    describe: &EnrolRequest,
+    data_dir: &Path,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Identity>> {
+    // To wait for a control plane is what this agent is to do now: not a failed start.
+    systemd::ready();
+    systemd::status("enrolling");
+    let enrolment = Enrolment {
+        target: target.clone(),
+        request: describe.clone(),
+        data_dir: data_dir.to_owned(),
+    };
+    Ok(session::enrol(enrolment, stop).await?)
+}
+
+/// Runs the session until it ends; after `stop` it has a deadline.
+async fn drain(session: impl Future<Output = ()>, stop: &CancellationToken) {
+    tokio::pin!(session);
+    tokio::select! {
+        () = &mut session => {}
+        () = stop.cancelled() => {
+            systemd::stopping();
+            info!("stopping; containers keep running");
+            if tokio::time::timeout(DRAIN, &mut session).await.is_err() {
+                warn!("the session did not end in {DRAIN:?}");
+            }
+        }
+    }
+}
+
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(stop)
+}
+
+/// Makes the data directory and holds it; two agents on one store would undo each other.
+fn lock_data_dir(dir: &Path) -> anyhow::Result<File> {
+    let name = dir.display();
+    std::fs::create_dir_all(dir).with_context(|| format!("--data-dir {name}"))?;
+    let path = dir.join("agent.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("--data-dir {name}: {} can't be written", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("--data-dir {name}: in use by another agent")
+        }
+        Err(TryLockError::Error(e)) => {
+            Err(e).with_context(|| format!("--data-dir {name}: {}", path.display()))
+        }
+    }
+}
+
+/// Which CA to trust: the one that enrolled this node, or the one that is to.
+fn pinned(
+    flag: Option<String>,
+    identity: Option<&Identity>,
+    data_dir: &Path,
+) -> anyhow::Result<String> {
+    let known = identity.and_then(Identity::ca_fingerprint);
+    match (flag, known) {
+        (Some(flag), Some(known)) if flag != known => bail!(
+            "--ca-fingerprint {flag} is not that of the CA that enrolled this node, {known} in {}; to move the node to another fleet, remove that file",
+            data_dir.join(identity::FILE).display()
+        ),
+        (_, Some(known)) => Ok(known),
+        (Some(flag), None) => Ok(flag),
+        (None, None) => bail!(
+            "this node is not enrolled: --ca-fingerprint is needed (printed by `hyperion token create`)"
+        ),
+    }
+}
+
+fn boot_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}

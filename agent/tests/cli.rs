@@ -1,0 +1,235 @@
+//! The program itself: what it says and how it ends when it can't start, and that it drains.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+mod support;
+
+use std::io::Write;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use hyperion_proto::agent_v1::stream_message::Body;
+use support::{Control, TOKEN, until};
+
+const FINGERPRINT: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+fn agent(dir: &std::path::Path) -> Command {
+    agent_of("127.0.0.1:9", dir)
+}
+
+fn agent_of(control: &str, dir: &std::path::Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hyperion-agent"));
+    command
+        .env_remove("HYPERION_TOKEN")
+        .args(["--control", control, "--http-addr", "off"])
+        .arg("--data-dir")
+        .arg(dir)
+        .arg("--containerd-socket")
+        .arg(dir.join("no-containerd.sock"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs to its end; an agent that goes on is a failure.
+fn fails(command: &mut Command) -> (Option<i32>, String) {
+    let mut child = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            let output = child.wait_with_output().unwrap();
+            panic!("goes on: {}", stderr(&output));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), stderr(&output))
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn terminate(child: &Child) {
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn without_identity_and_token_it_says_what_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, text) = fails(&mut agent(dir.path()));
+    assert_eq!(code, Some(1));
+    assert!(text.contains("--ca-fingerprint"), "{text}");
+    let (code, text) = fails(agent(dir.path()).args(["--ca-fingerprint", FINGERPRINT]));
+    assert_eq!(code, Some(1));
+    assert!(text.contains("--token"), "{text}");
+}
+
+#[test]
+fn a_wrong_flag_is_named_and_nothing_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, text) = fails(agent(dir.path()).args(["--label", "nonsense"]));
+    assert_eq!(code, Some(2));
+    assert!(text.contains("--label"), "{text}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, text) = fails(
+        Command::new(env!("CARGO_BIN_EXE_hyperion-agent"))
+            .args(["--control", "127.0.0.1:9", "--ca-fingerprint", FINGERPRINT])
+            .args(["--token", TOKEN, "--http-addr", &address, "--data-dir"])
+            .arg(dir.path())
+            .stderr(Stdio::piped()),
+    );
+    assert_eq!(code, Some(1));
+    assert!(text.contains(&format!("--http-addr {address}")), "{text}");
+}
+
+#[test]
+fn a_data_directory_that_is_a_file_is_named() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"x").unwrap();
+    let (code, text) = fails(agent(file.path()).args(["--ca-fingerprint", FINGERPRINT]));
+    assert_eq!(code, Some(1));
+    let name = format!("--data-dir {}", file.path().display());
+    assert!(text.contains(&name), "{text}");
+}
+
+#[test]
+fn a_broken_identity_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("identity.json"), "{}").unwrap();
+    let (code, text) = fails(agent(dir.path()).args(["--ca-fingerprint", FINGERPRINT]));
+    assert_eq!(code, Some(1));
+    assert!(text.contains("identity.json: not an identity"), "{text}");
+}
+
+#[tokio::test]
+async fn a_refused_token_ends_it_and_a_good_one_runs_until_sigterm() {
+    let control = Control::start();
+    let dir = tempfile::tempdir().unwrap();
+    let address = control.addr.to_string();
+    let with = |token: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hyperion-agent"));
+        command
+            .env_remove("HYPERION_TOKEN")
+            .args(["--control", &address, "--http-addr", "off", "--site", "lab"])
+            .args(["--ca-fingerprint", &control.fingerprint, "--token", token])
+            .args(["--log-format", "json", "--telemetry-interval", "100ms"])
+            .arg("--data-dir")
+            .arg(dir.path())
+            .arg("--containerd-socket")
+            .arg(dir.path().join("no-containerd.sock"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    };
+    let mut refused = with("no.token");
+    let (code, text) = tokio::task::spawn_blocking(move || fails(&mut refused))
+        .await
+        .unwrap();
+    assert_eq!(code, Some(1));
+    assert!(text.contains("join token is not known"), "{text}");
+
+    let child = with(TOKEN).spawn().unwrap();
+    until("connected", || control.hellos() == 1).await;
+    let mut second = with(TOKEN);
+    let (code, text) = tokio::task::spawn_blocking(move || fails(&mut second))
+        .await
+        .unwrap();
+    assert_eq!(code, Some(1));
+    assert!(text.contains("in use by another agent"), "{text}");
+    terminate(&child);
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
+        .await
+        .unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(!text.contains("\"ERROR\""), "{text}");
+
+    // The identity is kept: no token, and no fingerprint either.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hyperion-agent"))
+        .env_remove("HYPERION_TOKEN")
+        .args(["--control", &address, "--http-addr", "127.0.0.1:0"])
+        .arg("--data-dir")
+        .arg(dir.path())
+        .arg("--containerd-socket")
+        .arg(dir.path().join("no-containerd.sock"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("connected again", || control.hellos() == 2).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let boots: Vec<String> = {
+        let hellos = control.state.hellos.lock().unwrap();
+        hellos.iter().map(|h| h.boot_id.clone()).collect()
+    };
+    assert_ne!(boots[0], boots[1]);
+}
+
+/// A figure in kilobytes of /proc/PID/status.
+fn status_kib(pid: u32, field: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(field)).unwrap();
+    let number = line.trim_start_matches(':').split_whitespace().next();
+    number.unwrap().parse().unwrap()
+}
+
+/// CPU time of all threads that are there now.
+fn cpu_time(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .filter_map(|t| std::fs::read_to_string(t.unwrap().path().join("schedstat")).ok())
+        .filter_map(|t| t.split_whitespace().next()?.parse().ok())
+        .map(Duration::from_nanos)
+        .sum()
+}
+
+#[tokio::test]
+async fn an_idle_agent_is_small() {
+    let control = Control::start();
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = agent_of(&control.addr.to_string(), dir.path())
+        .args(["--ca-fingerprint", &control.fingerprint, "--token", TOKEN])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let messages = || {
+        control
+            .received(|body| matches!(body, Body::Telemetry(_)).then_some(()))
+            .len()
+    };
+    until("telemetry flows", || messages() >= 2).await;
+    let (cpu, at) = (cpu_time(child.id()), Instant::now());
+    until("six seconds of it", || messages() >= 8).await;
+    let share = (cpu_time(child.id()) - cpu).as_secs_f64() / at.elapsed().as_secs_f64() * 100.0;
+    // What the allocator holds does not depend on how the program was built, other than the pages
+    // of the program itself.
+    let anonymous = status_kib(child.id(), "RssAnon");
+    let resident = status_kib(child.id(), "VmRSS");
+    let threads = status_kib(child.id(), "Threads");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let figures = format!(
+        "{anonymous} KiB anonymous, {resident} KiB resident, {threads} threads, {share:.2} % of a core"
+    );
+    assert!(anonymous <= 6 * 1024, "{figures}");
+    assert!(threads <= 3, "{figures}");
+    // An unoptimised program needs several times what the one for devices does.
+    assert!(share < 5.0, "{figures}");
+    writeln!(std::io::stderr(), "idle: {figures}").unwrap();
+}
