@@ -3,10 +3,10 @@ SHELL := /bin/bash
 CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# The crate whose tests start containers; they share the machine, so they run one at a time.
-LAB := hyperion-lab
+# Test programs that start containers. They take turns by themselves.
+LAB_TESTS := $(patsubst fleet-tests/lab/tests/%.rs,--test %,$(wildcard fleet-tests/lab/tests/*.rs))
 
-.PHONY: help demo demo-stop build build-debug test test-unit test-lab lint fmt bench setup
+.PHONY: help demo demo-stop build test test-unit test-lab lint bench
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,19 +24,21 @@ build: ## Build the programs (release)
 	@.ci/setup build
 	$(CARGO) build --release --workspace --bins --locked
 
-build-debug:
-	$(CARGO) build --workspace --bins --locked
-
-test: setup build-debug test-unit test-lab ## Run all tests, those with containers too
-
-setup:
+# Programs and test programs in one call: cargo then builds each dependency once, with one set of
+# features. `--workspace` everywhere for the same reason.
+test: ## Run all tests, those with containers too
 	@.ci/setup lab
+	$(CARGO) build --workspace --bins --tests --locked
+	$(CARGO) test --workspace --locked
 
-test-unit: ## Run the tests that need nothing but a compiler
-	$(CARGO) test --workspace --exclude $(LAB) --locked
+test-unit: ## Run the tests inside the crates: nothing but a compiler is needed
+	@.ci/setup build
+	$(CARGO) test --workspace --lib --bins --locked
 
-test-lab: build-debug ## Run the end-to-end tests: real containerd, agents, control plane, kubectl
-	$(CARGO) test -p $(LAB) --locked -- --test-threads=1 --nocapture
+test-lab: ## Run the end-to-end tests: real containerd, agents, control plane, kubectl
+	@.ci/setup lab
+	$(CARGO) build --workspace --bins --tests --locked
+	HYPERION_LAB_REQUIRED=1 $(CARGO) test --workspace $(LAB_TESTS) --locked -- --nocapture
 
 lint: ## Check formatting, lints and the arrows between crates
 	$(CARGO) fmt --all --check

@@ -1,5 +1,6 @@
 //! A whole fleet: containerd, control plane, agents.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub struct FleetOptions {
     pub name: String,
     /// More flags of the control plane.
     pub control_args: Vec<String>,
+    /// Do not wait until no other fleet runs here. Tests and measurements do wait: their times
+    /// mean something only where they have the machine for themselves.
+    pub beside_others: bool,
 }
 
 impl FleetOptions {
@@ -29,8 +33,15 @@ impl FleetOptions {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            control_args: Vec::new(),
+            ..Self::default()
         }
+    }
+
+    /// Does not wait until no other fleet runs here.
+    #[must_use]
+    pub fn beside_others(mut self) -> Self {
+        self.beside_others = true;
+        self
     }
 
     /// Adds a flag of the control plane.
@@ -57,6 +68,8 @@ pub struct Fleet {
     pub agents: Vec<Agent>,
     name: String,
     state: State,
+    /// Held until everything else is gone.
+    _turn: Option<File>,
 }
 
 impl Fleet {
@@ -76,6 +89,11 @@ impl Fleet {
     /// # Errors
     /// The folder or the network can't be made.
     pub fn prepare(options: &FleetOptions) -> Result<Self> {
+        let turn = if options.beside_others {
+            None
+        } else {
+            Some(wait_turn()?)
+        };
         state::sweep();
         let dir = make_dir(&options.name)?;
         let mut state = State {
@@ -95,6 +113,7 @@ impl Fleet {
             network,
             dir,
             state,
+            _turn: turn,
         })
     }
 
@@ -371,6 +390,19 @@ impl Placement {
             pod_ip: text("/status/podIP"),
         }
     }
+}
+
+/// Waits until no other fleet that waits its turn runs on this machine.
+fn wait_turn() -> Result<File> {
+    let path = std::env::temp_dir().join("hyperion-lab.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
+    file.lock().with_context(|| path.display().to_string())?;
+    Ok(file)
 }
 
 fn make_dir(name: &str) -> Result<PathBuf> {

@@ -64,7 +64,7 @@ fn a_lab_whose_owner_was_killed_is_cleaned_up_by_the_next() {
     if needs::skip_without("harness", &["demo-inference", "hyperion-pause"]) {
         return;
     }
-    let fleet = Fleet::prepare(&FleetOptions::new("orphan")).unwrap();
+    let fleet = Fleet::prepare(&FleetOptions::new("orphan").beside_others()).unwrap();
     let mut lost = state::State::read(&fleet.dir).unwrap();
     let dir = fleet.dir.clone();
     std::mem::forget(fleet);

@@ -29,7 +29,7 @@ struct Row {
 /// Runs the demo from start to end. Everything is stopped and removed again, unless `keep`.
 pub fn run(keep: bool) -> Result<()> {
     let steps = Steps::begin();
-    let mut fleet = Fleet::prepare(&FleetOptions::new("demo"))?;
+    let mut fleet = Fleet::prepare(&FleetOptions::new("demo").beside_others())?;
     steps.step(&format!("everything below is in {}", fleet.dir.display()));
     match go(&steps, &mut fleet, keep) {
         Ok(rows) => {
