@@ -230,7 +230,8 @@ pub fn millis(value: f64) -> String {
     }
 }
 
-/// A duration in seconds as Kubernetes tables show it: `45s`, `12m`, `3h20m`, `4d`.
+/// A duration in seconds as Kubernetes tables show it, in at most five characters: `45s`, `12m`,
+/// `3h20m`, `2d14h`, `40d`.
 #[must_use]
 pub fn age(seconds: i64) -> String {
     let s = seconds.max(0);
@@ -245,7 +246,8 @@ pub fn age(seconds: i64) -> String {
         0..=119 => format!("{s}s"),
         120..=599 => two(s / 60, 'm', s % 60, 's'),
         600..=7199 => format!("{}m", s / 60),
-        7200..=86_399 => two(s / 3600, 'h', s / 60 % 60, 'm'),
+        7200..=35_999 => two(s / 3600, 'h', s / 60 % 60, 'm'),
+        36_000..=86_399 => format!("{}h", s / 3600),
         86_400..=691_199 => two(s / 86_400, 'd', s / 3600 % 24, 'h'),
         _ => format!("{}d", s / 86_400),
     }

@@ -137,7 +137,7 @@ pub fn placement_lines(row: &Placement, ascii: bool) -> Vec<Line> {
             row.generation,
             row.decided_by,
             why.scorer,
-            why.candidates,
+            text::grouped(u64::try_from(why.candidates).unwrap_or(0)),
             if why.candidates == 1 {
                 "candidate"
             } else {
@@ -232,7 +232,10 @@ fn rejected_lines(rejected: &[(String, i32)], ascii: bool) -> Vec<Line> {
         .clamp(5, 28);
     let mut lines = vec![vec![(
         Tone::Dim,
-        format!("  {total} ruled out, by constraint"),
+        format!(
+            "  {} ruled out, by constraint",
+            text::grouped(u64::try_from(total).unwrap_or(0))
+        ),
     )]];
     for (name, count) in rejected {
         let share = f64::from(*count) / f64::from(most);

@@ -155,11 +155,16 @@ pub fn phase_cell(phase: PlacementPhase, ready: bool) -> Cell {
     Cell::marked(mark, format!("{phase:?}"), tone)
 }
 
+/// Columns that are the same for all placements on one node: node, provider, region.
+pub const ON_ONE_NODE: &[usize] = &[2, 3, 4];
+/// Columns that are the same for all placements of one workload: its name.
+pub const OF_ONE_WORKLOAD: &[usize] = &[0];
+
 impl Row for Placement {
     const COLUMNS: &'static [Column] = &[
-        Column::text("WORKLOAD", 'n', 14, 30, 1),
+        Column::text("WORKLOAD", 'n', 14, 36, 1),
         Column::number("REPL", 'e', 4, 5, 0),
-        Column::text("NODE", 'o', 16, 30, 0),
+        Column::text("NODE", 'o', 16, 36, 0),
         Column::text("PROV", 'p', 5, 6, 5),
         Column::text("REGION", 'i', 10, 15, 6),
         Column::text("PHASE", 't', 11, 11, 0),

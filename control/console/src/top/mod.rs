@@ -21,6 +21,9 @@ pub mod state;
 pub mod table;
 mod update;
 
+#[cfg(test)]
+mod tests;
+
 pub use run::run;
 
 /// Flags of `top`.

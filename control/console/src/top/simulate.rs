@@ -95,7 +95,7 @@ const CLOUDS: [Cloud; 8] = [
 
 const CITIES: [&str; 20] = [
     "austin", "berlin", "chiba", "delft", "essen", "fargo", "ghent", "hull", "izmir", "jena",
-    "kyoto", "lyon", "malmo", "nice", "osaka", "porto", "quito", "reno", "splits", "turin",
+    "kyoto", "lyon", "malmo", "nice", "osaka", "porto", "quito", "reno", "split", "turin",
 ];
 const KINDS: [&str; 5] = ["depot", "plant", "store", "farm", "clinic"];
 /// Edge nodes per site.
@@ -291,17 +291,18 @@ impl Simulation {
         .map(|(k, v)| (k.to_owned(), v.clone()))
         .collect();
         let cloud = CLOUDS.iter().find(|c| c.1 == node.region);
-        let gib = if node.instance_type == "agx-orin" {
-            64
-        } else {
-            8
-        } << 30;
+        let gib: u64 = match node.instance_type.as_str() {
+            "agx-orin" => 64,
+            "orin-nano" => 8,
+            _ => 16,
+        };
+        let bytes = gib << 30;
         self.samples.push(LiveSample {
             id: node.id.clone(),
             connected: true,
             cpu_percent: Some(random.unit() * 60.0),
-            memory_used_bytes: (gib as f32 * (0.2 + 0.6 * random.unit())) as u64,
-            memory_total_bytes: gib,
+            memory_used_bytes: (bytes as f32 * (0.2 + 0.6 * random.unit())) as u64,
+            memory_total_bytes: bytes,
             disk_used_bytes: 20 << 30,
             load1: Some(random.unit() * 4.0),
             rtt_ms: Some(cloud.map_or(35.0, |c| c.6)),
@@ -457,7 +458,16 @@ impl Simulation {
 
     /// A node is lost, or one that was lost is back.
     fn node_event(&mut self, now_ms: i64, changes: &mut Vec<Change>) {
-        let i = self.random.below(self.nodes.len());
+        // A little under one in a hundred is lost at any time.
+        let lost = |n: &Node| n.state == NodeState::Lost;
+        let count = self.nodes.iter().filter(|n| lost(n)).count();
+        let i = if count * 110 > self.nodes.len() {
+            let nth = self.random.below(count);
+            let found = self.nodes.iter().enumerate().filter(|(_, n)| lost(n));
+            found.map(|(i, _)| i).nth(nth).unwrap_or(0)
+        } else {
+            self.random.below(self.nodes.len())
+        };
         let Some(node) = self.nodes.get_mut(i) else {
             return;
         };

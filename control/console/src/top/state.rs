@@ -9,6 +9,7 @@ use super::contact::Contact;
 use super::layout::Areas;
 use super::table::Table;
 use crate::fleet::column::Row;
+use crate::fleet::placement;
 use crate::fleet::summary::{Place, Summary};
 use crate::fleet::{Fleet, Happening, Node, Placement, Store, Touched, Workload};
 
@@ -307,6 +308,16 @@ impl State {
             (None, Tab::Nodes) => Node::COLUMNS,
             (None, Tab::Workloads) => Workload::COLUMNS,
             (None, Tab::Events) => Happening::COLUMNS,
+        }
+    }
+
+    /// Columns of the table on screen that would say the same in every row.
+    #[must_use]
+    pub fn hidden_columns(&self) -> &'static [usize] {
+        match self.details.last().map(|d| &d.subject) {
+            Some(Subject::Node(_)) => placement::ON_ONE_NODE,
+            Some(Subject::Workload(_)) => placement::OF_ONE_WORKLOAD,
+            None => &[],
         }
     }
 

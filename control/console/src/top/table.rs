@@ -240,11 +240,18 @@ impl Filter {
     }
 }
 
-/// Columns that fit into `width`, with their widths: those of high rank leave first, and what is
-/// left over widens the others up to their most.
+/// Columns that fit into a table of `width` columns, with their widths: those of high rank leave
+/// first, and what is left over widens the others up to their most. The `hidden` ones are left
+/// out, and there is room for a scroll bar.
 #[must_use]
-pub fn fit_columns(columns: &[Column], width: u16) -> Vec<(usize, u16)> {
-    let mut shown: Vec<(usize, u16)> = columns.iter().map(|c| c.min).enumerate().collect();
+pub fn fit_columns(columns: &[Column], hidden: &[usize], width: u16) -> Vec<(usize, u16)> {
+    let width = width.saturating_sub(SCROLL_BAR);
+    let mut shown: Vec<(usize, u16)> = columns
+        .iter()
+        .map(|c| c.min)
+        .enumerate()
+        .filter(|(i, _)| !hidden.contains(i))
+        .collect();
     let total = |shown: &[(usize, u16)]| -> u16 {
         let sum: u16 = shown.iter().map(|(_, w)| w + GAP).sum();
         sum.saturating_sub(GAP)
@@ -271,6 +278,9 @@ pub fn fit_columns(columns: &[Column], width: u16) -> Vec<(usize, u16)> {
 
 /// Blank between columns.
 pub const GAP: u16 = 1;
+
+/// The scroll bar, with a blank before it.
+const SCROLL_BAR: u16 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -414,7 +424,7 @@ mod tests {
             Happening::COLUMNS,
         ] {
             for width in 0..300 {
-                let shown = fit_columns(columns, width);
+                let shown = fit_columns(columns, &[], width);
                 let total: u16 = shown.iter().map(|(_, w)| w + GAP).sum::<u16>() - GAP;
                 assert!(
                     !shown.is_empty() && (total <= width || shown.len() == 1),

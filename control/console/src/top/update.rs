@@ -288,7 +288,7 @@ impl State {
 
     fn click_heading(&mut self, x: u16, width: u16) {
         let mut from = 0;
-        for (column, columns_wide) in fit_columns(self.columns(), width) {
+        for (column, columns_wide) in fit_columns(self.columns(), self.hidden_columns(), width) {
             let to = from + columns_wide + GAP;
             if (from..to).contains(&x) {
                 self.act(Act::Sort(column));

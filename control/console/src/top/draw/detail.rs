@@ -31,29 +31,34 @@ pub fn draw(pen: &mut Pen<'_>, areas: &Areas, state: &State, detail: &Detail) {
         Subject::Workload(_) => "No replica has a place.",
     };
     let rows = &state.fleet.placements;
-    table::draw(pen, areas.table, &detail.table, rows, context(state), empty);
-    if areas.text.height > 0 {
-        let lines = super::text_lines(state, areas.text.width);
-        let last = lines.len().saturating_sub(usize::from(areas.text.height));
-        pen.lines(areas.text, &lines, detail.scroll.min(last));
-        if last > 0 && areas.text.height > 2 {
-            let more = lines
-                .len()
-                .saturating_sub(detail.scroll.min(last) + usize::from(areas.text.height));
-            let said = if more > 0 {
-                format!(" {more} more, PgDn ")
-            } else {
-                " end ".to_owned()
-            };
-            let style = pen.style(Tone::Dim);
-            pen.text_right(
-                areas.text.x,
-                areas.text.bottom() - 1,
-                areas.text.width,
-                &said,
-                style,
-            );
-        }
+    table::draw(
+        pen,
+        areas.table,
+        &detail.table,
+        rows,
+        state.hidden_columns(),
+        context(state),
+        empty,
+    );
+    text_pane(pen, areas.text, state, detail);
+}
+
+fn text_pane(pen: &mut Pen<'_>, area: Rect, state: &State, detail: &Detail) {
+    if area.height == 0 {
+        return;
+    }
+    let lines = super::text_lines(state, area.width);
+    let height = usize::from(area.height);
+    let last = lines.len().saturating_sub(height);
+    let from = detail.scroll.min(last);
+    pen.lines(area, &lines, from);
+    if last > 0 && height > 2 {
+        let said = match lines.len().saturating_sub(from + height) {
+            0 => " end ".to_owned(),
+            more => format!(" {more} more, PgDn "),
+        };
+        let style = pen.style(Tone::Dim);
+        pen.text_right(area.x, area.bottom() - 1, area.width, &said, style);
     }
 }
 
@@ -113,7 +118,11 @@ fn joined(parts: &[&str]) -> String {
 }
 
 fn workload_head(state: &State, row: &Workload) -> Vec<Line> {
-    explain::head_lines(row, state.options.ascii)
+    let mut lines = explain::head_lines(row, state.options.ascii);
+    if lines.len() < 2 {
+        lines.push(vec![(Tone::Dim, "no constraints".to_owned())]);
+    }
+    lines
 }
 
 fn charts(pen: &mut Pen<'_>, area: Rect, node: &Node) {
@@ -133,15 +142,11 @@ fn charts(pen: &mut Pen<'_>, area: Rect, node: &Node) {
     let most = history.clone().map(|s| s.rx + s.tx).fold(1.0, f32::max);
     type Get = fn(&Sample) -> f32;
     let memory = format!(
-        "{} of {}",
+        "{}/{}",
         text::bytes(live.memory_used),
         text::bytes(live.memory_total)
     );
-    let net = format!(
-        "{}/s in, {}/s out",
-        text::bytes(live.rx),
-        text::bytes(live.tx)
-    );
+    let net = format!("↓{} ↑{}", text::bytes(live.rx), text::bytes(live.tx));
     let get: [Get; 4] = [
         |s| f32::from(s.cpu),
         |s| f32::from(s.memory),

@@ -70,7 +70,7 @@ fn title(pen: &mut Pen<'_>, area: Rect, state: &State) {
     match options.simulated {
         Some(count) => left.push((
             Tone::Warn,
-            format!(" SIMULATED, {} nodes", text::grouped(count as u64)),
+            format!(" SIMULATED {} nodes", text::grouped(count as u64)),
         )),
         None => {
             let server = options.server.trim_start_matches("https://");
@@ -83,31 +83,22 @@ fn title(pen: &mut Pen<'_>, area: Rect, state: &State) {
         Style::new().add_modifier(Modifier::REVERSED),
     );
 
-    let (mark, tone, status) = if options.simulated.is_some() {
-        (
-            crate::fleet::column::Mark::Half,
-            Tone::Warn,
-            "simulated".to_owned(),
-        )
-    } else {
-        state.contact.status(state.now_ms)
-    };
     let sum = &state.summary;
     let mut right: Line = Vec::new();
     if state.loaded.nodes {
-        right.push((
-            Tone::Plain,
-            format!(
-                "{}/{} ready",
-                text::grouped(sum.all.ready as u64),
-                text::grouped(sum.all.nodes as u64)
-            ),
-        ));
-        right.push((Tone::Dim, " · ".to_owned()));
         right.push((Tone::Plain, format!("{}/h", text::dollars(sum.all.price))));
         right.push((Tone::Dim, " · ".to_owned()));
+        let (ready, all) = (sum.all.ready as u64, sum.all.nodes as u64);
+        let ready = format!("{}/{} ready", text::grouped(ready), text::grouped(all));
+        right.push((Tone::Plain, ready));
+        right.push((Tone::Dim, " · ".to_owned()));
     }
-    right.push((tone, format!("{}{status} ", pen.sign(mark))));
+    if options.simulated.is_some() {
+        right.push((Tone::Warn, "not real ".to_owned()));
+    } else {
+        let (mark, tone, status) = state.contact.status(state.now_ms);
+        right.push((tone, format!("{}{status} ", pen.sign(mark))));
+    }
     let width = |line: &[(Tone, String)]| -> u16 {
         let columns: usize = line.iter().map(|(_, t)| text::width(t)).sum();
         u16::try_from(columns).unwrap_or(u16::MAX)
@@ -172,6 +163,7 @@ fn body(pen: &mut Pen<'_>, areas: &Areas, state: &State) {
             areas.table,
             &tables.nodes,
             &fleet.nodes,
+            &[],
             context,
             &empty,
         ),
@@ -180,6 +172,7 @@ fn body(pen: &mut Pen<'_>, areas: &Areas, state: &State) {
             areas.table,
             &tables.workloads,
             &fleet.workloads,
+            &[],
             context,
             &empty,
         ),
@@ -188,6 +181,7 @@ fn body(pen: &mut Pen<'_>, areas: &Areas, state: &State) {
             areas.table,
             &tables.placements,
             &fleet.placements,
+            &[],
             context,
             &empty,
         ),
@@ -196,6 +190,7 @@ fn body(pen: &mut Pen<'_>, areas: &Areas, state: &State) {
             areas.table,
             &tables.happenings,
             &fleet.happenings,
+            &[],
             context,
             &empty,
         ),

@@ -26,6 +26,7 @@ pub fn draw(pen: &mut Pen<'_>, areas: &Areas, state: &State, empty: &str) {
         areas.table,
         &state.tables.places,
         &state.places,
+        &[],
         context,
         empty,
     );
@@ -61,7 +62,7 @@ fn cards(pen: &mut Pen<'_>, area: Rect, state: &State) {
                     Mark::Half,
                     Tone::Warn,
                     nodes(NodeState::Cordoned) + nodes(NodeState::Draining),
-                    "cordoned, draining",
+                    "no new replicas",
                 ),
                 (
                     Mark::Unknown,
@@ -80,23 +81,14 @@ fn cards(pen: &mut Pen<'_>, area: Rect, state: &State) {
         (
             format!("WORKLOADS {}", text::grouped(workloads as u64)),
             vec![
-                (
-                    Mark::Good,
-                    Tone::Good,
-                    running + succeeded,
-                    "running, succeeded",
-                ),
+                (Mark::Good, Tone::Good, running + succeeded, "running, done"),
                 (Mark::Half, Tone::Warn, degraded, "degraded"),
                 (Mark::Unknown, Tone::Warn, pending, "pending"),
                 (Mark::Bad, Tone::Bad, failed, "failed"),
             ],
         ),
         (
-            format!(
-                "REPLICAS {} · {}/h",
-                text::grouped(placements as u64),
-                text::dollars(sum.workload_cost)
-            ),
+            format!("REPLICAS {}", text::grouped(placements as u64)),
             vec![
                 (Mark::Good, Tone::Good, good, "running"),
                 (Mark::Half, Tone::Warn, moving, "on their way"),
@@ -104,6 +96,12 @@ fn cards(pen: &mut Pen<'_>, area: Rect, state: &State) {
             ],
         ),
     ];
+    let cost = format!("  {}/h", text::dollars(sum.workload_cost));
+    let third = part(area, 2, 3);
+    let plain = pen.style(Tone::Plain);
+    if area.height > 4 {
+        pen.text(third.x, area.y + 4, third.width, &cost, plain);
+    }
     for (i, (title, lines)) in cards.into_iter().enumerate() {
         let area = part(area, i as u16, 3);
         let style = pen.style(Tone::Strong);

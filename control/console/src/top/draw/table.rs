@@ -14,19 +14,20 @@ const NUMBER: u16 = 5;
 /// Least columns of a bar.
 const LEAST_BAR: u16 = 3;
 
-/// Draws a table with its heading; `empty` is said where it has no rows.
+/// Draws a table with its heading, without the `hidden` columns; `empty` is said where it has no rows.
 pub fn draw<T: Row>(
     pen: &mut Pen<'_>,
     area: Rect,
     table: &Table,
     store: &Store<T>,
+    hidden: &[usize],
     context: Context,
     empty: &str,
 ) {
     if area.height == 0 {
         return;
     }
-    let columns = fit_columns(T::COLUMNS, area.width);
+    let columns = fit_columns(T::COLUMNS, hidden, area.width);
     heading(pen, area, table, T::COLUMNS, &columns);
     let height = usize::from(area.height - 1);
     if table.is_empty() {
@@ -110,7 +111,7 @@ fn draw_cell(
     }
 }
 
-/// In the last column, over the blank rest of the rows.
+/// In the last column, which `fit_columns` leaves free.
 fn scrollbar(pen: &mut Pen<'_>, area: Rect, table: &Table, height: usize) {
     let total = table.len();
     if total <= height || height < 3 || area.width < 20 {
