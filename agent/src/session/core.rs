@@ -19,6 +19,8 @@ use crate::workloads::Workloads;
 const WINDOW: usize = 32;
 /// Reports of stopped replicas that wait for a connection.
 const STOPPED: usize = 256;
+/// Reason of reports that the supervisor makes without having seen the runtime.
+const UNKNOWN: &str = "RuntimeUnavailable";
 /// 2025-01-01: a device whose clock says less has none.
 const CLOCK_FLOOR_MS: i64 = 1_735_689_600_000;
 
@@ -108,10 +110,15 @@ impl<W: Workloads> Core<W> {
         }
     }
 
-    /// True where each replica that is held has a report of its own.
+    /// True where the supervisor has looked at the runtime: each replica that is held has a report
+    /// of how it is, and not only that this is not known.
     pub fn all_reported(&self) -> bool {
         let own = keyed(self.workloads.reports());
-        self.store.partial() || self.store.keys().all(|key| own.contains_key(key))
+        let known = |key| {
+            own.get(key)
+                .is_some_and(|report: &ReplicaReport| report.reason != UNKNOWN)
+        };
+        self.store.partial() || self.store.keys().all(known)
     }
 
     /// The last report of each replica. One that is held but of which the supervisor has not said
