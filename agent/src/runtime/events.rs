@@ -6,8 +6,10 @@ use containerd_client::events::TaskExit;
 use containerd_client::services::v1::SubscribeRequest;
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::types::Envelope;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use prost::Message;
-use tonic::Streaming;
+use tonic::{Response, Status, Streaming};
 
 use super::{Cri, RuntimeError};
 
@@ -24,55 +26,63 @@ pub struct Exit {
 }
 
 /// The stream of ends. It ends itself when containerd does.
-#[derive(Debug)]
 pub struct Exits {
     socket: PathBuf,
-    stream: Streaming<Envelope>,
+    state: State,
+}
+
+enum State {
+    /// containerd answers no sooner than it has something to tell.
+    Asked(BoxFuture<'static, Result<Response<Streaming<Envelope>>, Status>>),
+    Listening(Streaming<Envelope>),
 }
 
 impl Exits {
-    /// Begins to listen: what ends after this returned is told.
-    ///
-    /// # Errors
-    /// When containerd does not answer.
-    pub async fn subscribe(cri: &Cri) -> Result<Self, RuntimeError> {
+    /// Ready to listen; listening begins with the first poll of [`Self::next`].
+    #[must_use]
+    pub fn new(cri: &Cri) -> Self {
         let request = SubscribeRequest {
             filters: vec![format!(r#"namespace=="{NAMESPACE}",topic=="/tasks/exit""#)],
         };
-        let socket = cri.socket().to_owned();
-        let answer = EventsClient::new(cri.channel()).subscribe(request).await;
-        let stream = answer
-            .map_err(|status| RuntimeError::from_status(&socket, "subscribe to events", &status))?
-            .into_inner();
-        Ok(Self { socket, stream })
+        let mut client = EventsClient::new(cri.channel());
+        let asked = async move { client.subscribe(request).await };
+        Self {
+            socket: cri.socket().to_owned(),
+            state: State::Asked(asked.boxed()),
+        }
     }
 
-    /// Waits for the next end.
+    /// Waits for the next end. May be dropped and called again without losing one.
     ///
     /// # Errors
-    /// When the stream is over.
+    /// When containerd does not answer, or is gone.
     pub async fn next(&mut self) -> Result<Exit, RuntimeError> {
         loop {
-            let envelope = match self.stream.message().await {
-                Ok(Some(envelope)) => envelope,
-                Ok(None) => {
-                    return Err(RuntimeError::Unavailable {
-                        socket: self.socket.display().to_string(),
-                        message: "the event stream ended".to_owned(),
-                    });
+            match &mut self.state {
+                State::Asked(asked) => {
+                    let stream = asked.await.map_err(|status| self.error(&status))?;
+                    self.state = State::Listening(stream.into_inner());
                 }
-                Err(status) => {
-                    return Err(RuntimeError::from_status(
-                        &self.socket,
-                        "event stream",
-                        &status,
-                    ));
-                }
-            };
-            if let Some(exit) = parse(&envelope) {
-                return Ok(exit);
+                State::Listening(stream) => match stream.message().await {
+                    Ok(Some(envelope)) => {
+                        if let Some(exit) = parse(&envelope) {
+                            return Ok(exit);
+                        }
+                    }
+                    Ok(None) => {
+                        return Err(RuntimeError::Unavailable {
+                            socket: self.socket.display().to_string(),
+                            message: "the event stream ended".to_owned(),
+                        });
+                    }
+                    Err(status) => return Err(self.error(&status)),
+                },
             }
         }
+    }
+
+    fn error(&self, status: &Status) -> RuntimeError {
+        RuntimeError::from_status(&self.socket, "event stream", status)
     }
 }
 

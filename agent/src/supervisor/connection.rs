@@ -45,11 +45,22 @@ async fn session(
     wait: &mut Duration,
     first_wait: Duration,
 ) -> Result<(), RuntimeError> {
-    // Listening begins before the first look, so that no end falls in between.
-    let mut exits = Exits::subscribe(cri).await?;
-    let (name, version) = cri.version().await?;
-    // Refused while containerd still reads its state after a start.
-    cri.sandboxes(node_id).await?;
+    let mut exits = Exits::new(cri);
+    let first = async {
+        let version = cri.version().await?;
+        // Refused while containerd still reads its state after a start.
+        cri.sandboxes(node_id).await?;
+        Ok::<_, RuntimeError>(version)
+    };
+    let mut first = std::pin::pin!(first);
+    let (name, version) = loop {
+        tokio::select! {
+            // Listening begins before the first look. What ends until then, that look shows.
+            biased;
+            exit = exits.next() => { exit?; }
+            version = &mut first => break version?,
+        }
+    };
     *wait = first_wait;
     let mut notice = Notice::Up { name, version };
     loop {
