@@ -6,6 +6,8 @@ pub const ACCEPTED: &str = "Accepted";
 pub const PLACED: &str = "Placed";
 /// Workload and node: all desired replicas are ready; the node's agent is connected.
 pub const READY: &str = "Ready";
+/// Job: all replicas ended well, or (False) one failed for good.
+pub const COMPLETE: &str = "Complete";
 
 /// Accepted=True.
 pub const REASON_VALID: &str = "Valid";
@@ -34,6 +36,10 @@ pub const REASON_NODE_UNREACHABLE: &str = "NodeUnreachable";
 pub const REASON_SCALED_TO_ZERO: &str = "ScaledToZero";
 /// Ready=False: a job has ended.
 pub const REASON_COMPLETED: &str = "Completed";
+/// Complete=False: a replica of the job failed for good.
+pub const REASON_REPLICA_FAILED: &str = "ReplicaFailed";
+/// Complete=False: replicas of the job still have to end.
+pub const REASON_RUNNING: &str = "Running";
 /// Ready=False: the workload is being deleted.
 pub const REASON_DELETING: &str = "Deleting";
 

@@ -11,7 +11,7 @@ use crate::workload::{CapacityType, Geography, Provider, Tier};
 
 /// A machine of the fleet. Made at enrolment; `unschedulable`, `draining`, `revoked` and `taints`
 /// are for people and tools to set.
-#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "hyperion.io",
     version = "v1alpha1",

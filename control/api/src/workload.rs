@@ -254,6 +254,10 @@ pub struct HyperionWorkloadStatus {
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Highest generation of a replica whose placement is gone: one that is made again goes on from
+    /// here, because nodes refuse a generation that they have seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest_generation: Option<i64>,
     /// Why replicas without a place have none: nodes rejected, by constraint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<Rejection>,

@@ -1,1 +1,33 @@
-//! placeholder
+//! `hyperion-control`: decides where replicas run, and serves the agents that run them.
+//!
+//! ```text
+//! watches ─┐                      ┌─> apply ──> Kubernetes API
+//!          ├─> index ─> plan ─────┤
+//! agents ──┘   (what   (one pass  └─> gateway ──> agents
+//!               is)     over one
+//!                       workload)
+//! ```
+//!
+//! - [`index`] and [`plan`] are pure: no I/O, time is an argument.
+//! - [`lead`] is the one task that owns the index; [`watch`], [`apply`] and [`events`] are its
+//!   hands.
+//! - [`lease`] says who leads; [`run`] is the program; [`http`] answers people and tools.
+//! - [`pod`] is a template in the form that an agent runs.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
+
+pub mod apply;
+pub mod args;
+pub mod directory;
+pub mod events;
+pub mod http;
+pub mod index;
+pub mod install;
+pub mod lead;
+pub mod lease;
+pub mod metrics;
+pub mod plan;
+pub mod pod;
+pub mod queue;
+pub mod run;
+pub mod watch;

@@ -1,0 +1,362 @@
+//! Carries out what was decided, against the API. It has no choices left.
+//!
+//! Every object has a lane: at most one write at a time, the part that a decision is made of
+//! before its status, and of several writes that wait only the newest. Different objects do not
+//! wait for each other.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use hyperion_api::placement::HyperionPlacement;
+use hyperion_api::workload::HyperionWorkload;
+use hyperion_api::{FINALIZER, MANAGER};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::index::Name;
+use crate::metrics::Metrics;
+use crate::plan::Action;
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// The API holds the decision.
+    Stored {
+        /// Workload.
+        workload: Name,
+        /// Replica.
+        replica: u32,
+        /// Generation.
+        generation: i64,
+    },
+    /// The API holds no such placement, and will not.
+    Gone {
+        /// Workload.
+        workload: Name,
+        /// Replica.
+        replica: u32,
+        /// Generation that could not be stored; any, where it was to be deleted.
+        generation: i64,
+    },
+}
+
+/// Writes in flight.
+const PARALLEL: usize = 32;
+/// First wait after a failure.
+const BACKOFF: Duration = Duration::from_millis(100);
+/// Longest wait.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Attempts at something that the API refuses.
+const REFUSALS: u32 = 5;
+/// Time for writes in flight when the leader stops.
+const DRAIN: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Lane {
+    Workload(Name),
+    Placement(Name, u32),
+}
+
+#[derive(Debug, Clone)]
+enum Write {
+    Store(Box<HyperionPlacement>),
+    Delete,
+    Finalizer { uid: String, present: bool },
+    Status(Value),
+}
+
+#[derive(Default)]
+struct Work {
+    spec: Option<Write>,
+    status: Option<Write>,
+    busy: bool,
+    failures: u32,
+}
+
+struct Done {
+    lane: Lane,
+    write: Write,
+    result: Result<(), kube::Error>,
+}
+
+/// Carries out actions until `stop`; what became of decisions goes to `results`.
+pub async fn run(
+    client: kube::Client,
+    mut actions: mpsc::UnboundedReceiver<Vec<Action>>,
+    results: mpsc::UnboundedSender<Applied>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let mut lanes = Lanes {
+        client,
+        results,
+        metrics,
+        lanes: HashMap::new(),
+        ready: VecDeque::new(),
+        running: JoinSet::new(),
+        resting: JoinSet::new(),
+    };
+    loop {
+        lanes.fill();
+        tokio::select! {
+            () = stop.cancelled() => break,
+            asked = actions.recv() => match asked {
+                Some(asked) => asked.into_iter().for_each(|a| lanes.add(a)),
+                None => break,
+            },
+            Some(done) = lanes.running.join_next(), if !lanes.running.is_empty() => {
+                if let Ok(done) = done {
+                    lanes.done(done);
+                }
+            }
+            Some(lane) = lanes.resting.join_next(), if !lanes.resting.is_empty() => {
+                lanes.ready.extend(lane);
+            }
+        }
+    }
+    // What was begun is finished; what was not is decided again by the next leader.
+    let drain = async { while lanes.running.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drain).await.is_err() {
+        debug!("writes in flight were cut off");
+    }
+}
+
+struct Lanes {
+    client: kube::Client,
+    results: mpsc::UnboundedSender<Applied>,
+    metrics: Metrics,
+    lanes: HashMap<Lane, Work>,
+    ready: VecDeque<Lane>,
+    running: JoinSet<Done>,
+    /// Lanes that wait after a failure; they take no place from others.
+    resting: JoinSet<Lane>,
+}
+
+impl Lanes {
+    fn add(&mut self, action: Action) {
+        let (lane, write) = match action {
+            Action::Store(object) => {
+                let workload = Name::new(
+                    object.metadata.namespace.as_deref().unwrap_or_default(),
+                    &object.spec.workload,
+                );
+                let replica = u32::try_from(object.spec.replica).unwrap_or(0);
+                (Lane::Placement(workload, replica), Write::Store(object))
+            }
+            Action::Delete { workload, replica } => {
+                (Lane::Placement(workload, replica), Write::Delete)
+            }
+            Action::PlacementStatus {
+                workload,
+                replica,
+                status,
+            } => (
+                Lane::Placement(workload, replica),
+                Write::Status(json!(status)),
+            ),
+            Action::WorkloadStatus { workload, status } => {
+                (Lane::Workload(workload), Write::Status(json!(status)))
+            }
+            Action::Finalizer {
+                workload,
+                uid,
+                present,
+            } => (Lane::Workload(workload), Write::Finalizer { uid, present }),
+            Action::Start { .. } | Action::Stop { .. } | Action::Event { .. } => return,
+        };
+        let work = self.lanes.entry(lane.clone()).or_default();
+        match write {
+            Write::Status(_) => work.status = Some(write),
+            // There is nothing left to write a status on.
+            Write::Delete => (work.spec, work.status) = (Some(write), None),
+            _ => work.spec = Some(write),
+        }
+        if !work.busy {
+            work.busy = true;
+            self.ready.push_back(lane);
+        }
+    }
+
+    fn fill(&mut self) {
+        while self.running.len() < PARALLEL
+            && let Some(lane) = self.ready.pop_front()
+        {
+            let Some(work) = self.lanes.get_mut(&lane) else {
+                continue;
+            };
+            let Some(write) = work.spec.take().or_else(|| work.status.take()) else {
+                self.lanes.remove(&lane);
+                continue;
+            };
+            let client = self.client.clone();
+            self.running.spawn(async move {
+                let result = write_one(&client, &lane, &write).await;
+                Done {
+                    lane,
+                    write,
+                    result,
+                }
+            });
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let Done {
+            lane,
+            write,
+            result,
+        } = done;
+        let Some(work) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        let verdict = match result {
+            Ok(()) => Ok(true),
+            // A status of something that is gone, or a deletion of it.
+            Err(kube::Error::Api(e)) if e.code == 404 && !matches!(write, Write::Store(_)) => {
+                Ok(false)
+            }
+            // Another object of the same name.
+            Err(kube::Error::Api(e))
+                if e.code == 409 && matches!(write, Write::Finalizer { .. }) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        };
+        let mut told = None;
+        match verdict {
+            Ok(found) => {
+                work.failures = 0;
+                told = outcome(&lane, &write, found);
+            }
+            Err(e) => {
+                work.failures += 1;
+                self.metrics.write_failures.inc();
+                let refused = matches!(&e, kube::Error::Api(s) if (400..500).contains(&s.code) && s.code != 409 && s.code != 429);
+                warn!(object = ?lane, error = %e, attempt = work.failures, "cannot write");
+                if refused && work.failures >= REFUSALS {
+                    work.failures = 0;
+                    told = outcome(&lane, &write, false);
+                } else {
+                    // A newer write of the same part takes its place.
+                    match write {
+                        Write::Status(_) => work.status = work.status.take().or(Some(write)),
+                        _ => work.spec = work.spec.take().or(Some(write)),
+                    }
+                }
+            }
+        }
+        let wait = wait(work.failures);
+        if wait.is_zero() {
+            self.ready.push_back(lane);
+        } else {
+            self.resting.spawn(async move {
+                tokio::time::sleep(wait).await;
+                lane
+            });
+        }
+        if let Some(told) = told {
+            // Nobody listens any more: the leader stops.
+            let _ = self.results.send(told);
+        }
+    }
+}
+
+fn outcome(lane: &Lane, write: &Write, found: bool) -> Option<Applied> {
+    let Lane::Placement(workload, replica) = lane else {
+        return None;
+    };
+    let (workload, replica) = (workload.clone(), *replica);
+    match write {
+        Write::Store(object) if found => Some(Applied::Stored {
+            workload,
+            replica,
+            generation: object.spec.generation,
+        }),
+        Write::Store(object) => Some(Applied::Gone {
+            workload,
+            replica,
+            generation: object.spec.generation,
+        }),
+        // Where there was one, the watch tells when it is gone.
+        Write::Delete if !found => Some(Applied::Gone {
+            workload,
+            replica,
+            generation: i64::MAX,
+        }),
+        _ => None,
+    }
+}
+
+fn wait(failures: u32) -> Duration {
+    if failures == 0 {
+        return Duration::ZERO;
+    }
+    (BACKOFF * 2_u32.pow(failures.min(7) - 1)).min(BACKOFF_MAX)
+}
+
+async fn write_one(client: &kube::Client, lane: &Lane, write: &Write) -> Result<(), kube::Error> {
+    let params = PatchParams::apply(MANAGER).force();
+    match (lane, write) {
+        (Lane::Placement(workload, replica), write) => {
+            let api: Api<HyperionPlacement> = Api::namespaced(client.clone(), &workload.namespace);
+            let name = format!("{}-{replica}", workload.name);
+            match write {
+                Write::Store(object) => {
+                    api.patch(&name, &params, &Patch::Apply(object.as_ref()))
+                        .await?;
+                }
+                Write::Delete => {
+                    api.delete(&name, &DeleteParams::default()).await?;
+                }
+                Write::Status(status) => {
+                    let body = body("HyperionPlacement", &name, "status", status);
+                    api.patch_status(&name, &params, &Patch::Apply(body))
+                        .await?;
+                }
+                Write::Finalizer { .. } => {}
+            }
+        }
+        (Lane::Workload(workload), write) => {
+            let api: Api<HyperionWorkload> = Api::namespaced(client.clone(), &workload.namespace);
+            let name = &workload.name;
+            match write {
+                Write::Finalizer { uid, present } => {
+                    let list: &[&str] = if *present { &[FINALIZER] } else { &[] };
+                    let mut body = body("HyperionWorkload", name, "spec", &Value::Null);
+                    if let Some(fields) = body.as_object_mut() {
+                        fields.remove("spec");
+                    }
+                    // The uid keeps a namesake that was made since from being touched.
+                    body["metadata"]["uid"] = json!(uid);
+                    body["metadata"]["finalizers"] = json!(list);
+                    let api: Api<kube::core::PartialObjectMeta<HyperionWorkload>> =
+                        Api::namespaced(client.clone(), &workload.namespace);
+                    api.patch(name, &params, &Patch::Apply(body)).await?;
+                }
+                Write::Status(status) => {
+                    let body = body("HyperionWorkload", name, "status", status);
+                    // The answer need not be readable: the object may be a bad one.
+                    let api: Api<kube::core::PartialObjectMeta<HyperionWorkload>> =
+                        Api::namespaced(client.clone(), &workload.namespace);
+                    api.patch_status(name, &params, &Patch::Apply(body)).await?;
+                }
+                Write::Store(_) | Write::Delete => drop(api),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn body(kind: &str, name: &str, part: &str, value: &Value) -> Value {
+    json!({
+        "apiVersion": "hyperion.io/v1alpha1",
+        "kind": kind,
+        "metadata": { "name": name },
+        part: value,
+    })
+}

@@ -1,0 +1,183 @@
+//! What the operator knows, as a plain struct: watches and the gateway call `apply`, `delete`,
+//! `reset`, `node_up`, `report` …; [`crate::plan`] reads it and notes what it decided. No I/O, and
+//! time is an argument.
+//!
+//! Every change marks the workloads that it may matter to as dirty; the caller takes them with
+//! [`Index::take_dirty`].
+
+mod nodes;
+mod placements;
+mod workloads;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use hyperion_placement::model::{LatencyMatrix, Snapshot};
+use hyperion_proto::domain::ReplicaKey;
+
+pub use nodes::NodeEntry;
+pub use placements::{Failure, Leaving, PlacementEntry, phase_of};
+pub use workloads::{Template, WorkloadEntry};
+
+/// Namespace and name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Name {
+    /// Of these two.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// How soon a dirty workload is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// A user changed something, or a node is lost: somebody waits for a decision.
+    High,
+    /// A report came in: somebody may watch the status.
+    Normal,
+    /// The fleet changed in a way that may help replicas without a place.
+    Low,
+}
+
+/// The index.
+pub struct Index {
+    /// Default of `policy.disconnect.replaceAfter`.
+    pub(crate) replace_after: Duration,
+    pub(crate) workloads: BTreeMap<Name, WorkloadEntry>,
+    /// Workloads that can't be read, and why; what they run stays as it is.
+    pub(crate) broken: BTreeMap<Name, String>,
+    pub(crate) placements: BTreeMap<Name, BTreeMap<u32, PlacementEntry>>,
+    pub(crate) nodes: BTreeMap<String, NodeEntry>,
+    /// Nodes with what is left of them, kept up to date with every promise.
+    pub(crate) snapshot: Snapshot,
+    /// Replicas promised to each node.
+    by_node: BTreeMap<String, BTreeSet<(Name, u32)>>,
+    /// Old copies that go on until their successor is ready.
+    pub(crate) leaving: BTreeMap<(Name, u32), Vec<Leaving>>,
+    /// Where replicas failed a moment ago.
+    pub(crate) failures: BTreeMap<(Name, u32), BTreeMap<String, Failure>>,
+    /// Workloads with replicas that have no place.
+    pub(crate) unplaced: BTreeSet<Name>,
+    dirty: BTreeMap<Name, Priority>,
+}
+
+impl Index {
+    /// An empty index. `replace_after` is the default for workloads that name none.
+    #[must_use]
+    pub fn new(replace_after: Duration, latency: LatencyMatrix) -> Self {
+        Self {
+            replace_after,
+            workloads: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            placements: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            snapshot: Snapshot {
+                latency,
+                ..Snapshot::default()
+            },
+            by_node: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            unplaced: BTreeSet::new(),
+            dirty: BTreeMap::new(),
+        }
+    }
+
+    /// Workloads that something changed for since the last call.
+    pub fn take_dirty(&mut self) -> BTreeMap<Name, Priority> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// The view on which decisions are made.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Workloads, for counting.
+    #[must_use]
+    pub fn workloads(&self) -> usize {
+        self.workloads.len()
+    }
+
+    /// Every placement.
+    pub fn placements(&self) -> impl Iterator<Item = &PlacementEntry> {
+        self.placements.values().flat_map(BTreeMap::values)
+    }
+
+    /// A workload's placements, by replica.
+    pub fn placements_of(&self, workload: &Name) -> impl Iterator<Item = &PlacementEntry> {
+        self.placements
+            .get(workload)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    /// One placement.
+    #[must_use]
+    pub fn placement(&self, workload: &Name, replica: u32) -> Option<&PlacementEntry> {
+        self.placements.get(workload)?.get(&replica)
+    }
+
+    /// Sets measured CPU use, 0 to 1, of the nodes of the snapshot.
+    pub fn measure(&mut self, utilization: impl Fn(&str) -> Option<f32>) {
+        for node in &mut self.snapshot.nodes {
+            node.cpu_utilization = utilization(&node.id).unwrap_or(0.0);
+        }
+    }
+
+    /// Marks a workload to be looked at.
+    pub fn touch(&mut self, workload: &Name, priority: Priority) {
+        let held = self.dirty.entry(workload.clone()).or_insert(priority);
+        *held = (*held).min(priority);
+    }
+
+    /// Marks the workloads with replicas on a node.
+    fn touch_node(&mut self, node: &str, priority: Priority) {
+        let names: BTreeSet<Name> = self
+            .by_node
+            .get(node)
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            self.touch(&name, priority);
+        }
+    }
+
+    /// Marks the workloads that wait for room.
+    fn touch_unplaced(&mut self) {
+        for name in self.unplaced.clone() {
+            self.touch(&name, Priority::Low);
+        }
+    }
+
+    /// True where the node says that it holds the replica with this generation or a lower one, or
+    /// may still be told to start it.
+    #[must_use]
+    pub fn held(&self, node: &str, key: &ReplicaKey, generation: i64) -> bool {
+        let generation = u64::try_from(generation).unwrap_or(0);
+        self.nodes
+            .get(node)
+            .is_some_and(|n| n.connected && n.held.get(key).is_some_and(|held| *held <= generation))
+    }
+}

@@ -1,0 +1,277 @@
+//! Nodes of the index.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hyperion_api::node::{HyperionNode, HyperionNodeSpec, HyperionNodeStatus};
+use hyperion_api::quantity;
+use hyperion_placement::gpu;
+use hyperion_placement::model::{
+    CapacityType, GpuDevice, Location, Node, Provider, Resources, Taint, Tier,
+};
+use hyperion_proto::domain::{Capabilities, ReplicaKey};
+use kube::ResourceExt;
+use kube::core::DeserializeGuard;
+use tracing::warn;
+
+use super::{Index, Priority};
+
+/// A node.
+#[derive(Debug, Clone, Default)]
+pub struct NodeEntry {
+    /// What people set; none while there is no object.
+    pub spec: Option<HyperionNodeSpec>,
+    /// What it has: the agent's word, or until it connects what the object says.
+    facts: Option<HyperionNodeStatus>,
+    /// Its stream is open.
+    pub connected: bool,
+    /// It was connected at some time since this control plane began.
+    pub seen: bool,
+    /// Since when it is not connected.
+    pub down_since: Option<Instant>,
+    /// Replicas that it holds or was told to start, and the generation.
+    pub held: BTreeMap<ReplicaKey, u64>,
+}
+
+impl NodeEntry {
+    /// How long it has been out of reach; none while it is connected.
+    #[must_use]
+    pub fn down_for(&self, now: Instant) -> Option<Duration> {
+        if self.connected {
+            return None;
+        }
+        Some(
+            self.down_since
+                .map_or(Duration::ZERO, |since| now.duration_since(since)),
+        )
+    }
+
+    fn node(&self, id: &str) -> Option<Node> {
+        let facts = self.facts.as_ref()?;
+        let spec = self.spec.clone().unwrap_or_default();
+        let provider = facts.provider.map_or(Provider::Edge, Into::into);
+        let capacity = allocatable(id, facts);
+        let edge = provider == Provider::Edge;
+        let mut labels = facts.labels.clone();
+        for (key, value) in [
+            ("kubernetes.io/arch", facts.arch.as_str()),
+            ("kubernetes.io/os", "linux"),
+            ("hyperion.io/node", id),
+            ("hyperion.io/site", spec.site.as_str()),
+            ("topology.kubernetes.io/region", facts.region.as_str()),
+            ("topology.kubernetes.io/zone", facts.zone.as_str()),
+        ] {
+            if !value.is_empty() {
+                labels.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        Some(Node {
+            id: id.to_owned(),
+            location: Location {
+                tier: facts.tier.map_or(Tier::Edge, Into::into),
+                provider,
+                region: facts.region.clone(),
+                zone: facts.zone.clone(),
+                site: spec.site,
+                geography: facts.geography.map(Into::into),
+            },
+            arch: facts.arch.clone(),
+            capacity_type: facts.capacity_type.map_or(
+                if edge {
+                    CapacityType::Owned
+                } else {
+                    CapacityType::OnDemand
+                },
+                Into::into,
+            ),
+            instance_type: facts.instance_type.clone(),
+            allocatable: capacity,
+            free: capacity,
+            gpus: gpus(facts),
+            labels,
+            taints: spec
+                .taints
+                .iter()
+                .map(|t| Taint {
+                    key: t.key.clone(),
+                    value: t.value.clone(),
+                    effect: t.effect.clone(),
+                })
+                .collect(),
+            // No object: it was just deleted, or its agent enrolled a moment ago.
+            schedulable: self.spec.is_some()
+                && !(spec.unschedulable || spec.draining || spec.revoked),
+            ready: self.connected,
+            price_per_hour: facts.price_per_hour,
+            cpu_utilization: 0.0,
+            images: Vec::new(),
+        })
+    }
+}
+
+fn allocatable(id: &str, facts: &HyperionNodeStatus) -> Resources {
+    let read = |name: &str, read: fn(&str, &str) -> Result<u64, hyperion_api::Invalid>| {
+        let text = facts.allocatable.get(name)?;
+        read(&format!("status.allocatable.{name}"), text)
+            .map_err(|e| warn!(node = id, error = %e, "bad HyperionNode"))
+            .ok()
+    };
+    Resources {
+        cpu_millis: read("cpu", quantity::cpu_millis).unwrap_or(0),
+        memory_bytes: read("memory", quantity::bytes).unwrap_or(0),
+    }
+}
+
+fn gpus(facts: &HyperionNodeStatus) -> Vec<GpuDevice> {
+    let mut gpus: Vec<GpuDevice> = facts
+        .gpus
+        .iter()
+        .map(|g| GpuDevice {
+            uuid: g.uuid.clone(),
+            model: g.model.clone(),
+            memory_bytes: u64::try_from(g.memory_bytes).unwrap_or(0),
+            free_millis: gpu::WHOLE,
+        })
+        .collect();
+    gpus.sort_by(|a, b| a.uuid.cmp(&b.uuid));
+    gpus
+}
+
+impl Index {
+    /// A node's object was made or changed. One that can't be read counts as cordoned.
+    pub fn apply_node(&mut self, object: DeserializeGuard<HyperionNode>, now: Instant) {
+        let node = match object.0 {
+            Ok(node) => node,
+            Err(e) => {
+                let id = e.metadata.name.unwrap_or_default();
+                warn!(node = %id, error = %e.error, "bad HyperionNode");
+                let spec = HyperionNodeSpec {
+                    unschedulable: true,
+                    ..HyperionNodeSpec::default()
+                };
+                self.nodes.entry(id).or_insert_with(|| NodeEntry {
+                    spec: Some(spec),
+                    down_since: Some(now),
+                    ..NodeEntry::default()
+                });
+                return;
+            }
+        };
+        let id = node.name_any();
+        let entry = self.nodes.entry(id.clone()).or_insert_with(|| NodeEntry {
+            down_since: Some(now),
+            ..NodeEntry::default()
+        });
+        let changed = entry.spec.as_ref() != Some(&node.spec);
+        entry.spec = Some(node.spec);
+        let news = entry.facts.is_none() && node.status.is_some();
+        if news {
+            entry.facts = node.status;
+        }
+        if changed || news {
+            self.refresh_node(&id);
+            self.touch_node(&id, Priority::High);
+            self.touch_unplaced();
+        }
+    }
+
+    /// A node's object is gone: its replicas are lost at once.
+    pub fn delete_node(&mut self, id: &str) {
+        if let Some(entry) = self.nodes.get_mut(id) {
+            entry.spec = None;
+            if !entry.connected {
+                self.nodes.remove(id);
+            }
+            self.refresh_node(id);
+            self.touch_node(id, Priority::High);
+        }
+    }
+
+    /// The complete list, after a watch began anew.
+    pub fn reset_nodes(&mut self, list: Vec<DeserializeGuard<HyperionNode>>, now: Instant) {
+        let mut gone: std::collections::BTreeSet<String> = self.nodes.keys().cloned().collect();
+        for object in list {
+            let name = match &object.0 {
+                Ok(node) => node.metadata.name.as_ref(),
+                Err(e) => e.metadata.name.as_ref(),
+            };
+            if let Some(name) = name {
+                gone.remove(name);
+            }
+            self.apply_node(object, now);
+        }
+        for id in gone {
+            self.delete_node(&id);
+        }
+    }
+
+    /// A node's stream is open.
+    pub fn node_up(&mut self, id: &str, capabilities: &Capabilities) {
+        let (facts, _) = hyperion_gateway::facts::describe(capabilities);
+        let told: Vec<(ReplicaKey, u64)> = self
+            .promised(id)
+            .filter(|p| p.stopping.is_none() && p.told > 0)
+            .map(|p| (p.key.clone(), u64::try_from(p.spec.generation).unwrap_or(0)))
+            .collect();
+        let entry = self.nodes.entry(id.to_owned()).or_default();
+        entry.connected = true;
+        entry.seen = true;
+        entry.down_since = None;
+        entry.facts = Some(facts);
+        // What its welcome tells it to start; its reports say the rest.
+        entry.held = told.into_iter().collect();
+        self.refresh_node(id);
+        self.touch_node(id, Priority::High);
+        self.touch_unplaced();
+    }
+
+    /// A node's stream ended.
+    pub fn node_down(&mut self, id: &str, now: Instant) {
+        let Some(entry) = self.nodes.get_mut(id) else {
+            return;
+        };
+        entry.connected = false;
+        entry.down_since = Some(now);
+        entry.held.clear();
+        if entry.spec.is_none() {
+            self.nodes.remove(id);
+        }
+        self.refresh_node(id);
+        self.touch_node(id, Priority::Normal);
+    }
+
+    /// Computes what is left of a node from what is promised.
+    pub(super) fn refresh_node(&mut self, id: &str) {
+        let fresh = self.nodes.get(id).and_then(|entry| entry.node(id));
+        let at = self
+            .snapshot
+            .nodes
+            .binary_search_by(|n| n.id.as_str().cmp(id));
+        self.snapshot.version += 1;
+        let Some(mut node) = fresh else {
+            if let Ok(at) = at {
+                self.snapshot.nodes.remove(at);
+            }
+            return;
+        };
+        for placement in self.promised(id).filter(|p| p.takes_room()) {
+            let free = &mut node.free;
+            let asked = &placement.resources;
+            free.cpu_millis = free.cpu_millis.saturating_sub(asked.cpu_millis);
+            free.memory_bytes = free.memory_bytes.saturating_sub(asked.memory_bytes);
+            for share in &placement.spec.gpus {
+                if let Some(gpu) = node.gpus.iter_mut().find(|g| g.uuid == share.uuid) {
+                    let millis = u32::try_from(share.millis).unwrap_or(0);
+                    gpu.free_millis = gpu.free_millis.saturating_sub(millis);
+                }
+            }
+        }
+        match at {
+            Ok(at) => {
+                node.cpu_utilization = self.snapshot.nodes[at].cpu_utilization;
+                self.snapshot.nodes[at] = node;
+            }
+            Err(at) => self.snapshot.nodes.insert(at, node),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Workloads of the index.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperion_api::Invalid;
+use hyperion_api::workload::{HyperionWorkload, HyperionWorkloadSpec, HyperionWorkloadStatus};
+use hyperion_placement::model::Request;
+use kube::ResourceExt;
+use kube::core::DeserializeGuard;
+
+use super::{Index, Name, Priority};
+use crate::pod;
+
+/// A workload's spec, read once per change.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// What one replica asks for.
+    pub request: Request,
+    /// Hash of the pod template.
+    pub hash: String,
+    /// Grace between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// `policy.disconnect.replaceAfter`, or the default.
+    pub replace_after: Duration,
+}
+
+/// A workload.
+#[derive(Debug, Clone)]
+pub struct WorkloadEntry {
+    /// As the API gave it.
+    pub object: Arc<HyperionWorkload>,
+    /// Read form, or the field that is wrong.
+    pub template: Result<Arc<Template>, Invalid>,
+    /// Status as last read or written.
+    pub status: HyperionWorkloadStatus,
+    /// Highest generation of its replicas whose placement is gone.
+    pub highest: i64,
+    /// Last warning that was published, so that a pass that changes nothing says nothing.
+    pub said: Option<String>,
+}
+
+impl WorkloadEntry {
+    /// Uid.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.object.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// True once a user asked for its deletion.
+    #[must_use]
+    pub fn deleting(&self) -> bool {
+        self.object.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Desired replicas.
+    #[must_use]
+    pub fn replicas(&self) -> u32 {
+        u32::try_from(self.object.spec.replicas).unwrap_or(0)
+    }
+}
+
+fn read(spec: &HyperionWorkloadSpec, replace_after: Duration) -> Result<Arc<Template>, Invalid> {
+    let request = hyperion_api::request::request(spec)?;
+    // Also proves that a node can be told to run it.
+    pod::pod_spec(spec, &[])?;
+    if !(0..=10_000).contains(&spec.replicas) {
+        let problem = format!("{} is not between 0 and 10000", spec.replicas);
+        return Err(Invalid::new("spec.replicas", problem));
+    }
+    let disconnect = spec.policy.disconnect.clone().unwrap_or_default();
+    duration(
+        "spec.policy.disconnect.stopAfter",
+        disconnect.stop_after.as_deref(),
+    )?;
+    let own = duration(
+        "spec.policy.disconnect.replaceAfter",
+        disconnect.replace_after.as_deref(),
+    )?;
+    let grace = pod::grace(hyperion_api::request::pod(spec)?)?;
+    Ok(Arc::new(Template {
+        request,
+        hash: hash(spec),
+        grace: Duration::from_secs(u64::from(grace)),
+        replace_after: own.unwrap_or(replace_after),
+    }))
+}
+
+fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, Invalid> {
+    let read = |t: &str| {
+        humantime::parse_duration(t).map_err(|e| Invalid::new(field, format!("{t:?}: {e}")))
+    };
+    text.map(read).transpose()
+}
+
+/// FNV-1a over the template's JSON: equal templates have equal hashes in every release. A collision
+/// would leave one change of one workload unnoticed; with 64 bits that is not worth a SHA.
+fn hash(spec: &HyperionWorkloadSpec) -> String {
+    let json = serde_json::to_vec(&spec.template).unwrap_or_default();
+    let hash = json.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+impl Index {
+    /// A workload was made or changed. One that can't be read is noted as broken; what it runs
+    /// stays as it is.
+    pub fn apply_workload(&mut self, object: DeserializeGuard<HyperionWorkload>) {
+        match object.0 {
+            Ok(workload) => self.apply_good_workload(workload),
+            Err(e) => {
+                let name = Name::new(
+                    e.metadata.namespace.as_deref().unwrap_or_default(),
+                    e.metadata.name.as_deref().unwrap_or_default(),
+                );
+                if e.metadata.deletion_timestamp.is_some()
+                    && let Some(entry) = self.workloads.get_mut(&name)
+                {
+                    Arc::make_mut(&mut entry.object).metadata = e.metadata;
+                }
+                self.touch(&name, Priority::High);
+                self.broken.insert(name, e.error);
+            }
+        }
+    }
+
+    fn apply_good_workload(&mut self, workload: HyperionWorkload) {
+        let name = Name::new(
+            &workload.namespace().unwrap_or_default(),
+            &workload.name_any(),
+        );
+        self.broken.remove(&name);
+        let held = self.workloads.get(&name);
+        let same_object = held.filter(|h| h.object.metadata.uid == workload.metadata.uid);
+        let same_spec = same_object.is_some_and(|h| h.object.spec == workload.spec);
+        let same_marks = same_object.is_some_and(|h| {
+            h.object.metadata.deletion_timestamp == workload.metadata.deletion_timestamp
+                && h.object.metadata.finalizers == workload.metadata.finalizers
+                && h.object.metadata.generation == workload.metadata.generation
+        });
+        // The status that comes back is what this operator wrote, or older.
+        let status = same_object.map_or_else(
+            || workload.status.clone().unwrap_or_default(),
+            |held| held.status.clone(),
+        );
+        let told = status.highest_generation.unwrap_or(0);
+        let entry = WorkloadEntry {
+            template: match same_object {
+                Some(held) if same_spec => held.template.clone(),
+                _ => read(&workload.spec, self.replace_after),
+            },
+            highest: same_object.map_or(told, |held| held.highest.max(told)),
+            said: same_object
+                .filter(|_| same_spec)
+                .and_then(|held| held.said.clone()),
+            object: Arc::new(workload),
+            status,
+        };
+        self.workloads.insert(name.clone(), entry);
+        if !(same_spec && same_marks) {
+            self.refresh_promises(&name);
+            self.touch(&name, Priority::High);
+        }
+    }
+
+    /// A workload is gone.
+    pub fn delete_workload(&mut self, object: &DeserializeGuard<HyperionWorkload>) {
+        let (namespace, name) = match &object.0 {
+            Ok(w) => (w.metadata.namespace.as_deref(), w.metadata.name.as_deref()),
+            Err(e) => (e.metadata.namespace.as_deref(), e.metadata.name.as_deref()),
+        };
+        let name = Name::new(namespace.unwrap_or_default(), name.unwrap_or_default());
+        self.forget_workload(&name);
+    }
+
+    fn forget_workload(&mut self, name: &Name) {
+        self.workloads.remove(name);
+        self.broken.remove(name);
+        self.unplaced.remove(name);
+        self.touch(name, Priority::High);
+    }
+
+    /// The complete list, after a watch began anew.
+    pub fn reset_workloads(&mut self, list: Vec<DeserializeGuard<HyperionWorkload>>) {
+        let mut gone: std::collections::BTreeSet<Name> = self
+            .workloads
+            .keys()
+            .chain(self.broken.keys())
+            .cloned()
+            .collect();
+        for object in list {
+            let metadata = match &object.0 {
+                Ok(w) => &w.metadata,
+                Err(e) => &e.metadata,
+            };
+            gone.remove(&Name::new(
+                metadata.namespace.as_deref().unwrap_or_default(),
+                metadata.name.as_deref().unwrap_or_default(),
+            ));
+            self.apply_workload(object);
+        }
+        for name in gone {
+            self.forget_workload(&name);
+        }
+    }
+
+    /// Notes a status that is being written.
+    pub(crate) fn wrote_status(&mut self, name: &Name, status: HyperionWorkloadStatus) {
+        if let Some(entry) = self.workloads.get_mut(name) {
+            entry.status = status;
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The leader's loop: watches and agents' words go into the index, dirty workloads are passed one
+//! by one, and what follows goes to the gateway and to the API. One task owns the index.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyperion_gateway::{Gateway, GatewayEvent};
+use hyperion_placement::RulesScorer;
+use hyperion_proto::agent_v1::StartReplica;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::apply::{self, Applied};
+use crate::directory::Directory;
+use crate::events::{self, Note, Publisher};
+use crate::index::{Index, Name, Priority};
+use crate::metrics::Metrics;
+use crate::plan::{self, Action, Outcome};
+use crate::queue::Queue;
+use crate::watch::{self, Change, Seen};
+
+/// Passes before inputs are looked at again.
+const PASSES: usize = 16;
+/// How old measured CPU use may be when a decision is made.
+const MEASURED: Duration = Duration::from_secs(1);
+/// How often placements are counted for `/metrics`.
+const COUNTED: Duration = Duration::from_secs(1);
+/// Time for decisions that were due at the start to be stored. After that nodes are told that
+/// their lists are complete, and stop what is not in them.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// What the loop works with.
+pub struct Leader {
+    /// Kubernetes.
+    pub client: kube::Client,
+    /// Agents.
+    pub gateway: Gateway,
+    /// For the HTTP server.
+    pub directory: Arc<Directory>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Default of `replaceAfter`.
+    pub replace_after: Duration,
+    /// This process, for events.
+    pub identity: String,
+}
+
+/// Runs until `stop`.
+pub async fn run(
+    leader: Leader,
+    mut agents: mpsc::Receiver<GatewayEvent>,
+    stop: CancellationToken,
+) {
+    let mut seen = watch::start(&leader.client, &stop);
+    let (actions, waiting) = mpsc::unbounded_channel();
+    let (results, mut applied) = mpsc::unbounded_channel();
+    let applier = tokio::spawn(apply::run(
+        leader.client.clone(),
+        waiting,
+        results,
+        leader.metrics.clone(),
+        stop.clone(),
+    ));
+    let publisher = events::start(leader.client.clone(), &leader.identity, stop.clone());
+    let mut work = Work::new(leader, actions, publisher);
+    loop {
+        while let Ok(change) = seen.try_recv() {
+            work.seen(change);
+        }
+        while let Ok(result) = applied.try_recv() {
+            work.applied(result);
+        }
+        while let Ok(event) = agents.try_recv() {
+            work.agent(event);
+        }
+        let busy = work.passes();
+        if busy {
+            tokio::task::yield_now().await;
+            if stop.is_cancelled() {
+                break;
+            }
+            continue;
+        }
+        let timer = tokio::time::sleep_until(work.next_timer().into());
+        tokio::select! {
+            () = stop.cancelled() => break,
+            change = seen.recv() => match change {
+                Some(change) => work.seen(change),
+                None => break,
+            },
+            Some(result) = applied.recv() => work.applied(result),
+            event = agents.recv() => match event {
+                Some(event) => work.agent(event),
+                None => break,
+            },
+            () = timer => {}
+        }
+    }
+    drop(work);
+    if applier.await.is_err() {
+        warn!("the applier ended badly");
+    }
+}
+
+struct Work {
+    leader: Leader,
+    index: Index,
+    queue: Queue,
+    actions: mpsc::UnboundedSender<Vec<Action>>,
+    publisher: Publisher,
+    timers: BTreeSet<(Instant, Name)>,
+    due: HashMap<Name, Instant>,
+    listed: [bool; 3],
+    listed_at: Option<Instant>,
+    complete: bool,
+    measured: Option<Instant>,
+    counted: Instant,
+    stale_counts: bool,
+}
+
+impl Work {
+    fn new(
+        leader: Leader,
+        actions: mpsc::UnboundedSender<Vec<Action>>,
+        publisher: Publisher,
+    ) -> Self {
+        let latency = hyperion_providers::latency_matrix();
+        Self {
+            index: Index::new(leader.replace_after, latency),
+            leader,
+            queue: Queue::default(),
+            actions,
+            publisher,
+            timers: BTreeSet::new(),
+            due: HashMap::new(),
+            listed: [false; 3],
+            listed_at: None,
+            complete: false,
+            measured: None,
+            counted: Instant::now(),
+            stale_counts: true,
+        }
+    }
+
+    fn seen(&mut self, seen: Seen) {
+        let now = Instant::now();
+        let index = &mut self.index;
+        match seen {
+            Seen::Workload(Change::Apply(object)) => index.apply_workload(object),
+            Seen::Workload(Change::Delete(object)) => index.delete_workload(&object),
+            Seen::Workload(Change::Reset(list)) => {
+                index.reset_workloads(list);
+                self.listed[0] = true;
+            }
+            Seen::Placement(Change::Apply(object)) => index.apply_placement(object),
+            Seen::Placement(Change::Delete(object)) => index.delete_placement(&object),
+            Seen::Placement(Change::Reset(list)) => {
+                index.reset_placements(list);
+                self.listed[1] = true;
+            }
+            Seen::Node(Change::Apply(object)) => index.apply_node(object, now),
+            Seen::Node(Change::Delete(object)) => {
+                let name = match &object.0 {
+                    Ok(node) => node.metadata.name.as_deref(),
+                    Err(e) => e.metadata.name.as_deref(),
+                };
+                index.delete_node(name.unwrap_or_default());
+            }
+            Seen::Node(Change::Reset(list)) => {
+                index.reset_nodes(list, now);
+                self.listed[2] = true;
+            }
+        }
+        if self.listed_at.is_none() && self.listed == [true; 3] {
+            self.listed_at = Some(now);
+        }
+    }
+
+    fn applied(&mut self, applied: Applied) {
+        match applied {
+            Applied::Stored {
+                workload,
+                replica,
+                generation,
+            } => self.index.stored(&workload, replica, generation),
+            Applied::Gone {
+                workload,
+                replica,
+                generation,
+            } => self.index.gone(&workload, replica, generation),
+        }
+    }
+
+    fn agent(&mut self, event: GatewayEvent) {
+        match event {
+            GatewayEvent::NodeUp {
+                node, capabilities, ..
+            } => {
+                debug!(node, "node is in reach");
+                self.index.node_up(&node, &capabilities);
+            }
+            GatewayEvent::NodeDown { node, reason } => {
+                info!(node, reason, "node is out of reach");
+                self.index.node_down(&node, Instant::now());
+            }
+            GatewayEvent::Report { node, report } => {
+                debug!(node, replica = %report.key, generation = report.generation, phase = ?report.phase, reason = report.reason, "report");
+                self.index.report(&node, &report, Instant::now());
+            }
+            GatewayEvent::Event { node, event } => {
+                let about = match &event.replica {
+                    Some(key) => events::workload(
+                        &Name::new(&key.namespace, &key.workload),
+                        &key.workload_uid,
+                    ),
+                    None => events::node(&node),
+                };
+                let text = match &event.replica {
+                    Some(key) => format!("replica {} on node {node}: {}", key.index, event.message),
+                    None => event.message,
+                };
+                self.publisher.publish(Note {
+                    about,
+                    warning: event.warning,
+                    reason: event.reason,
+                    text,
+                });
+            }
+        }
+    }
+
+    /// Passes over dirty workloads; true while there are more.
+    fn passes(&mut self) -> bool {
+        if self.listed_at.is_none() {
+            return false;
+        }
+        let now = Instant::now();
+        while let Some((at, name)) = self.timers.first().cloned().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, name.clone()));
+            self.due.remove(&name);
+            self.queue.push(name, Priority::Normal);
+        }
+        for (name, priority) in self.index.take_dirty() {
+            self.queue.push(name, priority);
+        }
+        if !self.queue.is_empty() && self.measured.is_none_or(|at| now - at > MEASURED) {
+            self.measured = Some(now);
+            let gateway = self.leader.gateway.clone();
+            self.index.measure(|node| gateway.cpu_utilization(node));
+        }
+        for _ in 0..PASSES {
+            let Some(name) = self.queue.pop() else { break };
+            self.pass(&name);
+        }
+        for (name, priority) in self.index.take_dirty() {
+            self.queue.push(name, priority);
+        }
+        self.leader
+            .metrics
+            .queue
+            .set(i64::try_from(self.queue.len()).unwrap_or(i64::MAX));
+        self.count(now);
+        if self.queue.is_empty() {
+            self.complete(now);
+        }
+        !self.queue.is_empty()
+    }
+
+    fn pass(&mut self, name: &Name) {
+        let now = Instant::now();
+        let clock = jiff::Timestamp::now();
+        let outcome = plan::pass(&mut self.index, name, now, clock, &RulesScorer);
+        let Outcome {
+            actions,
+            wake,
+            more,
+            decisions,
+        } = outcome;
+        if decisions > 0 {
+            self.leader.metrics.decisions.inc_by(u64::from(decisions));
+            self.leader
+                .metrics
+                .decision_seconds
+                .observe(now.elapsed().as_secs_f64());
+        }
+        if more {
+            self.queue.push(name.clone(), Priority::Low);
+        }
+        if let Some(old) = self.due.remove(name) {
+            self.timers.remove(&(old, name.clone()));
+        }
+        if let Some(at) = wake {
+            self.due.insert(name.clone(), at);
+            self.timers.insert((at, name.clone()));
+        }
+        self.stale_counts |= !actions.is_empty();
+        self.leader.directory.update(name, &self.index);
+        self.dispatch(actions);
+    }
+
+    fn dispatch(&mut self, actions: Vec<Action>) {
+        let mut writes = Vec::new();
+        for action in actions {
+            match action {
+                Action::Start {
+                    node,
+                    key,
+                    generation,
+                    pod,
+                } => {
+                    debug!(node, replica = %key, generation, "start");
+                    let generation = u64::try_from(generation).unwrap_or(0);
+                    let start = StartReplica {
+                        key: Some((&key).into()),
+                        generation,
+                        pod: Some(*pod),
+                        command_id: generation,
+                    };
+                    self.leader.gateway.set_desired(&node, start);
+                }
+                Action::Stop {
+                    node,
+                    key,
+                    generation,
+                } => {
+                    debug!(node, replica = %key, generation, "stop");
+                    let generation = u64::try_from(generation).unwrap_or(0);
+                    self.leader.gateway.remove_desired(&node, &key, generation);
+                }
+                Action::Event {
+                    workload,
+                    uid,
+                    warning,
+                    reason,
+                    note,
+                } => {
+                    info!(workload = %workload, reason, "{note}");
+                    self.publisher.publish(Note {
+                        about: events::workload(&workload, &uid),
+                        warning,
+                        reason: reason.to_owned(),
+                        text: note,
+                    });
+                }
+                write => writes.push(write),
+            }
+        }
+        if !writes.is_empty() {
+            // A closed queue means that the leader stops.
+            let _ = self.actions.send(writes);
+        }
+    }
+
+    /// Tells nodes that their lists are complete, once everything due at the start is stored.
+    fn complete(&mut self, now: Instant) {
+        if self.complete {
+            return;
+        }
+        let settled = self
+            .index
+            .placements()
+            .all(|p| p.deleting || p.stored >= p.spec.generation);
+        let late = self.listed_at.is_some_and(|at| now - at > SETTLE);
+        if settled || late {
+            self.complete = true;
+            self.leader.gateway.mark_desired_complete();
+            info!(settled, "state is read; nodes get complete lists");
+        }
+    }
+
+    fn count(&mut self, now: Instant) {
+        if !self.stale_counts || now - self.counted < COUNTED {
+            return;
+        }
+        (self.counted, self.stale_counts) = (now, false);
+        let metrics = &self.leader.metrics;
+        metrics
+            .workloads
+            .set(i64::try_from(self.index.workloads()).unwrap_or(i64::MAX));
+        metrics.count_placements(self.index.placements().map(|p| p.status.phase));
+    }
+
+    fn next_timer(&self) -> Instant {
+        let now = Instant::now();
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let soon = (!self.complete || self.stale_counts).then_some(now + COUNTED);
+        let idle = now + Duration::from_secs(3600);
+        timer.into_iter().chain(soon).min().unwrap_or(idle)
+    }
+}

@@ -1,0 +1,441 @@
+//! One pass over one workload: what must change, as data.
+//!
+//! [`pass`] decides and notes its decisions in the index, so that the next decision counts on
+//! them; it does no I/O. What has to happen comes back as [`Action`]s, in order.
+//!
+//! - here: the course of a pass, and how replicas end;
+//! - [`place`]: where a replica goes;
+//! - [`moves`]: why a replica leaves its node;
+//! - [`status`]: what people read.
+
+mod moves;
+mod place;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyperion_api::placement::{HyperionPlacement, HyperionPlacementStatus};
+use hyperion_api::workload::HyperionWorkloadStatus;
+use hyperion_api::{FINALIZER, Invalid, conditions};
+use hyperion_placement::{Explanation, Scorer};
+use hyperion_proto::agent_v1::PodSpec;
+use hyperion_proto::domain::ReplicaKey;
+use jiff::Timestamp;
+
+use crate::index::{Index, Name, Template, WorkloadEntry};
+use crate::pod;
+
+pub use moves::Why;
+
+/// Something to do. Actions on one object are to be done in order; of two writes of the same part
+/// of an object the later one counts.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Store a decision.
+    Store(Box<HyperionPlacement>),
+    /// Delete a placement's object: its replica has stopped.
+    Delete {
+        /// Workload.
+        workload: Name,
+        /// Replica.
+        replica: u32,
+    },
+    /// Write a placement's status.
+    PlacementStatus {
+        /// Workload.
+        workload: Name,
+        /// Replica.
+        replica: u32,
+        /// Status.
+        status: Box<HyperionPlacementStatus>,
+    },
+    /// Write a workload's status.
+    WorkloadStatus {
+        /// Workload.
+        workload: Name,
+        /// Status.
+        status: Box<HyperionWorkloadStatus>,
+    },
+    /// Put the finalizer on a workload or take it off.
+    Finalizer {
+        /// Workload.
+        workload: Name,
+        /// Its uid: a namesake made since then is not touched.
+        uid: String,
+        /// On or off.
+        present: bool,
+    },
+    /// Tell a node to run a replica.
+    Start {
+        /// Node.
+        node: String,
+        /// Replica.
+        key: ReplicaKey,
+        /// Generation.
+        generation: i64,
+        /// What to run.
+        pod: Box<PodSpec>,
+    },
+    /// Tell a node not to run a replica with this generation or a lower one.
+    Stop {
+        /// Node.
+        node: String,
+        /// Replica.
+        key: ReplicaKey,
+        /// Generation.
+        generation: i64,
+    },
+    /// Publish an event on the workload.
+    Event {
+        /// Workload.
+        workload: Name,
+        /// Its uid.
+        uid: String,
+        /// Needs a person's attention.
+        warning: bool,
+        /// CamelCase.
+        reason: &'static str,
+        /// For people.
+        note: String,
+    },
+}
+
+/// What a pass gives.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What to do.
+    pub actions: Vec<Action>,
+    /// When to pass again although nothing happened.
+    pub wake: Option<Instant>,
+    /// More decisions are left; they were put off so that others get a turn.
+    pub more: bool,
+    /// Decisions made.
+    pub decisions: u32,
+}
+
+/// Decisions of one pass.
+const DECISIONS: u32 = 64;
+/// Time over the pod's grace for a node to say that a replica has stopped.
+const STOP_MARGIN: Duration = Duration::from_secs(15);
+
+/// Looks at one workload. `now` only grows; `clock` is for timestamps that people read.
+pub fn pass(
+    index: &mut Index,
+    name: &Name,
+    now: Instant,
+    clock: Timestamp,
+    scorer: &dyn Scorer,
+) -> Outcome {
+    let mut pass = Pass {
+        index,
+        name: name.clone(),
+        now,
+        clock,
+        scorer,
+        out: Outcome::default(),
+        unplaced: Vec::new(),
+        hopeless: None,
+    };
+    pass.run();
+    pass.out
+}
+
+struct Pass<'a> {
+    index: &'a mut Index,
+    name: Name,
+    now: Instant,
+    clock: Timestamp,
+    scorer: &'a dyn Scorer,
+    out: Outcome,
+    /// Replicas that need a place and have none: why, and what stands in the way.
+    unplaced: Vec<(u32, Why, Explanation)>,
+    /// A decision of this pass that found nothing, for a replica with nothing of its own to avoid:
+    /// the other replicas ask for the same.
+    hopeless: Option<Explanation>,
+}
+
+impl Pass<'_> {
+    fn run(&mut self) {
+        let workload = self.index.workloads.get(&self.name).cloned();
+        match workload {
+            None if self.index.broken.contains_key(&self.name) => self.broken_unknown(),
+            None => self.retire_all(),
+            Some(workload) if workload.deleting() => self.delete(&workload),
+            Some(workload) => self.keep(&workload),
+        }
+        self.let_go();
+    }
+
+    /// A workload that stays.
+    fn keep(&mut self, workload: &WorkloadEntry) {
+        if !has_finalizer(workload) {
+            self.finalizer(workload, true);
+        }
+        self.retire_where(|key, _| key.uid != workload.uid());
+        let broken = self.index.broken.get(&self.name).cloned();
+        let template = match (&workload.template, broken) {
+            (_, Some(error)) => Err(Invalid::new("object", error)),
+            (Ok(template), None) => Ok(template.clone()),
+            (Err(e), None) => Err(e.clone()),
+        };
+        match &template {
+            Ok(template) => {
+                let replicas = workload.replicas();
+                self.retire_where(|key, _| key.index >= replicas);
+                self.replicas(workload, template);
+                self.start(workload, template);
+            }
+            // What runs goes on; the status says what is wrong.
+            Err(e) => self.say(workload, conditions::EVENT_INVALID, &e.to_string()),
+        }
+        let unplaced = !self.unplaced.is_empty();
+        if unplaced {
+            self.index.unplaced.insert(self.name.clone());
+        } else {
+            self.index.unplaced.remove(&self.name);
+        }
+        self.placement_statuses();
+        self.workload_status(workload, template.as_ref().map(Arc::as_ref));
+    }
+
+    fn delete(&mut self, workload: &WorkloadEntry) {
+        self.retire_all();
+        if !self.index.placements.contains_key(&self.name) {
+            if has_finalizer(workload) {
+                self.finalizer(workload, false);
+            }
+            return;
+        }
+        self.placement_statuses();
+        self.workload_status(workload, workload.template.as_ref().map(Arc::as_ref));
+    }
+
+    /// An object that could never be read: say so on the object itself.
+    fn broken_unknown(&mut self) {
+        let error = self
+            .index
+            .broken
+            .get(&self.name)
+            .cloned()
+            .unwrap_or_default();
+        let status = status::refused(&error, self.clock);
+        self.out.actions.push(Action::WorkloadStatus {
+            workload: self.name.clone(),
+            status: Box::new(status),
+        });
+    }
+
+    fn finalizer(&mut self, workload: &WorkloadEntry, present: bool) {
+        self.out.actions.push(Action::Finalizer {
+            workload: self.name.clone(),
+            uid: workload.uid().to_owned(),
+            present,
+        });
+    }
+
+    /// A warning that is published once until it changes.
+    fn say(&mut self, workload: &WorkloadEntry, reason: &'static str, note: &str) {
+        if workload.said.as_deref() == Some(note) {
+            return;
+        }
+        if let Some(entry) = self.index.workloads.get_mut(&self.name) {
+            entry.said = Some(note.to_owned());
+        }
+        self.event(workload, true, reason, note.to_owned());
+    }
+
+    fn event(
+        &mut self,
+        workload: &WorkloadEntry,
+        warning: bool,
+        reason: &'static str,
+        note: String,
+    ) {
+        self.out.actions.push(Action::Event {
+            workload: self.name.clone(),
+            uid: workload.uid().to_owned(),
+            warning,
+            reason,
+            note,
+        });
+    }
+
+    fn wake_at(&mut self, at: Instant) {
+        self.out.wake = Some(self.out.wake.map_or(at, |held| held.min(at)));
+    }
+
+    fn known(&self) -> Vec<u32> {
+        let placements = self.index.placements.get(&self.name);
+        placements.map_or_else(Vec::new, |p| p.keys().copied().collect())
+    }
+
+    fn retire_all(&mut self) {
+        self.retire_where(|_, _| true);
+    }
+
+    fn retire_where(&mut self, ends: impl Fn(&ReplicaKey, i64) -> bool) {
+        for replica in self.known() {
+            let entry = self.index.placement(&self.name, replica);
+            if entry.is_some_and(|e| ends(&e.key, e.spec.generation)) {
+                self.retire(replica);
+            }
+        }
+    }
+
+    /// Ends a replica: its node is told, and when it has stopped the placement is deleted.
+    fn retire(&mut self, replica: u32) {
+        let entry = self.index.placement(&self.name, replica);
+        if entry.is_some_and(|e| !e.deleting) && self.stopped(replica, false) {
+            let Some(entry) = self.index.entry_mut(&self.name, replica) else {
+                return;
+            };
+            entry.deleting = true;
+            let (node, key, generation) = (
+                entry.spec.node.clone(),
+                entry.key.clone(),
+                entry.spec.generation,
+            );
+            self.index.room_changed(&node);
+            self.index.remember_generation(&key, generation);
+            self.index.failures.remove(&(self.name.clone(), replica));
+            self.out.actions.push(Action::Delete {
+                workload: self.name.clone(),
+                replica,
+            });
+        }
+    }
+
+    /// Tells the node to stop a replica, once; true when it has stopped or nobody can tell.
+    fn stopped(&mut self, replica: u32, moving: bool) -> bool {
+        let (now, name) = (self.now, self.name.clone());
+        let grace = self
+            .index
+            .workloads
+            .get(&name)
+            .and_then(|w| w.template.as_ref().ok())
+            .map_or(Duration::from_secs(u64::from(pod::DEFAULT_GRACE)), |t| {
+                t.grace
+            });
+        let Some(entry) = self.index.entry_mut(&name, replica) else {
+            return true;
+        };
+        let first = entry.stopping.is_none();
+        let since = *entry.stopping.get_or_insert(now);
+        entry.moving = moving;
+        let (node, key, generation) = (
+            entry.spec.node.clone(),
+            entry.key.clone(),
+            entry.spec.generation,
+        );
+        if first {
+            self.out.actions.push(Action::Stop {
+                node: node.clone(),
+                key: key.clone(),
+                generation,
+            });
+        }
+        // A node that is out of reach is told when it returns: its list lacks the replica.
+        if !self.index.held(&node, &key, generation) {
+            return true;
+        }
+        let until = since + grace + STOP_MARGIN;
+        if now < until {
+            self.wake_at(until);
+            return false;
+        }
+        if let Some(workload) = self.index.workloads.get(&name).cloned() {
+            let note = format!("node {node} did not say that replica {replica} has stopped");
+            self.say(&workload, conditions::EVENT_STOP_UNCONFIRMED, &note);
+        }
+        true
+    }
+
+    /// Tells nodes what is stored and theirs.
+    fn start(&mut self, workload: &WorkloadEntry, template: &Template) {
+        for replica in self.known() {
+            let Some(entry) = self.index.placement(&self.name, replica) else {
+                continue;
+            };
+            let ready = entry.stored >= entry.spec.generation
+                && entry.told < entry.spec.generation
+                && entry.stopping.is_none()
+                && !entry.deleting
+                && entry.spec.template_hash == template.hash;
+            if !ready {
+                continue;
+            }
+            let (node, key, generation) = (
+                entry.spec.node.clone(),
+                entry.key.clone(),
+                entry.spec.generation,
+            );
+            // Proved when the template was read.
+            let Ok(pod) = pod::pod_spec(&workload.object.spec, &entry.spec.gpus) else {
+                continue;
+            };
+            if let Some(entry) = self.index.entry_mut(&self.name, replica) {
+                entry.told = generation;
+            }
+            self.index.told(&node, &key, generation);
+            self.out.actions.push(Action::Start {
+                node,
+                key,
+                generation,
+                pod: Box::new(pod),
+            });
+        }
+    }
+
+    /// Ends old copies whose successor is ready, or whose time has come.
+    fn let_go(&mut self) {
+        let replicas: BTreeSet<u32> = self
+            .index
+            .leaving
+            .range((self.name.clone(), 0)..=(self.name.clone(), u32::MAX))
+            .map(|((_, replica), _)| *replica)
+            .collect();
+        for replica in replicas {
+            let at = (self.name.clone(), replica);
+            let copies = self.index.leaving.remove(&at).unwrap_or_default();
+            let successor = self.index.placement(&self.name, replica).cloned();
+            let mut kept = Vec::new();
+            for copy in copies {
+                let taken_over = successor.as_ref().is_some_and(|s| {
+                    s.spec.node == copy.node
+                        && s.key == copy.key
+                        && s.spec.generation > copy.generation
+                        && s.stopping.is_none()
+                });
+                if taken_over {
+                    continue;
+                }
+                let served = successor
+                    .as_ref()
+                    .is_none_or(|s| s.status.ready || s.ended() || s.stopping.is_some());
+                let due = copy.until.is_none_or(|until| until <= self.now);
+                if let (false, false, Some(until)) = (served, due, copy.until) {
+                    self.wake_at(until);
+                    kept.push(copy);
+                    continue;
+                }
+                self.out.actions.push(Action::Stop {
+                    node: copy.node,
+                    key: copy.key,
+                    generation: copy.generation,
+                });
+            }
+            if !kept.is_empty() {
+                self.index.leaving.insert(at, kept);
+            }
+        }
+    }
+}
+
+fn has_finalizer(workload: &WorkloadEntry) -> bool {
+    let finalizers = workload.object.metadata.finalizers.iter().flatten();
+    finalizers.into_iter().any(|f| f == FINALIZER)
+}

@@ -1,0 +1,376 @@
+//! Why a replica leaves its node, and how: a service's new copy is started before the old one is
+//! stopped wherever the old one still serves; a job's or an exclusive workload's never runs twice.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use hyperion_api::conditions;
+use hyperion_api::placement::PlacementPhase;
+use hyperion_api::workload::WorkloadType;
+use hyperion_placement::Constraint;
+use hyperion_placement::filter::{Candidate, first_rejection};
+use hyperion_placement::model::Node;
+
+use super::Pass;
+use super::place::Decided;
+use crate::index::{Failure, Leaving, PlacementEntry, Template, WorkloadEntry};
+
+/// Why a replica needs a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It has none.
+    New,
+    /// Its node is out of reach for too long, revoked, or gone.
+    Lost(String),
+    /// Its node is being drained.
+    Draining(String),
+    /// The node no longer satisfies a hard constraint.
+    Constraint(String, Constraint),
+    /// The template changed.
+    Template,
+    /// It fails there, for this reason.
+    Failing(String, String),
+    /// It was stopped to be placed elsewhere.
+    Moving(String),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New => write!(f, "it has no place yet"),
+            Self::Lost(node) => write!(f, "node {node} is lost"),
+            Self::Draining(node) => write!(f, "node {node} is draining"),
+            Self::Constraint(node, constraint) => {
+                write!(f, "node {node} no longer satisfies {constraint}")
+            }
+            Self::Template => write!(f, "the template changed"),
+            Self::Failing(node, reason) => write!(f, "it fails on node {node}: {reason}"),
+            Self::Moving(node) => write!(f, "it left node {node}"),
+        }
+    }
+}
+
+/// Nodes that have not been heard since this control plane began may still be on their way back:
+/// agents wait up to 15 s between attempts.
+pub const FIRST_CONTACT: Duration = Duration::from_secs(20);
+/// How long an old copy may wait for its successor to be ready.
+const HANDOVER: Duration = Duration::from_secs(60);
+/// How long a replica may fail to be created (no image, no runtime) before another node is tried.
+const CREATE_FAILURES: Duration = Duration::from_secs(10);
+/// Restarts before another node is tried.
+const CRASHES: u32 = 5;
+/// First wait before a replica that failed for good, with nowhere else to go, is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+/// Reports of a job's own end: no other node would do better.
+const OWN_END: &[&str] = &["Completed", "Error", "ExitCode", "NonZeroExit", "OOMKilled"];
+
+impl Pass<'_> {
+    /// Looks at every desired replica.
+    pub(super) fn replicas(&mut self, workload: &WorkloadEntry, template: &Template) {
+        let desired = workload.replicas();
+        let mut updating = self.updating(template, desired);
+        let at_once = (desired as usize / 4).max(1);
+        for replica in 0..desired {
+            let Some(entry) = self.index.placement(&self.name, replica).cloned() else {
+                self.place_new(workload, template, replica);
+                continue;
+            };
+            if entry.deleting || (entry.stopping.is_some() && !entry.moving) {
+                self.retire(replica);
+                continue;
+            }
+            let Some(why) = self.why_move(workload, template, &entry) else {
+                continue;
+            };
+            if why == Why::Template && entry.status.ready {
+                if updating >= at_once {
+                    continue;
+                }
+                updating += 1;
+            }
+            self.relocate(workload, template, &entry, why);
+        }
+    }
+
+    /// Replicas on their way to the current template: the rest waits for them.
+    fn updating(&self, template: &Template, desired: u32) -> usize {
+        let placements = self.index.placements.get(&self.name).into_iter().flatten();
+        placements
+            .filter(|(index, p)| {
+                **index < desired
+                    && p.spec.template_hash == template.hash
+                    && !p.status.ready
+                    && !p.ended()
+            })
+            .count()
+    }
+
+    fn place_new(&mut self, workload: &WorkloadEntry, template: &Template, replica: u32) {
+        match self.decide(template, replica) {
+            None => {}
+            Some(Ok(decided)) => {
+                self.commit(workload, template, replica, &decided);
+                self.announce(workload, replica, &Why::New, &decided);
+            }
+            Some(Err(explanation)) => self.unplaced.push((replica, Why::New, explanation)),
+        }
+    }
+
+    /// Why this replica can't stay as it is; none while it can.
+    fn why_move(
+        &mut self,
+        workload: &WorkloadEntry,
+        template: &Template,
+        entry: &PlacementEntry,
+    ) -> Option<Why> {
+        let node = entry.spec.node.clone();
+        let job = workload.object.spec.type_ == WorkloadType::Job;
+        let own_end = OWN_END.contains(&entry.status.reason.as_str());
+        match entry.status.phase {
+            PlacementPhase::Succeeded if job => return None,
+            PlacementPhase::Failed if job && own_end => return None,
+            _ => {}
+        }
+        if entry.moving {
+            return Some(Why::Moving(node));
+        }
+        if self.lost(workload, template, &node) {
+            return Some(Why::Lost(node));
+        }
+        if let Some(why) = self.failing(job, entry) {
+            return Some(why);
+        }
+        if entry.spec.template_hash != template.hash {
+            return Some(Why::Template);
+        }
+        let held = self.index.nodes.get(&node)?;
+        if held.spec.as_ref().is_some_and(|s| s.draining) {
+            return Some(Why::Draining(node));
+        }
+        let mut here = self.without(entry)?;
+        // Other effects only keep new replicas away.
+        here.taints.retain(|t| t.effect == "NoExecute");
+        broken_constraint(template, &here).map(|c| Why::Constraint(node, c))
+    }
+
+    /// True where the node is to be given up.
+    fn lost(&mut self, workload: &WorkloadEntry, template: &Template, node: &str) -> bool {
+        let Some(entry) = self.index.nodes.get(node) else {
+            return true;
+        };
+        if entry.spec.as_ref().is_none_or(|s| s.revoked) {
+            return true;
+        }
+        let Some(down) = entry.down_for(self.now) else {
+            return false;
+        };
+        // At most one copy: nobody can tell what a node that is out of reach still runs.
+        if workload.object.spec.policy.exclusive {
+            return false;
+        }
+        let after = if entry.seen {
+            template.replace_after
+        } else {
+            template.replace_after.max(FIRST_CONTACT)
+        };
+        if down < after {
+            let at = self.now + (after - down);
+            self.wake_at(at);
+        }
+        down >= after
+    }
+
+    /// A replica that another node may run better.
+    fn failing(&mut self, job: bool, entry: &PlacementEntry) -> Option<Why> {
+        let report = entry.report.as_ref()?;
+        let since = entry.failing_since?;
+        let own_end = OWN_END.contains(&report.reason.as_str());
+        let due = match super::status::phase(report) {
+            PlacementPhase::Failed if job && own_end => return None,
+            PlacementPhase::Failed => since,
+            PlacementPhase::Backoff if report.restarts == 0 => since + CREATE_FAILURES,
+            PlacementPhase::Backoff if report.restarts >= CRASHES => since,
+            _ => return None,
+        };
+        let due = entry.retry_at.map_or(due, |retry| due.max(retry));
+        if due > self.now {
+            self.wake_at(due);
+            return None;
+        }
+        let reason = if report.message.is_empty() {
+            report.reason.clone()
+        } else {
+            format!("{}: {}", report.reason, report.message)
+        };
+        Some(Why::Failing(entry.spec.node.clone(), reason))
+    }
+
+    fn relocate(
+        &mut self,
+        workload: &WorkloadEntry,
+        template: &Template,
+        entry: &PlacementEntry,
+        why: Why,
+    ) {
+        let replica = entry.key.index;
+        if let Why::Failing(node, reason) = &why {
+            let failure = Failure {
+                at: self.now,
+                reason: reason.clone(),
+            };
+            let at = (self.name.clone(), replica);
+            self.index
+                .failures
+                .entry(at)
+                .or_default()
+                .insert(node.clone(), failure);
+        }
+        // The same node, where it still can: images are there, and room is.
+        let stays = why == Why::Template && self.fits_here(workload, template, entry);
+        let here = if stays {
+            self.decide_here(template, entry)
+        } else {
+            None
+        };
+        let decided = match here {
+            Some(decided) => Ok(decided),
+            None => match self.decide(template, replica) {
+                None => return,
+                Some(decided) => decided,
+            },
+        };
+        match decided {
+            Ok(decided) => self.carry_over(workload, template, entry, &why, &decided),
+            Err(explanation) => {
+                if let Why::Failing(..) = &why {
+                    self.try_again(workload, template, entry);
+                } else if must_stop(&why) {
+                    self.stopped(replica, true);
+                }
+                self.unplaced.push((replica, why, explanation));
+            }
+        }
+    }
+
+    fn fits_here(
+        &mut self,
+        workload: &WorkloadEntry,
+        template: &Template,
+        entry: &PlacementEntry,
+    ) -> bool {
+        let node = self.index.nodes.get(&entry.spec.node).cloned();
+        let open =
+            node.is_some_and(|n| n.connected && n.spec.is_some_and(|s| !s.draining && !s.revoked));
+        open && !self.lost(workload, template, &entry.spec.node)
+    }
+
+    fn carry_over(
+        &mut self,
+        workload: &WorkloadEntry,
+        template: &Template,
+        entry: &PlacementEntry,
+        why: &Why,
+        decided: &Decided,
+    ) {
+        let replica = entry.key.index;
+        let same_node = decided.node.id == entry.spec.node;
+        let serves = !matches!(why, Why::Lost(_) | Why::Failing(..) | Why::Moving(_));
+        let alone = workload.object.spec.policy.exclusive
+            || workload.object.spec.type_ == WorkloadType::Job;
+        if serves && alone && !same_node && !self.stopped(replica, true) {
+            // Placed when the old copy has stopped.
+            return;
+        }
+        if matches!(why, Why::Moving(_)) && !self.stopped(replica, true) {
+            return;
+        }
+        self.commit(workload, template, replica, decided);
+        if !same_node {
+            let until = (serves && !alone).then(|| self.now + HANDOVER);
+            self.leave(entry, until);
+        }
+        self.announce(workload, replica, why, decided);
+    }
+
+    fn leave(&mut self, entry: &PlacementEntry, until: Option<Instant>) {
+        let copy = Leaving {
+            node: entry.spec.node.clone(),
+            key: entry.key.clone(),
+            generation: entry.spec.generation,
+            until,
+        };
+        let at = (self.name.clone(), entry.key.index);
+        self.index.leaving.entry(at).or_default().push(copy);
+    }
+
+    /// Nowhere else to go. One that is retried by its node is left to it; one that failed for good
+    /// is given another chance on the same node, later each time.
+    fn try_again(&mut self, workload: &WorkloadEntry, template: &Template, entry: &PlacementEntry) {
+        let replica = entry.key.index;
+        let wait = RETRY * 2_u32.pow(entry.retries.min(4));
+        let next = self.now + wait;
+        let failed = entry
+            .report
+            .as_ref()
+            .is_some_and(|r| super::status::phase(r) == PlacementPhase::Failed);
+        let waited = entry.retry_at.is_some();
+        if failed
+            && waited
+            && let Some(decided) = self.decide_here(template, entry)
+        {
+            self.commit(workload, template, replica, &decided);
+        }
+        if let Some(held) = self.index.entry_mut(&self.name, replica) {
+            held.retry_at = Some(next);
+            held.retries = entry.retries + 1;
+        }
+        self.wake_at(next);
+    }
+
+    fn announce(&mut self, workload: &WorkloadEntry, replica: u32, why: &Why, decided: &Decided) {
+        let at = &decided.node.location;
+        let region = if at.site.is_empty() {
+            &at.region
+        } else {
+            &at.site
+        };
+        let fit = decided.explanation.summary();
+        let place = format!("node {} ({} {region}): {fit}", decided.node.id, at.provider);
+        if *why == Why::New {
+            let note = format!("replica {replica} goes to {place}");
+            self.event(workload, false, conditions::EVENT_PLACED, note);
+        } else {
+            let note = format!("replica {replica} goes to {place}, because {why}");
+            self.event(workload, false, conditions::EVENT_REPLACED, note);
+        }
+    }
+}
+
+/// Sovereignty: better nowhere than in the wrong place.
+fn must_stop(why: &Why) -> bool {
+    matches!(
+        why,
+        Why::Constraint(
+            _,
+            Constraint::Geographies | Constraint::Clouds | Constraint::Tiers | Constraint::Taints
+        )
+    )
+}
+
+/// The constraint on the place itself that a node breaks; room and price do not count, since the
+/// replica is there already.
+fn broken_constraint(template: &Template, node: &Node) -> Option<Constraint> {
+    let mut request = template.request.clone();
+    request.max_hourly_cost = None;
+    match first_rejection(&request, &Candidate::from(node)) {
+        Some(
+            c @ (Constraint::Geographies
+            | Constraint::Clouds
+            | Constraint::Tiers
+            | Constraint::Architecture
+            | Constraint::NodeSelector
+            | Constraint::Taints),
+        ) => Some(c),
+        _ => None,
+    }
+}

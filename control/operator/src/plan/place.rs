@@ -1,0 +1,279 @@
+//! Where a replica goes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyperion_api::placement::{
+    Explanation as Why, GpuAssignment, HyperionPlacement, HyperionPlacementSpec, RunnerUp,
+    ScoreTerm,
+};
+use hyperion_api::workload::Rejection;
+use hyperion_api::{LABEL_NODE, LABEL_WORKLOAD};
+use hyperion_placement::model::{Node, Provider, Request, Snapshot};
+use hyperion_placement::{CandidateRef, Choice, Explanation, check, decide};
+use hyperion_proto::domain::ReplicaKey;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use tracing::error;
+
+use super::{Action, DECISIONS, Pass};
+use crate::index::{Name, PlacementEntry, Template, WorkloadEntry};
+
+/// Written into placements that this program decides.
+pub const DECIDED_BY: &str = "control-plane";
+/// How long a node is avoided for a replica that failed there.
+pub const AVOID: Duration = Duration::from_secs(600);
+
+/// A choice and why.
+pub(super) struct Decided {
+    pub choice: Choice,
+    pub node: Node,
+    pub explanation: Explanation,
+}
+
+impl Pass<'_> {
+    /// Decides for one replica on the whole fleet. None when this pass has decided enough.
+    pub(super) fn decide(
+        &mut self,
+        template: &Template,
+        replica: u32,
+    ) -> Option<Result<Decided, Explanation>> {
+        let request = self.request(template, replica);
+        if request.avoid.is_empty()
+            && let Some(explanation) = &self.hopeless
+        {
+            return Some(Err(explanation.clone()));
+        }
+        if self.out.decisions >= DECISIONS {
+            self.out.more = true;
+            return None;
+        }
+        self.out.decisions += 1;
+        let decided = self.decide_on(&self.index.snapshot, &request);
+        if let (Err(explanation), true) = (&decided, request.avoid.is_empty()) {
+            self.hopeless = Some(explanation.clone());
+        }
+        Some(decided)
+    }
+
+    /// Decides on one node only, as if the replica were not there yet.
+    pub(super) fn decide_here(
+        &self,
+        template: &Template,
+        entry: &PlacementEntry,
+    ) -> Option<Decided> {
+        let node = self.without(entry)?;
+        let snapshot = Snapshot {
+            version: self.index.snapshot.version,
+            nodes: vec![node],
+            offers: Vec::new(),
+            latency: self.index.snapshot.latency.clone(),
+        };
+        let mut request = self.request(template, entry.key.index);
+        request.avoid.clear();
+        self.decide_on(&snapshot, &request).ok()
+    }
+
+    fn decide_on(&self, snapshot: &Snapshot, request: &Request) -> Result<Decided, Explanation> {
+        let decision = decide(snapshot, request, self.scorer);
+        let Some(choice) = decision.choice else {
+            return Err(decision.explanation);
+        };
+        // Whoever decided, the check has the last word.
+        if let Err(violations) = check(snapshot, request, &choice) {
+            let found: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            error!(replica = request.replica, ?choice, violations = %found.join("; "), "decision dropped");
+            return Err(decision.explanation);
+        }
+        let node = match &choice.candidate {
+            CandidateRef::Node(id) => snapshot.nodes.iter().find(|n| n.id == *id).cloned(),
+            // There are no offers in the snapshot yet.
+            CandidateRef::Offer(_) => None,
+        };
+        match node {
+            Some(node) => Ok(Decided {
+                choice,
+                node,
+                explanation: decision.explanation,
+            }),
+            None => Err(decision.explanation),
+        }
+    }
+
+    pub(super) fn request(&self, template: &Template, replica: u32) -> Request {
+        let siblings = self.index.placements.get(&self.name).into_iter().flatten();
+        Request {
+            replica: format!("{}/{replica}", self.name),
+            siblings: siblings
+                .filter(|(index, p)| **index != replica && p.takes_room())
+                .map(|(_, p)| p.spec.node.clone())
+                .collect(),
+            avoid: self.avoid(replica),
+            ..template.request.clone()
+        }
+    }
+
+    fn avoid(&self, replica: u32) -> BTreeMap<String, String> {
+        let failures = self.index.failures.get(&(self.name.clone(), replica));
+        failures
+            .into_iter()
+            .flatten()
+            .filter(|(_, f)| self.now.duration_since(f.at) < AVOID)
+            .map(|(node, f)| (node.clone(), f.reason.clone()))
+            .collect()
+    }
+
+    /// A placement's node as if the replica were not on it, reachable and taking replicas; none
+    /// where the node is not known.
+    pub(super) fn without(&self, entry: &PlacementEntry) -> Option<Node> {
+        let nodes = &self.index.snapshot.nodes;
+        let at = nodes
+            .binary_search_by(|n| n.id.as_str().cmp(&entry.spec.node))
+            .ok()?;
+        let mut node = nodes.get(at)?.clone();
+        (node.ready, node.schedulable) = (true, true);
+        if entry.takes_room() {
+            node.free.cpu_millis += entry.resources.cpu_millis;
+            node.free.memory_bytes += entry.resources.memory_bytes;
+            for share in &entry.spec.gpus {
+                if let Some(gpu) = node.gpus.iter_mut().find(|g| g.uuid == share.uuid) {
+                    gpu.free_millis += u32::try_from(share.millis).unwrap_or(0);
+                }
+            }
+        }
+        Some(node)
+    }
+
+    /// Notes a decision in the index and has it stored.
+    pub(super) fn commit(
+        &mut self,
+        workload: &WorkloadEntry,
+        template: &Template,
+        replica: u32,
+        decided: &Decided,
+    ) {
+        let held = self.index.placement(&self.name, replica);
+        let highest = self
+            .index
+            .workloads
+            .get(&self.name)
+            .map_or(0, |w| w.highest);
+        let generation = held.map_or(highest, |h| h.spec.generation) + 1;
+        let spec = placement_spec(&self.name, workload, template, replica, generation, decided);
+        let key = ReplicaKey {
+            namespace: self.name.namespace.clone(),
+            workload: self.name.name.clone(),
+            uid: workload.uid().to_owned(),
+            index: replica,
+        };
+        let mut entry = PlacementEntry::decided(key, spec, template.request.resources);
+        if let Some(held) = held {
+            (entry.retries, entry.status.since) = (held.retries, held.status.since.clone());
+            entry.status = held.status.clone();
+            entry.status.ready = false;
+        }
+        self.out
+            .actions
+            .push(Action::Store(Box::new(object(&entry, workload))));
+        self.index.put(entry);
+    }
+}
+
+fn placement_spec(
+    name: &Name,
+    workload: &WorkloadEntry,
+    template: &Template,
+    replica: u32,
+    generation: i64,
+    decided: &Decided,
+) -> HyperionPlacementSpec {
+    let Decided {
+        choice,
+        node,
+        explanation,
+    } = decided;
+    let at = &node.location;
+    HyperionPlacementSpec {
+        workload: name.name.clone(),
+        workload_uid: workload.uid().to_owned(),
+        replica: i32::try_from(replica).unwrap_or(i32::MAX),
+        node: node.id.clone(),
+        provider: at.provider.into(),
+        region: if at.provider == Provider::Edge {
+            at.site.clone()
+        } else {
+            at.region.clone()
+        },
+        tier: at.tier.into(),
+        capacity_type: node.capacity_type.into(),
+        generation,
+        decided_by: DECIDED_BY.to_owned(),
+        template_hash: template.hash.clone(),
+        gpus: choice
+            .gpus
+            .iter()
+            .map(|(uuid, millis)| GpuAssignment {
+                uuid: uuid.clone(),
+                millis: i32::try_from(*millis).unwrap_or(i32::MAX),
+            })
+            .collect(),
+        hourly_cost: choice.hourly_cost,
+        p99_latency_ms: choice.p99_latency_ms,
+        explanation: Why {
+            scorer: explanation.scorer.clone(),
+            candidates: i32::try_from(explanation.candidates).unwrap_or(i32::MAX),
+            rejected: rejections(explanation),
+            terms: explanation
+                .terms
+                .iter()
+                .map(|(name, value)| ScoreTerm {
+                    name: name.clone(),
+                    value: *value,
+                })
+                .collect(),
+            score: choice.score,
+            runner_up: explanation.runner_up.as_ref().map(|(id, score)| RunnerUp {
+                id: id.clone(),
+                score: if score.is_finite() { *score } else { f64::MIN },
+            }),
+        },
+    }
+}
+
+/// Nodes ruled out, by constraint.
+pub(super) fn rejections(explanation: &Explanation) -> Vec<Rejection> {
+    explanation
+        .rejected
+        .iter()
+        .map(|(constraint, count)| Rejection {
+            constraint: constraint.to_string(),
+            count: i32::try_from(*count).unwrap_or(i32::MAX),
+        })
+        .collect()
+}
+
+fn object(entry: &PlacementEntry, workload: &WorkloadEntry) -> HyperionPlacement {
+    let mut object = HyperionPlacement::new(&entry.object_name(), entry.spec.clone());
+    object.metadata.namespace = Some(entry.key.namespace.clone());
+    object.metadata.labels = Some(BTreeMap::from([
+        (LABEL_WORKLOAD.to_owned(), label(&entry.key.workload)),
+        (LABEL_NODE.to_owned(), label(&entry.spec.node)),
+    ]));
+    object.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: "hyperion.io/v1alpha1".to_owned(),
+        kind: "HyperionWorkload".to_owned(),
+        name: entry.key.workload.clone(),
+        uid: workload.uid().to_owned(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }]);
+    object
+}
+
+/// Label values hold at most 63 bytes; names may be longer. Names are ASCII.
+fn label(value: &str) -> String {
+    value
+        .get(..63)
+        .unwrap_or(value)
+        .trim_end_matches(['-', '.'])
+        .to_owned()
+}

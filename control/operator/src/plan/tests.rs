@@ -1,0 +1,788 @@
+//! Behaviour of passes, without an API server and without a clock.
+
+use std::collections::BTreeMap;
+
+use hyperion_api::node::HyperionNode;
+use hyperion_api::placement::PlacementPhase;
+use hyperion_api::workload::{HyperionWorkload, WorkloadPhase};
+use hyperion_placement::RulesScorer;
+use hyperion_placement::model::{GpuDevice, LatencyMatrix};
+use hyperion_proto::agent_v1::ReplicaPhase;
+use hyperion_proto::domain::{Capabilities, Report};
+use kube::core::DeserializeGuard;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::index::Priority;
+
+const REPLACE_AFTER: Duration = Duration::from_secs(30);
+
+/// An index, the objects as the API would hold them, and what nodes were told.
+struct World {
+    index: Index,
+    now: Instant,
+    objects: BTreeMap<String, Value>,
+    started: Vec<(String, u32, i64)>,
+    stopped: Vec<(String, u32, i64)>,
+    events: Vec<(&'static str, String)>,
+    finalizers: BTreeMap<String, bool>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            index: Index::new(REPLACE_AFTER, LatencyMatrix::default()),
+            now: Instant::now(),
+            objects: BTreeMap::new(),
+            started: Vec::new(),
+            stopped: Vec::new(),
+            events: Vec::new(),
+            finalizers: BTreeMap::new(),
+        }
+    }
+
+    fn name() -> Name {
+        Name::new("default", "w")
+    }
+
+    fn node(&mut self, id: &str, labels: Value, gpus: usize) {
+        self.node_spec(id, json!({ "site": "lab" }));
+        self.connect(id, labels, gpus);
+    }
+
+    fn node_spec(&mut self, id: &str, spec: Value) {
+        let object = json!({ "apiVersion": "hyperion.io/v1alpha1", "kind": "HyperionNode",
+            "metadata": { "name": id }, "spec": spec });
+        let object: HyperionNode = serde_json::from_value(object).unwrap();
+        self.index
+            .apply_node(DeserializeGuard(Ok(object)), self.now);
+    }
+
+    fn connect(&mut self, id: &str, labels: Value, gpus: usize) {
+        let capabilities = Capabilities {
+            arch: "amd64".to_owned(),
+            cpu_millis: 4000,
+            memory_bytes: 8 << 30,
+            disk_bytes: 0,
+            gpus: (0..gpus)
+                .map(|i| GpuDevice {
+                    uuid: format!("{id}-gpu-{i}"),
+                    model: "T4".to_owned(),
+                    memory_bytes: 16 << 30,
+                    free_millis: 1000,
+                })
+                .collect(),
+            labels: serde_json::from_value(labels).unwrap(),
+        };
+        self.index.node_up(id, &capabilities);
+        self.settle();
+    }
+
+    fn workload(&mut self, spec: Value) {
+        self.workload_with(spec, json!({}));
+    }
+
+    fn workload_with(&mut self, spec: Value, metadata: Value) {
+        let name = Self::name();
+        let mut full = json!({ "name": name.name, "namespace": name.namespace, "uid": "uid-1", "generation": 1 });
+        full.as_object_mut()
+            .unwrap()
+            .extend(metadata.as_object().unwrap().clone());
+        let object = json!({ "apiVersion": "hyperion.io/v1alpha1", "kind": "HyperionWorkload",
+            "metadata": full, "spec": spec });
+        let object: HyperionWorkload = serde_json::from_value(object).unwrap();
+        self.index.apply_workload(DeserializeGuard(Ok(object)));
+        self.settle();
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        let name = Self::name();
+        self.index.touch(&name, Priority::Normal);
+        self.settle();
+    }
+
+    /// Passes until nothing is dirty, with an API that stores at once.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            let dirty = self.index.take_dirty();
+            if dirty.is_empty() {
+                return;
+            }
+            for name in dirty.into_keys() {
+                let clock = Timestamp::UNIX_EPOCH;
+                let outcome = pass(&mut self.index, &name, self.now, clock, &RulesScorer);
+                if outcome.more {
+                    self.index.touch(&name, Priority::Low);
+                }
+                outcome.actions.into_iter().for_each(|a| self.carry_out(a));
+            }
+        }
+        panic!("the passes do not settle");
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Store(object) => {
+                let replica = u32::try_from(object.spec.replica).unwrap();
+                let generation = object.spec.generation;
+                self.objects.insert(
+                    object.metadata.name.clone().unwrap(),
+                    serde_json::to_value(&object).unwrap(),
+                );
+                self.index.stored(&Self::name(), replica, generation);
+            }
+            Action::Delete { workload, replica } => {
+                self.objects.remove(&format!("{}-{replica}", workload.name));
+                self.index.gone(&workload, replica, i64::MAX);
+            }
+            Action::Start {
+                node,
+                key,
+                generation,
+                ..
+            } => {
+                self.started.push((node, key.index, generation));
+            }
+            Action::Stop {
+                node,
+                key,
+                generation,
+            } => {
+                self.stopped.push((node, key.index, generation));
+            }
+            Action::Event { reason, note, .. } => self.events.push((reason, note)),
+            Action::Finalizer {
+                workload, present, ..
+            } => {
+                self.finalizers.insert(workload.name, present);
+            }
+            Action::PlacementStatus { .. } | Action::WorkloadStatus { .. } => {}
+        }
+    }
+
+    fn status(&self) -> &HyperionWorkloadStatus {
+        &self.index.workloads[&Self::name()].status
+    }
+
+    fn condition(&self, type_: &str) -> (String, String, String) {
+        let found = self
+            .status()
+            .conditions
+            .iter()
+            .find(|c| c.type_ == type_)
+            .unwrap();
+        (
+            found.status.clone(),
+            found.reason.clone(),
+            found.message.clone(),
+        )
+    }
+
+    fn on(&self, replica: u32) -> Option<(String, i64)> {
+        let p = self.index.placement(&Self::name(), replica)?;
+        Some((p.spec.node.clone(), p.spec.generation))
+    }
+
+    fn phase(&self, replica: u32) -> PlacementPhase {
+        self.index
+            .placement(&Self::name(), replica)
+            .unwrap()
+            .status
+            .phase
+    }
+
+    fn report(&mut self, replica: u32, phase: ReplicaPhase, reason: &str, restarts: u32) {
+        let p = self.index.placement(&Self::name(), replica).unwrap();
+        let (node, key, generation) = (p.spec.node.clone(), p.key.clone(), p.spec.generation);
+        self.report_of(&node, key, generation, phase, reason, restarts);
+    }
+
+    fn report_of(
+        &mut self,
+        node: &str,
+        key: ReplicaKey,
+        generation: i64,
+        phase: ReplicaPhase,
+        reason: &str,
+        restarts: u32,
+    ) {
+        let report = Report {
+            key,
+            generation: u64::try_from(generation).unwrap(),
+            phase,
+            ready: phase == ReplicaPhase::Running,
+            reason: reason.to_owned(),
+            message: String::new(),
+            restarts,
+            pod_ip: String::new(),
+        };
+        self.index.report(node, &report, self.now);
+        self.settle();
+    }
+
+    fn run_all(&mut self) {
+        let replicas: Vec<u32> = self
+            .index
+            .placements_of(&Self::name())
+            .map(|p| p.key.index)
+            .collect();
+        for replica in replicas {
+            self.report(replica, ReplicaPhase::Running, "", 0);
+        }
+    }
+
+    fn down(&mut self, id: &str) {
+        self.index.node_down(id, self.now);
+        self.settle();
+    }
+}
+
+fn aws() -> Value {
+    json!({ "hyperion.io/provider": "aws", "topology.kubernetes.io/region": "us-east-1",
+        "node.kubernetes.io/instance-type": "g4dn.xlarge" })
+}
+
+fn service(replicas: i32, image: &str) -> Value {
+    json!({ "replicas": replicas, "template": { "spec": { "containers": [
+        { "name": "c", "image": image, "resources": { "limits": { "cpu": "1", "memory": "1Gi" } } }] } } })
+}
+
+fn with_policy(mut spec: Value, policy: Value) -> Value {
+    spec["policy"] = policy;
+    spec
+}
+
+fn job(replicas: i32) -> Value {
+    let mut spec = service(replicas, "i");
+    spec["type"] = json!("job");
+    spec
+}
+
+fn example() -> Value {
+    json!({ "template": { "spec": { "containers": [{ "name": "inference-server",
+        "image": "pytorch/torchserve:latest-gpu",
+        "resources": { "limits": { "cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1" } } }] } },
+        "policy": { "goal": "latency", "constraints": { "geographies": ["US", "EU"],
+            "clouds": ["aws", "gcp"], "preferSpot": true },
+            "data": { "source": "s3://b/d", "locality": "aws:us-east-1" } } })
+}
+
+#[test]
+fn without_a_node_that_fits_the_status_says_why() {
+    let mut w = World::new();
+    w.node("edge-1", json!({}), 0);
+    w.node("edge-2", json!({}), 0);
+    w.node("aws-1", aws(), 0);
+    w.workload(example());
+    assert_eq!(w.on(0), None);
+    assert_eq!(w.status().phase, WorkloadPhase::Pending);
+    let (status, reason, message) = w.condition(conditions::PLACED);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Unplaceable"));
+    assert_eq!(
+        message,
+        "replica 0: 0 of 3 nodes fit: 2 ruled out by geographies, 1 by nvidia.com/gpu"
+    );
+    let counts: Vec<(String, i32)> = w
+        .status()
+        .rejected
+        .iter()
+        .map(|r| (r.constraint.clone(), r.count))
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            ("geographies".to_owned(), 2),
+            ("nvidia.com/gpu".to_owned(), 1)
+        ]
+    );
+    assert_eq!(
+        w.events.iter().filter(|(r, _)| *r == "Unplaceable").count(),
+        1
+    );
+}
+
+#[test]
+fn a_node_that_comes_up_is_used_at_once() {
+    let mut w = World::new();
+    w.workload(example());
+    assert_eq!(w.on(0), None);
+    w.node("aws-1", aws(), 1);
+    assert_eq!(w.on(0), Some(("aws-1".to_owned(), 1)));
+    assert_eq!(w.started, [("aws-1".to_owned(), 0, 1)]);
+    assert_eq!(w.finalizers.get("w"), Some(&true));
+    w.run_all();
+    assert_eq!(w.status().phase, WorkloadPhase::Running);
+    assert_eq!(w.status().ready, "1/1");
+    assert_eq!(w.condition(conditions::READY).0, "True");
+    assert!(w.status().hourly_cost.unwrap() > 0.0);
+    assert_eq!(w.status().rejected, []);
+}
+
+#[test]
+fn many_replicas_of_one_pass_do_not_overcommit() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.node("b", json!({}), 0);
+    // Four cores each, one per replica.
+    w.workload(service(200, "i"));
+    let placed = w.index.placements().count();
+    assert_eq!(placed, 8);
+    assert!(
+        w.index
+            .snapshot
+            .nodes
+            .iter()
+            .all(|n| n.free.cpu_millis == 0)
+    );
+    let (_, _, message) = w.condition(conditions::PLACED);
+    assert!(
+        message.ends_with("2 ruled out by cpu (and 191 more)"),
+        "{message}"
+    );
+}
+
+#[test]
+fn gpus_are_shared_in_thousandths_and_counted() {
+    let mut w = World::new();
+    w.node("a", json!({}), 1);
+    let mut spec = service(5, "i");
+    spec["template"]["spec"]["containers"][0]["resources"] =
+        json!({ "limits": { "hyperion.io/gpu-millis": "300" } });
+    w.workload(spec);
+    assert_eq!(w.index.placements().count(), 3);
+    assert_eq!(w.index.snapshot.nodes[0].gpus[0].free_millis, 100);
+}
+
+#[test]
+fn a_healthy_replica_keeps_its_place() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(2, "i"));
+    w.run_all();
+    let before = (w.on(0), w.on(1));
+    w.node("b", json!({}), 0);
+    w.workload_with(service(2, "i"), json!({ "labels": { "x": "y" } }));
+    w.wait(Duration::from_secs(3600));
+    assert_eq!((w.on(0), w.on(1)), before);
+    assert_eq!(w.started.len(), 2);
+}
+
+#[test]
+fn scaling_down_stops_the_highest_and_waits_for_the_node() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(3, "i"));
+    w.run_all();
+    let last = w.index.placement(&World::name(), 2).unwrap().key.clone();
+    w.workload(service(2, "i"));
+    assert_eq!(w.stopped, [("a".to_owned(), 2, 1)]);
+    assert_eq!(w.phase(2), PlacementPhase::Stopping);
+    assert_eq!(w.status().ready, "2/2");
+    w.report_of("a", last, 1, ReplicaPhase::Stopped, "", 0);
+    assert_eq!(w.on(2), None);
+    // And up again: nodes refuse generations that they have seen.
+    w.workload(service(3, "i"));
+    assert_eq!(w.on(2), Some(("a".to_owned(), 2)));
+}
+
+#[test]
+fn a_lost_node_s_replica_is_placed_again_with_a_higher_generation() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.down("a");
+    w.wait(Duration::from_secs(5));
+    assert_eq!(w.phase(0), PlacementPhase::Unknown);
+    assert_eq!(w.condition(conditions::READY).1, "NodeUnreachable");
+    assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
+    w.wait(REPLACE_AFTER);
+    assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
+    assert_eq!(w.started.last(), Some(&("b".to_owned(), 0, 2)));
+    assert_eq!(
+        w.stopped,
+        [("a".to_owned(), 0, 1)],
+        "the old copy is told when it returns"
+    );
+}
+
+#[test]
+fn a_node_that_returns_in_time_keeps_its_replica() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.down("a");
+    w.wait(Duration::from_secs(20));
+    w.connect("a", json!({}), 0);
+    w.run_all();
+    w.wait(Duration::from_secs(60));
+    assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
+    assert_eq!(w.status().phase, WorkloadPhase::Running);
+    assert_eq!(w.started.len(), 1);
+}
+
+#[test]
+fn a_workload_may_be_more_patient_than_the_default() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    let policy = json!({ "disconnect": { "replaceAfter": "5m" } });
+    w.workload(with_policy(service(1, "i"), policy));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.down("a");
+    w.wait(Duration::from_secs(299));
+    assert_eq!(w.on(0).unwrap().0, "a");
+    w.wait(Duration::from_secs(2));
+    assert_eq!(w.on(0).unwrap().0, "b");
+}
+
+#[test]
+fn an_exclusive_replica_waits_for_its_node_until_that_is_revoked() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(with_policy(service(1, "i"), json!({ "exclusive": true })));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.down("a");
+    w.wait(Duration::from_secs(3600));
+    assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
+    assert_eq!(w.condition(conditions::PLACED).1, "NodeLost");
+    w.node_spec("a", json!({ "revoked": true }));
+    w.settle();
+    assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
+}
+
+#[test]
+fn a_revoked_or_deleted_node_is_lost_at_once() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.node_spec("a", json!({ "revoked": true }));
+    w.settle();
+    assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
+    w.run_all();
+    w.node("c", json!({}), 0);
+    w.index.delete_node("b");
+    w.settle();
+    assert_eq!(w.on(0), Some(("c".to_owned(), 3)));
+}
+
+#[test]
+fn draining_starts_the_new_copy_before_the_old_one_is_stopped() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.node_spec("a", json!({ "draining": true }));
+    w.settle();
+    assert_eq!(w.started.last(), Some(&("b".to_owned(), 0, 2)));
+    assert_eq!(w.stopped, []);
+    w.run_all();
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+}
+
+#[test]
+fn a_drained_copy_is_stopped_in_the_end_even_if_the_new_one_does_not_start() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.node_spec("a", json!({ "draining": true }));
+    w.settle();
+    w.wait(Duration::from_secs(59));
+    assert_eq!(w.stopped, []);
+    w.wait(Duration::from_secs(2));
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+}
+
+#[test]
+fn a_job_on_a_draining_node_never_runs_twice() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(job(1));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    let key = w.index.placement(&World::name(), 0).unwrap().key.clone();
+    w.node_spec("a", json!({ "draining": true }));
+    w.settle();
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+    assert_eq!(w.started.len(), 1, "not before the old copy has stopped");
+    w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+    assert_eq!(w.started.last(), Some(&("b".to_owned(), 0, 2)));
+}
+
+#[test]
+fn a_draining_node_without_an_alternative_keeps_its_replica() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node_spec("a", json!({ "draining": true }));
+    w.wait(Duration::from_secs(300));
+    assert_eq!((w.on(0), w.stopped.len()), (Some(("a".to_owned(), 1)), 0));
+    let (_, reason, message) = w.condition(conditions::PLACED);
+    assert_eq!(reason, "Unplaceable");
+    assert!(message.contains("because node a is draining"), "{message}");
+}
+
+#[test]
+fn a_cordoned_node_takes_nothing_new() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.node_spec("a", json!({ "unschedulable": true }));
+    w.workload(service(2, "i"));
+    assert_eq!(w.on(0).unwrap().0, "a");
+    assert_eq!(w.on(1), None);
+    assert_eq!(w.status().rejected[0].constraint, "cordoned");
+}
+
+#[test]
+fn a_no_execute_taint_moves_replicas_that_do_not_tolerate_it() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.node_spec(
+        "a",
+        json!({ "taints": [{ "key": "k", "effect": "NoSchedule" }] }),
+    );
+    w.settle();
+    assert_eq!(w.on(0).unwrap().0, "a");
+    w.node_spec(
+        "a",
+        json!({ "taints": [{ "key": "k", "effect": "NoExecute" }] }),
+    );
+    w.settle();
+    assert_eq!(w.on(0).unwrap().0, "b");
+}
+
+#[test]
+fn a_template_change_goes_to_the_same_node_a_few_at_a_time() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(4, "i:1"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.workload(service(4, "i:2"));
+    assert_eq!(w.on(0), Some(("a".to_owned(), 2)));
+    assert_eq!(w.on(1), Some(("a".to_owned(), 1)), "one of four at a time");
+    assert_eq!(w.stopped, []);
+    for _ in 0..4 {
+        w.run_all();
+    }
+    let generations: Vec<i64> = (0..4).map(|r| w.on(r).unwrap().1).collect();
+    assert_eq!(generations.len(), 4);
+    assert!((0..4).all(|r| w.on(r).unwrap().0 == "a"));
+    let hash = |r| {
+        w.index
+            .placement(&World::name(), r)
+            .unwrap()
+            .spec
+            .template_hash
+            .clone()
+    };
+    assert!((1..4).all(|r| hash(r) == hash(0)));
+}
+
+#[test]
+fn a_replica_that_cant_start_is_tried_on_another_node() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.node("b", json!({}), 0);
+    w.report(0, ReplicaPhase::Backoff, "ImagePullFailed", 0);
+    assert_eq!(w.on(0).unwrap().0, "a", "a moment of trouble moves nothing");
+    w.wait(Duration::from_secs(11));
+    assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
+    w.report(0, ReplicaPhase::Backoff, "ImagePullFailed", 0);
+    w.wait(Duration::from_secs(11));
+    assert_eq!(
+        w.on(0).unwrap().0,
+        "b",
+        "both nodes failed: it stays and says why"
+    );
+    let (_, reason, message) = w.condition(conditions::READY);
+    assert_eq!(reason, "ReplicaFailing");
+    assert!(message.contains("ImagePullFailed"), "{message}");
+    assert_eq!(w.status().rejected[0].constraint, "recentFailure");
+    w.wait(Duration::from_secs(700));
+    assert_eq!(
+        w.on(0).unwrap().0,
+        "a",
+        "after a while the first is tried again"
+    );
+}
+
+#[test]
+fn a_job_is_done_when_all_its_replicas_ended_well() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(job(2));
+    w.run_all();
+    w.report(0, ReplicaPhase::Succeeded, "Completed", 0);
+    assert_eq!(w.status().phase, WorkloadPhase::Running);
+    assert_eq!(
+        w.index.snapshot.nodes[0].free.cpu_millis, 3000,
+        "what ended takes no room"
+    );
+    w.report(1, ReplicaPhase::Succeeded, "Completed", 0);
+    assert_eq!(w.status().phase, WorkloadPhase::Succeeded);
+    assert_eq!(w.condition(conditions::COMPLETE).0, "True");
+    w.node("b", json!({}), 0);
+    w.down("a");
+    w.wait(Duration::from_secs(3600));
+    assert_eq!(w.status().phase, WorkloadPhase::Succeeded);
+    assert_eq!(w.started.len(), 2, "never started again");
+}
+
+#[test]
+fn a_job_whose_replica_failed_for_good_has_failed() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.node("b", json!({}), 0);
+    w.workload(job(1));
+    w.report(0, ReplicaPhase::Failed, "Error", 0);
+    w.wait(Duration::from_secs(600));
+    assert_eq!(w.status().phase, WorkloadPhase::Failed);
+    assert_eq!(w.started.len(), 1);
+}
+
+#[test]
+fn deleting_stops_replicas_before_the_object_goes() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    let finalizers = json!({ "finalizers": [FINALIZER] });
+    w.workload_with(service(1, "i"), finalizers.clone());
+    w.run_all();
+    let key = w.index.placement(&World::name(), 0).unwrap().key.clone();
+    let mut marks = finalizers;
+    marks["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    w.workload_with(service(1, "i"), marks);
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+    assert_eq!(w.finalizers.get("w"), None, "not yet");
+    w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+    assert_eq!(w.on(0), None);
+    assert_eq!(w.finalizers.get("w"), Some(&false));
+}
+
+#[test]
+fn deleting_does_not_wait_for_a_node_out_of_reach_nor_for_ever() {
+    for reachable in [false, true] {
+        let mut w = World::new();
+        w.node("a", json!({}), 0);
+        let finalizers = json!({ "finalizers": [FINALIZER] });
+        w.workload_with(service(1, "i"), finalizers.clone());
+        w.run_all();
+        if !reachable {
+            w.down("a");
+        }
+        let mut marks = finalizers;
+        marks["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        w.workload_with(service(1, "i"), marks);
+        if reachable {
+            assert_eq!(w.finalizers.get("w"), None);
+            w.wait(Duration::from_secs(46));
+        }
+        assert_eq!(
+            w.finalizers.get("w"),
+            Some(&false),
+            "reachable: {reachable}"
+        );
+    }
+}
+
+#[test]
+fn a_placement_deleted_by_hand_is_made_again() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.index.gone(&World::name(), 0, 1);
+    w.settle();
+    assert_eq!(w.on(0), Some(("a".to_owned(), 2)));
+    assert_eq!(w.stopped, [], "the running copy is taken over");
+}
+
+#[test]
+fn placements_read_at_the_start_are_told_again_and_not_decided_again() {
+    let mut first = World::new();
+    first.node("a", json!({}), 0);
+    first.workload(service(2, "i"));
+    first.run_all();
+    let mut second = World::new();
+    second.node_spec("a", json!({ "site": "lab" }));
+    for object in first.objects.values() {
+        let object = serde_json::from_value(object.clone()).unwrap();
+        second.index.apply_placement(DeserializeGuard(Ok(object)));
+    }
+    let spec = serde_json::to_value(&first.index.workloads[&World::name()].object.spec).unwrap();
+    second.workload(spec);
+    assert_eq!(
+        second.started,
+        [("a".to_owned(), 0, 1), ("a".to_owned(), 1, 1)]
+    );
+    second.connect("a", json!({}), 0);
+    second.run_all();
+    assert_eq!(second.started.len(), 2);
+    assert_eq!(second.events, []);
+}
+
+#[test]
+fn a_bad_spec_names_the_field_and_leaves_what_runs() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    let mut bad = service(3, "i");
+    bad["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = json!("-1");
+    w.workload(bad);
+    let (status, reason, message) = w.condition(conditions::ACCEPTED);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "InvalidSpec"));
+    assert_eq!(
+        message,
+        "spec.template.spec.containers[0].resources.limits.cpu: \"-1\" is negative"
+    );
+    assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
+    assert_eq!(w.stopped, []);
+    w.workload(service(1, "i"));
+    assert_eq!(w.condition(conditions::ACCEPTED).0, "True");
+}
+
+#[test]
+fn a_forbidden_place_is_left_even_without_another() {
+    let mut w = World::new();
+    w.node("a", aws(), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    let policy = json!({ "constraints": { "geographies": ["EU"] } });
+    w.workload(with_policy(service(1, "i"), policy));
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+    let (_, _, message) = w.condition(conditions::PLACED);
+    assert!(message.contains("geographies"), "{message}");
+}
+
+#[test]
+fn a_namesake_made_after_deletion_is_another_workload() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    let old = w.index.placement(&World::name(), 0).unwrap().key.clone();
+    w.workload_with(service(1, "i"), json!({ "uid": "uid-2" }));
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+    w.report_of("a", old, 1, ReplicaPhase::Stopped, "", 0);
+    assert_eq!(
+        w.index.placement(&World::name(), 0).unwrap().key.uid,
+        "uid-2"
+    );
+}

@@ -1,0 +1,280 @@
+//! The whole program: start, lead or stand by, stop.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use hyperion_api::NAMESPACE;
+use hyperion_embedded::{Embedded, EmbeddedConfig};
+use hyperion_gateway::GatewayConfig;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::args::{Args, LogFormat};
+use crate::directory::{Directory, Role};
+use crate::lead::{self, Leader};
+use crate::lease::Contender;
+use crate::metrics::Metrics;
+use crate::{http, install};
+
+/// Time for the whole shutdown.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// What keeps it from starting: a port that is taken, a kubeconfig that leads nowhere.
+pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+    let Args {
+        embedded,
+        kubeconfig,
+        data_dir,
+        api_addr,
+        link_addr,
+        kubeconfig_out,
+        http_addr,
+        fleet,
+        certificate_ttl,
+        replace_after,
+        log_format: _,
+    } = args;
+    let identity = identity(data_dir.as_deref())?;
+    let listener = http::bind(http_addr).await?;
+    let http_addr = listener.local_addr()?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let directory = Arc::new(Directory::default());
+    let serving = CancellationToken::new();
+    let server = tokio::spawn(http::serve(
+        listener,
+        directory.clone(),
+        Arc::new(registry),
+        serving.clone(),
+    ));
+    let api = if embedded {
+        let data_dir = data_dir.context("--embedded needs --data-dir")?;
+        Some(start_api(data_dir, api_addr, kubeconfig_out, http_addr).await?)
+    } else {
+        None
+    };
+    let client = client(api.as_ref(), kubeconfig.as_deref()).await?;
+    let control = Control {
+        client,
+        identity,
+        directory,
+        metrics,
+        link_addr,
+        fleet,
+        certificate_ttl,
+        replace_after,
+    };
+    let result = tokio::select! {
+        installed = install::install(&control.client, http_addr.port()) => match installed {
+            Ok(()) => control.contend(&stop).await,
+            Err(e) => Err(e),
+        },
+        () = stop.cancelled() => Ok(()),
+    };
+    control.directory.step_down(Role::Stopping);
+    if let Some(api) = api
+        && tokio::time::timeout(SHUTDOWN, api.shutdown())
+            .await
+            .is_err()
+    {
+        warn!("the embedded API did not stop in time");
+    }
+    serving.cancel();
+    let _ = server.await;
+    result
+}
+
+async fn start_api(
+    data_dir: PathBuf,
+    api_addr: SocketAddr,
+    kubeconfig_out: Option<PathBuf>,
+    http_addr: SocketAddr,
+) -> anyhow::Result<Embedded> {
+    let proxied = (NAMESPACE.to_owned(), "hyperion-control:http".to_owned());
+    let config = EmbeddedConfig {
+        data_dir,
+        api_addr,
+        kubeconfig_out,
+        service_proxies: BTreeMap::from([(proxied, http_addr)]),
+    };
+    let api = hyperion_embedded::start(config).await?;
+    info!(address = %api.local_addr(), "the embedded API serves");
+    Ok(api)
+}
+
+async fn client(api: Option<&Embedded>, kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
+    let read = match (api, kubeconfig) {
+        (Some(api), _) => Some(
+            Kubeconfig::from_yaml(&api.kubeconfig_yaml())
+                .context("the embedded API's kubeconfig")?,
+        ),
+        (None, Some(path)) => Some(
+            Kubeconfig::read_from(path)
+                .with_context(|| format!("kubeconfig {}", path.display()))?,
+        ),
+        (None, None) => None,
+    };
+    let mut config = match read {
+        Some(read) => kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+            .await
+            .context("kubeconfig")?,
+        None => kube::Config::incluster()
+            .context("not in a cluster: give --kubeconfig FILE, or --embedded --data-dir DIR")?,
+    };
+    // Watches end by themselves; nothing else takes this long.
+    config.read_timeout = Some(Duration::from_secs(330));
+    kube::Client::try_from(config).context("Kubernetes client")
+}
+
+/// This process, across restarts: two control planes of one host have data folders of their own.
+fn identity(data_dir: Option<&Path>) -> anyhow::Result<String> {
+    let host = std::env::var("POD_NAME")
+        .ok()
+        .filter(|name| !name.is_empty());
+    let host = host.unwrap_or_else(|| {
+        let uname = rustix::system::uname();
+        uname.nodename().to_string_lossy().into_owned()
+    });
+    let random = || format!("{:08x}", rand::random::<u32>());
+    let Some(dir) = data_dir else {
+        return Ok(format!("{host}-{}", random()));
+    };
+    std::fs::create_dir_all(dir).with_context(|| format!("--data-dir {}", dir.display()))?;
+    let file = dir.join("control-id");
+    let id = match std::fs::read_to_string(&file) {
+        Ok(id) if id.trim().len() == 8 => id.trim().to_owned(),
+        _ => {
+            let id = random();
+            std::fs::write(&file, &id).with_context(|| file.display().to_string())?;
+            id
+        }
+    };
+    Ok(format!("{host}-{id}"))
+}
+
+struct Control {
+    client: kube::Client,
+    identity: String,
+    directory: Arc<Directory>,
+    metrics: Metrics,
+    link_addr: SocketAddr,
+    fleet: String,
+    certificate_ttl: Duration,
+    replace_after: Duration,
+}
+
+impl Control {
+    /// Leads whenever it holds the lease.
+    async fn contend(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut contender = Contender::new(&self.client, self.identity.clone());
+        loop {
+            self.directory.step_down(Role::Standby);
+            if !contender.acquire(stop).await {
+                return Ok(());
+            }
+            let leading = stop.child_token();
+            let result = tokio::select! {
+                () = contender.hold(stop) => {
+                    leading.cancel();
+                    None
+                }
+                result = self.lead(leading.clone()) => Some(result),
+            };
+            match result {
+                Some(Err(e)) => {
+                    contender.release().await;
+                    return Err(e);
+                }
+                Some(Ok(())) | None => {}
+            }
+            self.metrics.leader.set(0);
+            if stop.is_cancelled() {
+                contender.release().await;
+                return Ok(());
+            }
+        }
+    }
+
+    async fn lead(&self, leading: CancellationToken) -> anyhow::Result<()> {
+        let mut counters = Registry::default();
+        let config = GatewayConfig {
+            link_addr: self.link_addr,
+            client: self.client.clone(),
+            fleet: self.fleet.clone(),
+            certificate_ttl: self.certificate_ttl,
+        };
+        let (gateway, agents) = hyperion_gateway::start(config, &mut counters).await?;
+        info!(address = %gateway.local_addr(), ca = gateway.ca_fingerprint(), identity = self.identity, "leading: agents are served");
+        self.directory.lead(gateway.clone(), counters);
+        self.metrics.leader.set(1);
+        let leader = Leader {
+            client: self.client.clone(),
+            gateway: gateway.clone(),
+            directory: self.directory.clone(),
+            metrics: self.metrics.clone(),
+            replace_after: self.replace_after,
+            identity: self.identity.clone(),
+        };
+        lead::run(leader, agents, leading).await;
+        if tokio::time::timeout(SHUTDOWN, gateway.shutdown())
+            .await
+            .is_err()
+        {
+            warn!("the gateway did not stop in time");
+        }
+        Ok(())
+    }
+}
+
+/// Sets up logging to standard error. `RUST_LOG` chooses the level.
+///
+/// # Errors
+/// `RUST_LOG` can't be read, or logging is set up already.
+pub fn logging(format: LogFormat) -> anyhow::Result<()> {
+    use tracing_subscriber::EnvFilter;
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("RUST_LOG {text:?}"))?,
+        Err(_) => EnvFilter::new("info,kube_runtime=warn,kube_client=warn,h3=warn,quinn=warn"),
+    };
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let set = match format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    if let Err(e) = set {
+        bail!("logging: {e}");
+    }
+    Ok(())
+}
+
+/// Cancelled at SIGTERM or SIGINT.
+///
+/// # Errors
+/// Signals can't be caught.
+pub fn signals() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal = name, "stopping");
+        token.cancel();
+    });
+    Ok(stop)
+}
