@@ -169,7 +169,6 @@ async fn drain(session: impl Future<Output = ()>, stop: &CancellationToken) {
     tokio::select! {
         () = &mut session => {}
         () = stop.cancelled() => {
-            systemd::stopping();
             info!("stopping; containers keep running");
             if tokio::time::timeout(DRAIN, &mut session).await.is_err() {
                 warn!("the session did not end in {DRAIN:?}");
@@ -188,6 +187,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        systemd::stopping();
         cancelled.cancel();
     });
     Ok(stop)

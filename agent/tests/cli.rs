@@ -181,6 +181,44 @@ async fn a_refused_token_ends_it_and_a_good_one_runs_until_sigterm() {
     assert_ne!(boots[0], boots[1]);
 }
 
+#[test]
+fn systemd_hears_of_the_start_the_watchdog_and_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let wait_for = |wanted: &str| {
+        let mut buffer = [0; 512];
+        loop {
+            let n = socket
+                .recv(&mut buffer)
+                .unwrap_or_else(|e| panic!("{wanted}: {e}"));
+            if std::str::from_utf8(&buffer[..n])
+                .unwrap()
+                .lines()
+                .any(|l| l == wanted)
+            {
+                return;
+            }
+        }
+    };
+    let mut child = agent(dir.path())
+        .args(["--ca-fingerprint", FINGERPRINT, "--token", TOKEN])
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "400000")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("READY=1");
+    wait_for("WATCHDOG=1");
+    wait_for("WATCHDOG=1");
+    terminate(&child);
+    wait_for("STOPPING=1");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 /// A figure in kilobytes of /proc/PID/status.
 fn status_kib(pid: u32, field: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
