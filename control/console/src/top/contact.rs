@@ -67,23 +67,18 @@ impl Contact {
         let (channel, cause) = self.problems.iter().next()?;
         let age = self.since(*channel, now_ms);
         let text = match (channel, age) {
-            (Channel::Api, Some(age)) => format!(
-                "Control plane unreachable: what you see is {age} old. {cause}. Trying again."
-            ),
-            (Channel::Api, None) => {
-                format!("Control plane unreachable: {cause}. Trying again.")
+            (Channel::Api, Some(age)) => {
+                format!("Control plane unreachable; this is {age} old: {cause}")
             }
+            (Channel::Api, None) => format!("Control plane unreachable: {cause}"),
             (Channel::Live, Some(age)) => {
-                format!("No live telemetry: values are {age} old. {cause}.")
+                format!("No live telemetry; values are {age} old: {cause}")
             }
+            (Channel::Live, None) => format!("No live telemetry: {cause}"),
             (other, Some(age)) => {
-                format!(
-                    "Cannot watch {}: they are {age} old. {cause}.",
-                    other.name()
-                )
+                format!("Cannot watch {}; they are {age} old: {cause}", other.name())
             }
-            (Channel::Live, None) => format!("No live telemetry: {cause}."),
-            (other, None) => format!("Cannot watch {}: {cause}.", other.name()),
+            (other, None) => format!("Cannot watch {}: {cause}", other.name()),
         };
         Some(if *channel == Channel::Api {
             (Mark::Bad, Tone::Bad, text)
@@ -105,7 +100,7 @@ mod tests {
         contact.failed(Channel::Api, "connection refused");
         let (mark, _, text) = contact.notice(46_000).unwrap();
         assert_eq!(mark, Mark::Bad);
-        assert!(text.contains("45s old. connection refused"), "{text}");
+        assert!(text.contains("45s old: connection refused"), "{text}");
         assert_eq!(contact.status(46_000).2, "unreachable 45s");
         contact.reached(Channel::Api, 47_000);
         assert!(

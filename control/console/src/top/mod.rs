@@ -13,6 +13,7 @@
 pub mod contact;
 pub mod draw;
 pub mod event;
+pub mod headless;
 pub mod layout;
 mod run;
 pub mod simulate;

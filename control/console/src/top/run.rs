@@ -1,6 +1,6 @@
 //! The terminal and the loop: events in, at most so many frames out.
 
-use std::io::{self, BufWriter, IsTerminal as _, Stdout};
+use std::io::{self, BufWriter, IsTerminal as _};
 use std::time::Duration;
 
 use crossterm::cursor::Show;
@@ -133,8 +133,9 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-fn frame(
-    terminal: &mut Terminal<CrosstermBackend<BufWriter<Stdout>>>,
+/// One frame of a settled state.
+pub(super) fn frame<W: io::Write>(
+    terminal: &mut Terminal<CrosstermBackend<W>>,
     state: &State,
 ) -> io::Result<()> {
     // The terminal shows the frame when it has all of it: no tearing.
