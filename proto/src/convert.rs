@@ -80,13 +80,29 @@ fn number(field: &str, value: f32, min: f32, max: f32) -> Result<f32, Invalid> {
     }
 }
 
+/// One part of a name (RFC 1123 label): good for a path and a hostname too.
+fn is_label(part: &str) -> bool {
+    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = part.as_bytes();
+    bytes.first().is_some_and(plain)
+        && bytes.last().is_some_and(plain)
+        && bytes.iter().all(|b| plain(b) || *b == b'-')
+}
+
 /// A Kubernetes object name or namespace (RFC 1123 subdomain).
 fn object_name(field: &str, value: &str) -> Result<String, Invalid> {
-    let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    if value.is_empty() || value.len() > 253 || !value.chars().all(ok) {
-        return invalid(field, format!("{value:?} is not a Kubernetes name"));
+    if value.len() > 253 || !value.split('.').all(is_label) {
+        return invalid(
+            field,
+            format!("{:?} is not a Kubernetes name", start_of(value)),
+        );
     }
     Ok(value.to_owned())
+}
+
+/// What is shown of a text that may be of any length.
+fn start_of(value: &str) -> String {
+    value.chars().take(64).collect()
 }
 
 /// Replica key.
@@ -135,14 +151,18 @@ pub fn capabilities(caps: Option<&wire::NodeCapabilities>) -> Result<Capabilitie
     if let Some(pair) = gpus.windows(2).find(|p| p[0].uuid == p[1].uuid) {
         return invalid(
             "capabilities.gpus",
-            format!("uuid {:?} twice", pair[0].uuid),
+            format!("uuid {:?} twice", start_of(&pair[0].uuid)),
         );
     }
     let mut labels = std::collections::BTreeMap::new();
     for (key, value) in &caps.labels {
         labels.insert(
             required("capabilities.labels key", key)?,
-            text(&format!("capabilities.labels[{key:?}]"), value, MAX_TEXT)?,
+            text(
+                &format!("capabilities.labels[{:?}]", start_of(key)),
+                value,
+                MAX_TEXT,
+            )?,
         );
     }
     Ok(Capabilities {
@@ -226,7 +246,7 @@ pub fn report(r: &wire::ReplicaReport) -> Result<Report, Invalid> {
     if !r.pod_ip.is_empty() && r.pod_ip.parse::<std::net::IpAddr>().is_err() {
         return invalid(
             "replica_report.pod_ip",
-            format!("{:?} is not an IP address", r.pod_ip),
+            format!("{:?} is not an IP address", start_of(&r.pod_ip)),
         );
     }
     Ok(Report {
@@ -301,7 +321,13 @@ pub fn start(s: &wire::StartReplica) -> Result<Start, Invalid> {
 }
 
 fn container(field: &str, c: &wire::Container) -> Result<(), Invalid> {
-    object_name(&format!("{field}.name"), &c.name)?;
+    // Becomes a folder of logs.
+    if c.name.len() > 63 || !is_label(&c.name) {
+        return invalid(
+            format!("{field}.name"),
+            format!("{:?} is not a container name", start_of(&c.name)),
+        );
+    }
     required(&format!("{field}.image"), &c.image)?;
     for (name, list) in [("command", &c.command), ("args", &c.args)] {
         few(&format!("{field}.{name}"), list.len())?;
@@ -314,17 +340,21 @@ fn container(field: &str, c: &wire::Container) -> Result<(), Invalid> {
         if var.name.is_empty() || var.name.contains(['=', '\0']) {
             return invalid(
                 format!("{field}.env"),
-                format!("{:?} is not a variable name", var.name),
+                format!("{:?} is not a variable name", start_of(&var.name)),
             );
         }
-        text(&format!("{field}.env[{}]", var.name), &var.value, MAX_ARG)?;
+        let name = format!("{field}.env[{}]", start_of(&var.name));
+        text(&name, &var.value, MAX_ARG)?;
     }
     few(&format!("{field}.ports"), c.ports.len())?;
     for port in &c.ports {
         if port.container_port == 0 || port.container_port > 65_535 || port.host_port > 65_535 {
             return invalid(
                 format!("{field}.ports"),
-                format!("{port:?} is out of range"),
+                format!(
+                    "container port {} or host port {} is out of range",
+                    port.container_port, port.host_port
+                ),
             );
         }
     }
@@ -420,6 +450,93 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(report(&r).unwrap_err().field, "replica_report.key.workload");
+    }
+
+    #[test]
+    fn names_that_would_leave_their_folder_are_refused() {
+        for name in [
+            "..",
+            ".",
+            "a..b",
+            "-a",
+            "a/b",
+            "A",
+            "a_b",
+            "a.",
+            &"a".repeat(254),
+        ] {
+            assert!(object_name("f", name).is_err(), "{name}");
+        }
+        for name in ["a", "web-1", "a.b-c.d", "0"] {
+            assert!(object_name("f", name).is_ok(), "{name}");
+        }
+        let mut order = wire::StartReplica {
+            key: Some(key()),
+            generation: 1,
+            pod: Some(wire::PodSpec {
+                containers: vec![wire::Container {
+                    name: "..".into(),
+                    image: "i".into(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            command_id: 0,
+        };
+        let refused = start(&order).unwrap_err();
+        assert_eq!(refused.field, "start_replica.pod.containers[0].name");
+        order.pod.as_mut().unwrap().containers[0].name = "main".into();
+        assert!(start(&order).is_ok());
+    }
+
+    #[test]
+    fn refusals_stay_short_whatever_was_sent() {
+        let long = "x".repeat(1 << 20);
+        let r = wire::ReplicaReport {
+            key: Some(key()),
+            phase: 3,
+            pod_ip: long.clone(),
+            ..Default::default()
+        };
+        assert!(report(&r).unwrap_err().to_string().len() < 300);
+        let e = wire::Event {
+            reason: long,
+            ..Default::default()
+        };
+        assert_eq!(event(&e).unwrap_err().field, "event.reason");
+    }
+
+    #[test]
+    fn probes_and_gpu_shares_out_of_range_name_the_field() {
+        let order = |probe: Option<wire::Probe>, millis| wire::StartReplica {
+            key: Some(key()),
+            generation: 1,
+            pod: Some(wire::PodSpec {
+                containers: vec![wire::Container {
+                    name: "main".into(),
+                    image: "i".into(),
+                    liveness: probe,
+                    ..Default::default()
+                }],
+                gpus: vec![wire::GpuShare {
+                    uuid: "g".into(),
+                    millis,
+                }],
+                ..Default::default()
+            }),
+            command_id: 0,
+        };
+        let probe = wire::Probe {
+            handler: Some(wire::probe::Handler::TcpPort(70_000)),
+            ..Default::default()
+        };
+        let refused = start(&order(Some(probe), 1000)).unwrap_err();
+        assert_eq!(
+            refused.field,
+            "start_replica.pod.containers[0].liveness.tcp_port"
+        );
+        let refused = start(&order(None, 1001)).unwrap_err();
+        assert_eq!(refused.field, "start_replica.pod.gpus[0].millis");
     }
 
     #[test]
