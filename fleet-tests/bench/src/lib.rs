@@ -4,7 +4,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
 pub mod decide;
+pub mod fleet;
 pub mod link;
 pub mod link_server;
 pub mod proc;
 pub mod report;
+pub mod tui;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hyperion_bench::report::Report;
-use hyperion_bench::{decide, link};
+use hyperion_bench::{decide, fleet, link, tui};
 
 /// Measure Hyperion.
 #[derive(Parser)]
@@ -21,7 +21,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Bench {
     Link(link::Args),
+    Start(fleet::StartArgs),
+    Agent(fleet::AgentArgs),
     Decide(decide::Args),
+    Tui(tui::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,7 +47,13 @@ fn main() -> ExitCode {
 /// None where the program was the server of another one.
 fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
     match bench {
+        Bench::Start(args) => fleet::start(&args).map(Some),
+        Bench::Agent(args) => fleet::agent(&args).map(Some),
         Bench::Decide(args) => decide::run(&args).map(Some),
+        Bench::Tui(args) => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(tui::run(&args)).map(Some)
+        }
         Bench::Link(args) => {
             let runtime = tokio::runtime::Runtime::new()?;
             runtime.block_on(link::run(&args))

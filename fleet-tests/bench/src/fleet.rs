@@ -1,0 +1,63 @@
+//! What is measured on a whole fleet with real containers: `hyperion-lab` starts it and looks.
+
+use anyhow::Result;
+use hyperion_lab::measure::{self, Measured};
+
+use crate::report::Report;
+
+/// Measure the time from apply to running.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StartArgs {
+    /// Workloads, applied one after the other.
+    #[arg(long, default_value_t = 100)]
+    pub workloads: u32,
+    /// Edge nodes that they spread over.
+    #[arg(long, default_value_t = 3)]
+    pub nodes: u32,
+}
+
+/// Measure what one agent costs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AgentArgs {
+    /// Length of the measurement, seconds.
+    #[arg(long, default_value_t = 60)]
+    pub seconds: u64,
+    /// Containers on the node.
+    #[arg(long, default_value_t = 0)]
+    pub containers: u32,
+}
+
+/// Runs `start`.
+///
+/// # Errors
+/// A fleet can't run here, or a workload did not run in time.
+pub fn start(args: &StartArgs) -> Result<Report> {
+    let options = measure::start::Options {
+        workloads: args.workloads,
+        nodes: args.nodes,
+    };
+    Ok(report("start", measure::start::run(&options)?))
+}
+
+/// Runs `agent`.
+///
+/// # Errors
+/// A fleet can't run here, or the containers did not run in time.
+pub fn agent(args: &AgentArgs) -> Result<Report> {
+    let options = measure::agent::Options {
+        seconds: args.seconds,
+        containers: args.containers,
+    };
+    Ok(report("agent", measure::agent::run(&options)?))
+}
+
+fn report(bench: &str, measured: Measured) -> Report {
+    let mut report = Report::new(bench, 0);
+    for (name, value) in measured.conditions {
+        report.condition(&name, value);
+    }
+    for (name, value) in measured.figures {
+        report.figure(&name, value.as_f64());
+    }
+    report
+}
