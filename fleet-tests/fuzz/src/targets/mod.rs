@@ -1,6 +1,8 @@
 //! The targets.
 
+pub mod agent;
 pub mod live;
+pub mod people;
 pub mod pki;
 pub mod samples;
 pub mod wire;
@@ -58,6 +60,46 @@ pub const ALL: &[Target] = &[
         name: "grpc",
         about: "gRPC frames on an open stream of a running gateway",
         make: || Ok(Box::new(live::GrpcCase::new()?)),
+    },
+    Target {
+        name: "cri-log",
+        about: "log files of containers, whole and in pieces",
+        make: || Ok(Box::new(agent::LogCase::new()?)),
+    },
+    Target {
+        name: "procfs",
+        about: "files of procfs and sysfs, up to the telemetry made from them",
+        make: || Ok(Box::new(agent::ProcCase::new()?)),
+    },
+    Target {
+        name: "agent-store",
+        about: "the agent's store file",
+        make: || Ok(Box::new(agent::StoreCase::new()?)),
+    },
+    Target {
+        name: "store-record",
+        about: "records in the agent's store",
+        make: || Ok(Box::new(agent::RecordCase::new()?)),
+    },
+    Target {
+        name: "agent-identity",
+        about: "the agent's identity file",
+        make: || Ok(Box::new(agent::IdentityCase::new()?)),
+    },
+    Target {
+        name: "pod",
+        about: "orders to start, up to what containerd is asked for",
+        make: || Ok(Box::new(agent::PodCase)),
+    },
+    Target {
+        name: "workload",
+        about: "HyperionWorkload objects, up to what placement reads",
+        make: || Ok(Box::new(people::WorkloadCase)),
+    },
+    Target {
+        name: "terminal-text",
+        about: "text from outside on its way to a terminal",
+        make: || Ok(Box::new(people::TextCase)),
     },
 ];
 
