@@ -159,7 +159,7 @@ impl Store {
                 store.degrade(&why);
             }
         }
-        store.state.boot += 1;
+        store.state.boot = store.state.boot.saturating_add(1);
         store.state.next_event = store.state.next_event.saturating_add(ID_GAP);
         store.rewrite();
         Ok(store)
