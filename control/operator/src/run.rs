@@ -106,7 +106,10 @@ async fn start_api(
         kubeconfig_out,
         service_proxies: BTreeMap::from([(proxied, http_addr)]),
     };
-    let api = hyperion_embedded::start(config).await?;
+    // Its sentences carry their causes already.
+    let api = hyperion_embedded::start(config)
+        .await
+        .map_err(|e| anyhow::anyhow!("embedded API: {e}"))?;
     info!(address = %api.local_addr(), "the embedded API serves");
     Ok(api)
 }
@@ -247,6 +250,7 @@ pub fn logging(format: LogFormat) -> anyhow::Result<()> {
     };
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr);
     let set = match format {
         LogFormat::Text => lines.try_init(),

@@ -196,10 +196,19 @@ impl Pass<'_> {
         if let Some((_, _, explanation)) = self.unplaced.first() {
             status.rejected = rejections(explanation);
         }
+        let ready = match (count.readiness(workload), &placed) {
+            // What keeps a replica from starting is that it has no place.
+            (Verdict(false, words::REASON_STARTING, text), Verdict(false, reason, _))
+                if text.is_empty() && !workload.deleting() =>
+            {
+                Verdict(false, reason, text)
+            }
+            (ready, _) => ready,
+        };
         let mut verdicts = vec![
             (words::ACCEPTED, accepted),
             (words::PLACED, placed),
-            (words::READY, count.readiness(workload)),
+            (words::READY, ready),
         ];
         if count.job {
             verdicts.push((words::COMPLETE, count.completion()));
