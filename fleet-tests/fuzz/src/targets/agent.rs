@@ -22,7 +22,7 @@ use super::{pki, samples};
 use crate::{Case, Outcome};
 
 /// A folder in memory, where there is one.
-fn folder() -> std::io::Result<TempDir> {
+pub(crate) fn folder() -> std::io::Result<TempDir> {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
         tempfile::tempdir_in(memory)

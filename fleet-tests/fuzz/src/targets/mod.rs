@@ -1,6 +1,7 @@
 //! The targets.
 
 pub mod agent;
+pub mod api;
 pub mod live;
 pub mod people;
 pub mod pki;
@@ -95,6 +96,11 @@ pub const ALL: &[Target] = &[
         name: "workload",
         about: "HyperionWorkload objects, up to what placement reads",
         make: || Ok(Box::new(people::WorkloadCase)),
+    },
+    Target {
+        name: "api-requests",
+        about: "requests to a running embedded API",
+        make: || Ok(Box::new(api::ApiCase::new()?)),
     },
     Target {
         name: "terminal-text",
