@@ -193,7 +193,7 @@ pub struct Metrics {
     transmit: Gauge,
     temperature: Family<Sensor, FloatGauge>,
     resident: Gauge,
-    cpu_seconds: FloatGauge,
+    cpu_seconds: Counter<f64, AtomicU64>,
 }
 
 impl Metrics {
@@ -344,14 +344,24 @@ impl Metrics {
         if let Some(kib) = resident {
             self.resident.set(kib.saturating_mul(1024));
         }
-        let usage = std::fs::read_to_string("/proc/self/schedstat")
+        let used = std::fs::read_to_string("/proc/self/stat")
             .ok()
-            .and_then(|t| t.split_ascii_whitespace().next()?.parse::<u64>().ok());
-        if let Some(nanos) = usage {
+            .and_then(|t| cpu_seconds(&t));
+        if let Some(used) = used {
             self.cpu_seconds
-                .set(std::time::Duration::from_nanos(nanos).as_secs_f64());
+                .inc_by((used - self.cpu_seconds.get()).max(0.0));
         }
     }
+}
+
+/// User and system time of a process from its `stat`; the name before may hold anything. Linux
+/// shows ticks of a hundredth of a second to programs, whatever its own are.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut ticks = fields.split_ascii_whitespace().skip(11);
+    let user: f64 = ticks.next()?.parse().ok()?;
+    let system: f64 = ticks.next()?.parse().ok()?;
+    Some((user + system) / 100.0)
 }
 
 #[cfg(test)]
@@ -372,6 +382,13 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
+    }
+
+    #[test]
+    fn cpu_time_is_read_behind_any_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 90 0 0 0 250 50 0 0 20 0 1 0 5";
+        assert_eq!(cpu_seconds(stat), Some(3.0));
+        assert_eq!(cpu_seconds("7 (a"), None);
     }
 
     #[test]

@@ -179,11 +179,16 @@ impl<W: Workloads> Session<W> {
             LinkEvent::Message(message) => self.messages(message, link),
             LinkEvent::Disconnected { reason, retry_in } => self.disconnected(&reason, retry_in),
             LinkEvent::Renewed(renewed) => self.renewed(&renewed),
-            LinkEvent::Refused { reason } => {
-                warn!(%reason, "the control plane refuses this node; its containers keep running, no orders are taken");
-                self.status.set_mode(Mode::Refused, &reason);
-            }
+            LinkEvent::Refused { reason } => self.refused(&reason),
         }
+    }
+
+    fn refused(&mut self, reason: &str) {
+        // Once: the attempts that follow are answered the same.
+        if self.status.mode() != Mode::Refused {
+            warn!(%reason, "the control plane refuses this node; its containers keep running, no orders are taken");
+        }
+        self.status.set_mode(Mode::Refused, reason);
     }
 
     fn welcome(&mut self, welcome: &Welcome) {
