@@ -185,19 +185,17 @@ impl Control {
                 return Ok(());
             }
             let leading = stop.child_token();
+            let mut lead = std::pin::pin!(self.lead(leading.clone()));
             let result = tokio::select! {
                 () = contender.hold(stop) => {
                     leading.cancel();
-                    None
+                    lead.await
                 }
-                result = self.lead(leading.clone()) => Some(result),
+                result = &mut lead => result,
             };
-            match result {
-                Some(Err(e)) => {
-                    contender.release().await;
-                    return Err(e);
-                }
-                Some(Ok(())) | None => {}
+            if let Err(e) = result {
+                contender.release().await;
+                return Err(e);
             }
             self.metrics.leader.set(0);
             if stop.is_cancelled() {

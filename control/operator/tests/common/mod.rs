@@ -97,10 +97,20 @@ impl Control {
             format!("--replace-after={}", self.replace_after),
         ]);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(hyperion_operator::run::run(args, stop.clone()));
+        let run = hyperion_operator::run::run(args, stop.clone());
+        let task = tokio::spawn(async move {
+            let ended = run.await;
+            if let Err(e) = &ended {
+                eprintln!("hyperion-control: {e:#}");
+            }
+            ended
+        });
         self.running = Some((stop, task));
         let http = self.http;
+        let running = &self.running;
         eventually("ready", || async move {
+            let ended = running.as_ref().is_some_and(|(_, task)| task.is_finished());
+            assert!(!ended, "the control plane ended: see standard error");
             let (status, text) = get(http, "/readyz").await.map_err(|e| e.to_string())?;
             if status == 200 && text.contains("serving") { Ok(()) } else { Err(text) }
         })
@@ -147,10 +157,6 @@ impl Control {
     pub async fn node_spec(&self, node: &str, spec: Value) {
         let patch = Patch::Merge(json!({ "spec": spec }));
         self.nodes().patch(node, &PatchParams::default(), &patch).await.unwrap();
-    }
-
-    pub async fn workload(&self, name: &str) -> HyperionWorkload {
-        self.workloads().get(name).await.unwrap()
     }
 
     /// Waits for the workload's status.
