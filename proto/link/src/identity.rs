@@ -190,3 +190,58 @@ pub fn peer_leaf(connection: &quinn::Connection) -> Option<CertificateDer<'stati
         .ok()?;
     chain.into_iter().next()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(not_before: u64, not_after: u64) -> CertificateFacts {
+        CertificateFacts {
+            fleet: None,
+            node_id: None,
+            not_before,
+            not_after,
+            public_key: Vec::new(),
+            serial: String::new(),
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_after_two_thirds_of_the_life_it_was_made_for() {
+        let made = 1_000_000;
+        let day = facts(made - BACKDATE.as_secs(), made + 86_400);
+        assert_eq!(day.renew_in(at(made)).as_secs(), 57_600);
+        assert_eq!(day.renew_in(at(made + 80_000)), Duration::ZERO);
+        // The backdating is no part of it: a short one is not due at once.
+        let short = facts(made - BACKDATE.as_secs(), made + 60);
+        assert_eq!(short.renew_in(at(made)).as_secs(), 40);
+    }
+
+    #[test]
+    fn dates_that_make_no_sense_are_due_at_once_and_do_not_overflow() {
+        for odd in [facts(u64::MAX, 0), facts(0, 0), facts(u64::MAX, u64::MAX)] {
+            let _ = odd.renew_in(at(1_000_000));
+        }
+        assert!(facts(5, 4).expired(at(1_000_000)));
+        assert_eq!(facts(5, 4).renew_in(at(1_000_000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_identity_says_nothing_of_its_key() {
+        let identity = Identity {
+            node_id: "lab-1".to_owned(),
+            site: "lab".to_owned(),
+            key_der: b"secret".to_vec(),
+            chain_der: Vec::new(),
+        };
+        assert_eq!(format!("{identity:?}"), "Identity(lab-1 of site \"lab\")");
+        assert!(matches!(
+            identity.validate(),
+            Err(IdentityError::ShortChain(0))
+        ));
+    }
+}

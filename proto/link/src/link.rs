@@ -504,3 +504,28 @@ fn ended_by(status: &tonic::Status) -> End {
         _ => End::Lost(reason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_control_planes_clock_counts_once_it_was_heard() {
+        let mut clock = Clock::default();
+        clock.hear(0);
+        clock.hear(-5);
+        assert!(clock.heard.is_none());
+        clock.hear(4_000_000_000_000);
+        let now = clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(now.as_secs(), 4_000_000_000);
+    }
+
+    #[test]
+    fn without_a_connection_a_message_comes_back() {
+        let sender = LinkSender::default();
+        let message = StreamMessage { body: None };
+        let back = sender.try_send(message.clone()).unwrap_err();
+        assert!(matches!(back, SendError::NotConnected(m) if *m == message));
+        assert_eq!(sender.rtt_ms(), None);
+    }
+}

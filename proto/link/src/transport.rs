@@ -18,6 +18,10 @@ pub const ALPN: &[u8] = b"h3";
 /// Code with which the control plane closes the connection of a revoked node.
 pub const CLOSE_REVOKED: VarInt = VarInt::from_u32(2);
 
+/// Code with which the control plane closes the connection of a node that it no longer hears; one
+/// that still lives connects again.
+pub const CLOSE_LOST: VarInt = VarInt::from_u32(3);
+
 /// Code with which the control plane ends a stream that outlived its certificate.
 pub const CLOSE_EXPIRED: VarInt = VarInt::from_u32(4);
 
