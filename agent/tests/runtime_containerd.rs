@@ -32,7 +32,7 @@ macro_rules! needs_containerd {
     };
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_replica_runs_and_its_removal_leaves_nothing() {
     needs_containerd!();
     let f = Fixture::new(shared(), "run");
@@ -83,7 +83,7 @@ impl Fixture {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_killed_supervisor_is_followed_by_one_that_restarts_nothing() {
     needs_containerd!();
     let f = Fixture::new(shared(), "adopt");
@@ -107,7 +107,7 @@ async fn a_killed_supervisor_is_followed_by_one_that_restarts_nothing() {
     next.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn nothing_is_stopped_before_the_desired_state_is_told() {
     needs_containerd!();
     let f = Fixture::new(shared(), "untold");
@@ -127,7 +127,7 @@ async fn nothing_is_stopped_before_the_desired_state_is_told() {
     next.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_container_that_keeps_ending_is_restarted_with_growing_waits() {
     needs_containerd!();
     let f = Fixture::new(shared(), "crash");
@@ -151,7 +151,7 @@ async fn a_container_that_keeps_ending_is_restarted_with_growing_waits() {
     f.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn restart_policies_decide_how_a_replica_ends() {
     needs_containerd!();
     let f = Fixture::new(shared(), "policy");
@@ -192,7 +192,7 @@ async fn restart_policies_decide_how_a_replica_ends() {
     next.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn bad_images_and_commands_are_named_and_cost_the_others_nothing() {
     needs_containerd!();
     let f = Fixture::new(shared(), "bad");
@@ -239,7 +239,7 @@ async fn bad_images_and_commands_are_named_and_cost_the_others_nothing() {
     f.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn readiness_follows_the_probe() {
     needs_containerd!();
     let f = Fixture::new(shared(), "ready");
@@ -277,7 +277,7 @@ async fn readiness_follows_the_probe() {
     f.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_dead_container_is_restarted_by_its_exec_probe() {
     needs_containerd!();
     let f = Fixture::new(shared(), "live");
@@ -306,7 +306,7 @@ async fn a_dead_container_is_restarted_by_its_exec_probe() {
     f.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn limits_environment_and_folder_reach_the_container() {
     needs_containerd!();
     let f = Fixture::new(shared(), "limits");
@@ -350,7 +350,7 @@ async fn limits_environment_and_folder_reach_the_container() {
     f.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn memory_beyond_the_limit_is_told_as_such() {
     needs_containerd!();
     let f = Fixture::new(shared(), "oom");
@@ -385,7 +385,7 @@ async fn logs(f: &Fixture, query: LogQuery) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn logs_are_cut_to_the_tail_and_followed_over_restarts() {
     needs_containerd!();
     let f = Fixture::new(shared(), "logs");
@@ -423,7 +423,7 @@ async fn logs_are_cut_to_the_tail_and_followed_over_restarts() {
     f.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_changed_pod_replaces_the_old_one_but_only_once_its_image_is_here() {
     needs_containerd!();
     let f = Fixture::new(shared(), "change");
@@ -456,7 +456,7 @@ async fn a_changed_pod_replaces_the_old_one_but_only_once_its_image_is_here() {
     f.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn containers_outlive_containerd_and_are_adopted_when_it_returns() {
     needs_containerd!();
     let containerd = Arc::new(Containerd::start());
@@ -491,7 +491,7 @@ async fn containers_outlive_containerd_and_are_adopted_when_it_returns() {
     f.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn after_a_power_cut_replicas_start_from_the_local_image() {
     needs_containerd!();
     let containerd = Arc::new(Containerd::start());
@@ -514,4 +514,178 @@ async fn after_a_power_cut_replicas_start_from_the_local_image() {
     assert_eq!(after.restarts, 1);
     assert_eq!(next.cri.sandboxes("power").await.unwrap().len(), 1);
     next.finish().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_at_any_moment_starts_nothing_twice() {
+    needs_containerd!();
+    let containerd = shared();
+    let names = ["one", "two", "three"];
+    let desired = || {
+        let web = shell("echo began; trap 'exit 0' TERM; while :; do sleep 1 & wait; done");
+        names
+            .iter()
+            .map(|name| desired(&key(name), 1, pod(web.clone())))
+            .collect::<Vec<_>>()
+    };
+    // From before the first sandbox to after the last start.
+    for after_ms in [20, 60, 90, 120, 150, 180, 220, 260, 320, 400] {
+        let f = Fixture::new(Arc::clone(&containerd), "killed");
+        f.supervisor.set_desired(desired());
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        f.crash().await;
+    }
+    let f = Fixture::new(Arc::clone(&containerd), "killed");
+    f.supervisor.set_desired(desired());
+    for name in names {
+        let report = f.until_running(&key(name)).await;
+        println!(
+            "{name}: {} restarts, {}",
+            report.restarts, report.container_ids[0]
+        );
+    }
+    let running = f.cri.containers("killed").await.unwrap();
+    let running: Vec<_> = running.iter().filter(|c| c.state == 1).collect();
+    assert_eq!(running.len(), names.len());
+    for name in names {
+        let dir = containerd
+            .dir
+            .join(format!("pods/killed/default_{name}-0_uid-{name}/main"));
+        let mut began = 0;
+        for log in std::fs::read_dir(dir).unwrap() {
+            let text = std::fs::read_to_string(log.unwrap().path()).unwrap();
+            began += text.matches("began").count();
+        }
+        assert_eq!(began, 1, "starts of {name}");
+    }
+    f.finish().await;
+}
+
+#[tokio::test]
+async fn two_nodes_of_one_containerd_leave_each_other_alone() {
+    needs_containerd!();
+    let containerd = shared();
+    let (a, b) = (
+        Fixture::new(Arc::clone(&containerd), "node-a"),
+        Fixture::new(Arc::clone(&containerd), "node-b"),
+    );
+    let key = key("web");
+    // The same replica on both, as for a moment when it moves.
+    a.supervisor
+        .set_desired(vec![desired(&key, 1, pod(forever()))]);
+    b.supervisor
+        .set_desired(vec![desired(&key, 2, pod(forever()))]);
+    let (on_a, on_b) = (a.until_running(&key).await, b.until_running(&key).await);
+    assert_ne!(on_a.container_ids, on_b.container_ids);
+    a.finish().await;
+    let status = b.cri.container_status(&on_b.container_ids[0]).await;
+    assert_eq!(status.unwrap().finished_at, 0);
+    b.finish().await;
+}
+
+#[tokio::test]
+async fn a_log_folder_that_cannot_be_made_is_named_and_tried_again() {
+    needs_containerd!();
+    let containerd = shared();
+    let key = key("web");
+    // A file where the replica's log folder should be.
+    let pods = containerd.dir.join("pods/nologs");
+    std::fs::create_dir_all(&pods).unwrap();
+    std::fs::write(pods.join("default_web-0_uid-web"), "").unwrap();
+    let f = Fixture::new(Arc::clone(&containerd), "nologs");
+    f.supervisor
+        .set_desired(vec![desired(&key, 1, pod(forever()))]);
+    let report = f
+        .until(&key, "failed create", |r| {
+            r.phase() == ReplicaPhase::Backoff && r.reason == "CreateFailed"
+        })
+        .await;
+    assert!(report.message.contains("log folder"), "{}", report.message);
+    std::fs::remove_file(pods.join("default_web-0_uid-web")).unwrap();
+    f.until_running(&key).await;
+    f.finish().await;
+}
+
+#[tokio::test]
+async fn a_log_that_grows_is_rotated_and_no_line_is_lost_to_a_follower() {
+    needs_containerd!();
+    let f = Fixture::new(shared(), "rotate");
+    let key = key("chatty");
+    // 12 MiB at once, then a mark after the rotation.
+    let script = "yes 0123456789012345678901234567890123456789 | head -n 200000; \
+                  sleep 13; echo after; sleep 1000";
+    let mut pod = pod(shell(script));
+    pod.termination_grace_period_seconds = 1;
+    f.supervisor.set_desired(vec![desired(&key, 1, pod)]);
+    f.until_running(&key).await;
+    let followed = f.supervisor.logs(query(&key, 0, true));
+    let mut followed = std::pin::pin!(followed);
+    let mut text = String::new();
+    while !text.ends_with("after\n") {
+        let piece = tokio::time::timeout(Duration::from_secs(30), followed.next());
+        let piece = piece.await.unwrap().unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&piece).unwrap());
+    }
+    assert_eq!(text.lines().count(), 200_001);
+    let dir = f
+        .containerd
+        .dir
+        .join("pods/rotate/default_chatty-0_uid-chatty/main");
+    assert!(dir.join("0.log.old").exists());
+    assert!(std::fs::metadata(dir.join("0.log")).unwrap().len() < 1 << 20);
+    f.finish().await;
+}
+
+#[tokio::test]
+async fn the_host_network_is_probed_on_loopback() {
+    needs_containerd!();
+    let f = Fixture::new(shared(), "host");
+    let key = key("web");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut web = forever();
+    web.readiness = Some(Probe {
+        handler: Some(Handler::TcpPort(port.into())),
+        period_seconds: 1,
+        failure_threshold: 1,
+        ..Default::default()
+    });
+    let mut pod = pod(web);
+    pod.host_network = true;
+    f.supervisor.set_desired(vec![desired(&key, 1, pod)]);
+    let report = f.until_running(&key).await;
+    assert_eq!(report.pod_ip, "");
+    drop(listener);
+    f.until(&key, "port closed", |r| !r.ready).await;
+    f.finish().await;
+}
+
+#[tokio::test]
+async fn twenty_replicas_at_once_start_within_seconds() {
+    needs_containerd!();
+    let f = Fixture::new(shared(), "many");
+    f.until_runtime("containerd answers", |s| {
+        matches!(s, RuntimeState::Available { .. })
+    })
+    .await;
+    let keys: Vec<_> = (0..20).map(|i| key(&format!("web{i}"))).collect();
+    let begun = Instant::now();
+    let all = keys.iter().map(|k| desired(k, 1, pod(forever()))).collect();
+    f.supervisor.set_desired(all);
+    for key in &keys {
+        f.until_running(key).await;
+    }
+    println!("20 replicas: {:?}", begun.elapsed());
+    let mut took = Vec::new();
+    for i in 0..5 {
+        let mut all: Vec<_> = keys.iter().map(|k| desired(k, 1, pod(forever()))).collect();
+        let one = key(&format!("extra{i}"));
+        all.push(desired(&one, 1, pod(forever())));
+        let begun = Instant::now();
+        f.supervisor.set_desired(all);
+        f.until_running(&one).await;
+        took.push(begun.elapsed());
+    }
+    println!("one more, five times: {took:?}");
+    f.finish().await;
 }

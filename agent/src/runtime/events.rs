@@ -34,7 +34,7 @@ pub struct Exits {
 enum State {
     /// containerd answers no sooner than it has something to tell.
     Asked(BoxFuture<'static, Result<Response<Streaming<Envelope>>, Status>>),
-    Listening(Streaming<Envelope>),
+    Listening(Box<Streaming<Envelope>>),
 }
 
 impl Exits {
@@ -61,7 +61,7 @@ impl Exits {
             match &mut self.state {
                 State::Asked(asked) => {
                     let stream = asked.await.map_err(|status| self.error(&status))?;
-                    self.state = State::Listening(stream.into_inner());
+                    self.state = State::Listening(Box::new(stream.into_inner()));
                 }
                 State::Listening(stream) => match stream.message().await {
                     Ok(Some(envelope)) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::sync::mpsc;
 
-use super::driver::Notice;
+use super::notice::Notice;
 use crate::runtime::{Cri, Exits, RuntimeError};
 
 /// Longest wait between two tries.

@@ -11,57 +11,25 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::model::{State, Step, Want};
-use super::observe::{Cache, Observation, observe};
+use super::look::{BLIND_WAIT, Look};
+use super::model::{Step, Want};
+use super::notice::Notice;
+use super::observe::Observation;
 use super::outbox::Outbox;
 use super::plan::plan;
-use super::probe::{Kind, Verdict};
 use super::replica::{Busy, Replica};
-use super::rotate::rotate;
 use super::steps::{Did, Hands};
 use super::{
     Desired, RuntimeState, Shared, SupervisorConfig, SupervisorEvent, Tuning, connection, lock,
 };
 use crate::runtime::{Cri, RuntimeError, labels, pod};
 
-/// Time between the starts of two looks.
-const LOOK_GAP: Duration = Duration::from_millis(20);
-/// CRI may need a moment to see an end that the event stream told; looks are repeated so often.
-const LOOKS_FOR_AN_END: u32 = 20;
 /// Wait for steps that are being done when the supervisor stops.
 const STOP_WAIT: Duration = Duration::from_secs(3);
-/// Wait after a step that failed because containerd did not answer it.
-const BLIND_WAIT: Duration = Duration::from_millis(500);
-
-/// Something that a task of the supervisor tells the loop.
-#[derive(Debug)]
-pub(super) enum Notice {
-    Up {
-        name: String,
-        version: String,
-    },
-    Down {
-        reason: String,
-    },
-    /// A first process ended.
-    Exit {
-        id: String,
-    },
-    Pulling {
-        key: ReplicaKey,
-        image: String,
-    },
-    Probe {
-        key: ReplicaKey,
-        container: String,
-        kind: Kind,
-        verdict: Verdict,
-    },
-}
 
 /// Result of a task.
 #[derive(Debug)]
-enum Done {
+pub(super) enum Done {
     Step(ReplicaKey, Result<Did, RuntimeError>),
     Look(Result<Observation, RuntimeError>),
     Rotated,
@@ -70,50 +38,26 @@ enum Done {
 /// The loop's state.
 #[derive(Debug)]
 pub(super) struct Driver {
-    tuning: Tuning,
+    pub(super) tuning: Tuning,
     shared: Arc<Shared>,
     changes: watch::Receiver<Option<Arc<Vec<Desired>>>>,
     events: mpsc::Sender<SupervisorEvent>,
     notices: mpsc::Receiver<Notice>,
-    hands: Hands,
-    tasks: JoinSet<Done>,
+    pub(super) hands: Hands,
+    pub(super) tasks: JoinSet<Done>,
     /// Which replica a task works for, for when it is aborted or panics.
     workers: HashMap<Id, ReplicaKey>,
-    replicas: BTreeMap<ReplicaKey, Replica>,
-    outbox: Outbox,
+    pub(super) replicas: BTreeMap<ReplicaKey, Replica>,
+    pub(super) outbox: Outbox,
     /// Why containerd can't be asked; none while it can.
-    down: Option<String>,
+    pub(super) down: Option<String>,
     /// Whether the desired state was ever set: before that nothing is stopped.
     told: bool,
     /// Grows with every begin and end of a step.
-    sequence: u64,
-    look: Look,
+    pub(super) sequence: u64,
+    pub(super) look: Look,
     /// Ends that a look has not shown yet, with the looks that were tried.
-    ends: BTreeMap<String, u32>,
-}
-
-/// When to look at the containers.
-#[derive(Debug, Default)]
-struct Look {
-    /// Number at which the look under way began.
-    running: Option<u64>,
-    /// Time of the next.
-    at: Option<Instant>,
-    last: Option<Instant>,
-    /// One has shown everything since containerd came.
-    done: bool,
-    cache: Cache,
-}
-
-impl Look {
-    fn soon(&mut self, now: Instant) {
-        let earliest = self.last.map_or(now, |last| last + LOOK_GAP).max(now);
-        self.by(earliest);
-    }
-
-    fn by(&mut self, at: Instant) {
-        self.at = Some(self.at.map_or(at, |before| before.min(at)));
-    }
+    pub(super) ends: BTreeMap<String, u32>,
 }
 
 impl Driver {
@@ -213,16 +157,6 @@ impl Driver {
         let wakes = self.replicas.values().filter_map(|r| r.wake);
         let look = self.look.at.filter(|_| self.look.running.is_none());
         wakes.chain(look).min()
-    }
-
-    fn begin_look(&mut self, now: Instant) {
-        self.look.running = Some(self.sequence);
-        self.look.last = Some(now);
-        self.look.at = None;
-        let (cri, node_id) = (self.hands.cri.clone(), Arc::clone(&self.hands.node_id));
-        let cache = std::mem::take(&mut self.look.cache);
-        self.tasks
-            .spawn(async move { Done::Look(observe(&cri, &node_id, cache).await) });
     }
 
     fn advance_replica(&mut self, key: &ReplicaKey, now: Instant) {
@@ -396,79 +330,6 @@ impl Driver {
         self.event(step.failure_reason(), message, true, key);
     }
 
-    fn end_look(&mut self, result: Result<Observation, RuntimeError>, now: Instant) {
-        let began = self.look.running.take().unwrap_or(self.sequence);
-        let seen = match result {
-            Ok(seen) => seen,
-            Err(error) => {
-                // The watcher tells when containerd is gone; until then, try again.
-                tracing::debug!(%error, "look failed");
-                self.look.by(now + BLIND_WAIT);
-                return;
-            }
-        };
-        self.look.cache = seen.cache;
-        self.look.done = true;
-        let mut sandboxes = seen.sandboxes;
-        let unknown: Vec<_> = sandboxes.keys().cloned().collect();
-        for key in unknown {
-            self.replicas.entry(key).or_default();
-        }
-        for (key, replica) in &mut self.replicas {
-            let seen = sandboxes.remove(key).unwrap_or_default();
-            if replica.busy.is_some() {
-                replica.missed = true;
-            } else if replica.changed > began {
-                self.look.soon(now);
-            } else {
-                replica.seen = seen;
-                replica.stale = false;
-            }
-        }
-        self.repeat_for_ends(now);
-        self.begin_rotation();
-        self.look.by(now + self.tuning.relist);
-    }
-
-    /// Looks again where an end that was told is not seen yet.
-    fn repeat_for_ends(&mut self, now: Instant) {
-        let mut running = BTreeSet::new();
-        for sandbox in self.replicas.values().flat_map(|r| &r.seen) {
-            if sandbox.ready {
-                running.insert(sandbox.id.as_str());
-            }
-            let live = sandbox.containers.iter().filter(|c| c.live());
-            running.extend(live.map(|c| c.id.as_str()));
-        }
-        self.ends.retain(|id, looks| {
-            *looks += 1;
-            running.contains(id.as_str()) && *looks <= LOOKS_FOR_AN_END
-        });
-        if let Some(looks) = self.ends.values().min() {
-            self.look.by(now + LOOK_GAP * *looks);
-        }
-    }
-
-    fn begin_rotation(&mut self) {
-        let mut logs = Vec::new();
-        for (key, replica) in &self.replicas {
-            let dir = pod::log_dir(&self.hands.log_dir, key);
-            for container in replica.seen.iter().flat_map(|s| &s.containers) {
-                if container.state == State::Running {
-                    let path = dir.join(pod::log_path(&container.name, container.attempt));
-                    logs.push((container.id.clone(), path));
-                }
-            }
-        }
-        if !logs.is_empty() {
-            let cri = self.hands.cri.clone();
-            self.tasks.spawn(async move {
-                rotate(&cri, logs).await;
-                Done::Rotated
-            });
-        }
-    }
-
     fn take_desired(&mut self, desired: Option<&Vec<Desired>>) {
         let Some(desired) = desired else { return };
         self.told = true;
@@ -509,89 +370,6 @@ impl Driver {
         });
     }
 
-    fn take_notice(&mut self, notice: Notice) {
-        let now = Instant::now();
-        match notice {
-            Notice::Up { name, version } => {
-                self.down = None;
-                self.look.done = false;
-                for replica in self.replicas.values_mut() {
-                    replica.stale = true;
-                }
-                self.look.soon(now);
-                self.set_runtime(RuntimeState::Available { name, version });
-            }
-            Notice::Down { reason } => {
-                self.down = Some(reason.clone());
-                self.set_runtime(RuntimeState::Unavailable { reason });
-            }
-            Notice::Exit { id } => {
-                let ours = self
-                    .replicas
-                    .values()
-                    .any(|r| r.busy.is_some() || r.owns(&id));
-                if ours {
-                    self.ends.insert(id, 0);
-                    self.look.soon(now);
-                }
-            }
-            Notice::Pulling { key, image } => self.pulling(&key, &image),
-            Notice::Probe {
-                key,
-                container,
-                kind,
-                verdict,
-            } => self.take_verdict(&key, &container, kind, verdict),
-        }
-    }
-
-    fn pulling(&mut self, key: &ReplicaKey, image: &str) {
-        let Some(replica) = self.replicas.get(key) else {
-            return;
-        };
-        if replica.want.is_none() || replica.busy.is_none() {
-            return;
-        }
-        if let Some(mut report) = replica.reported.clone() {
-            report.phase = ReplicaPhase::Pulling.into();
-            report.reason = "Pulling".to_owned();
-            report.message = format!("image {image}");
-            self.say(key, report);
-        }
-        self.event("Pulling", format!("image {image}"), false, key);
-    }
-
-    fn take_verdict(&mut self, key: &ReplicaKey, container: &str, kind: Kind, verdict: Verdict) {
-        let Some(replica) = self.replicas.get_mut(key) else {
-            return;
-        };
-        if !replica.owns(container) {
-            return;
-        }
-        let health = replica.memory.health_mut(container);
-        match (kind, verdict) {
-            (Kind::Readiness, Verdict::Good) => {
-                health.ready = true;
-                health.message.clear();
-            }
-            (Kind::Readiness, Verdict::Bad(words)) => {
-                let lost = std::mem::replace(&mut health.ready, false);
-                health.message = format!("readiness probe: {words}");
-                if lost {
-                    let text = health.message.clone();
-                    self.event("NotReady", text, true, key);
-                }
-            }
-            (Kind::Liveness, Verdict::Bad(words)) => {
-                health.dead = Some(words.clone());
-                let text = format!("liveness probe: {words}");
-                self.event("LivenessFailed", text, true, key);
-            }
-            // It is being stopped already; it does not come back to life.
-            (Kind::Liveness, Verdict::Good) => {}
-        }
-    }
-
     /// Nothing is left of a replica that is not wanted.
     fn forget(&mut self, key: &ReplicaKey) {
         self.replicas.remove(key);
@@ -604,7 +382,11 @@ impl Driver {
     }
 
     /// Tells a report where it differs from the last.
-    fn say(&mut self, key: &ReplicaKey, report: hyperion_proto::agent_v1::ReplicaReport) {
+    pub(super) fn say(
+        &mut self,
+        key: &ReplicaKey,
+        report: hyperion_proto::agent_v1::ReplicaReport,
+    ) {
         let kept = self.replicas.get_mut(key);
         let Some(replica) = kept else {
             lock(&self.shared.reports).remove(key);
@@ -621,7 +403,7 @@ impl Driver {
         }
     }
 
-    fn event(&mut self, reason: &str, message: String, warning: bool, key: &ReplicaKey) {
+    pub(super) fn event(&mut self, reason: &str, message: String, warning: bool, key: &ReplicaKey) {
         self.outbox.event(SupervisorEvent::Event {
             reason: reason.to_owned(),
             message,
@@ -630,7 +412,7 @@ impl Driver {
         });
     }
 
-    fn set_runtime(&mut self, state: RuntimeState) {
+    pub(super) fn set_runtime(&mut self, state: RuntimeState) {
         let mut known = lock(&self.shared.runtime);
         if *known != state {
             match &state {
@@ -649,26 +431,5 @@ async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(wake) => tokio::time::sleep_until(wake.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looks_keep_their_distance_and_the_earliest_wins() {
-        let now = Instant::now();
-        let mut look = Look::default();
-        look.soon(now);
-        assert_eq!(look.at, Some(now));
-        look.by(now + Duration::from_secs(10));
-        assert_eq!(look.at, Some(now));
-        let mut look = Look {
-            last: Some(now),
-            ..Look::default()
-        };
-        look.soon(now);
-        assert_eq!(look.at, Some(now + LOOK_GAP));
     }
 }

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use super::Tuning;
 use super::model::{Container, Ended, Sandbox, State, Step, Want};
 
+/// Wait where containerd still works on an order of the agent that ran before.
+const TAKEN_WAIT: Duration = Duration::from_millis(500);
+
 /// Memory of one replica. All of it can be lost: the next agent finds its way without.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
@@ -116,7 +119,9 @@ impl Memory {
         let next = self.next.entry(c.name.clone()).or_default();
         next.attempt = next.attempt.max(c.attempt + 1);
         if same_pod {
-            next.restarts = next.restarts.max(c.restarts + 1);
+            // One that was made and never started is no start.
+            let started = u32::from(c.state != State::Created);
+            next.restarts = next.restarts.max(c.restarts + started);
         }
         if c.state == State::Running {
             self.alive.insert(c.id.clone());
@@ -205,7 +210,7 @@ impl Memory {
         if message.contains("no space left on device") {
             reason = "DiskFull";
         }
-        // containerd still holds the name for one that it lost track of.
+        // A call that the agent before us did not see through still holds the name.
         let taken = message.contains("is reserved for");
         match step {
             Step::StartContainer { name, .. } => {
@@ -218,12 +223,12 @@ impl Memory {
             Step::RunSandbox { .. } if taken => self.next_sandbox += 1,
             _ => {}
         }
-        self.failure = Some(Failure {
-            reason: reason.to_owned(),
-            message,
-            until: now + doubled(t, self.failures),
-        });
+        if taken {
+            return self.pause(reason, message, now + TAKEN_WAIT);
+        }
+        let until = now + doubled(t, self.failures);
         self.failures = self.failures.saturating_add(1);
+        self.pause(reason, message, until);
     }
 
     /// Waits without counting a failure of the replica.

@@ -5,8 +5,10 @@
 mod connection;
 mod driver;
 mod logs;
+mod look;
 mod memory;
 mod model;
+mod notice;
 mod observe;
 mod outbox;
 mod plan;

@@ -44,10 +44,13 @@ impl Clock {
         }
     }
 
-    /// Steady time of a wall time in nanoseconds. A time in the future, or before the device was
-    /// booted, is now: devices boot without a clock.
+    /// Steady time of a wall time in nanoseconds. No time, or one in the future, is now: devices
+    /// boot without a clock.
     fn at(self, unix_ns: i64) -> Instant {
-        let then = Duration::from_nanos(unix_ns.try_into().unwrap_or(0));
+        let then = match u64::try_from(unix_ns) {
+            Ok(0) | Err(_) => return self.steady,
+            Ok(ns) => Duration::from_nanos(ns),
+        };
         let age = self.wall.saturating_sub(then);
         self.steady.checked_sub(age).unwrap_or(self.steady)
     }

@@ -220,8 +220,12 @@ fn containers(want: &Want, sandbox: &Sandbox, memory: &Memory, now: Instant) -> 
     for container in &want.start.pod.containers {
         look(&mut sum, want, container, sandbox, memory, now);
     }
-    if sum.over.len() == want.start.pod.containers.len() {
-        let status = outcome(&sum, memory);
+    let missing = want.start.pod.containers.len() - sum.over.len();
+    // Of a pod that must not start again nothing is, also where only a part of it had ended.
+    let once = want.start.pod.restart_policy() == RestartPolicy::Never;
+    let cut_off = once && !sandbox.ready && !sum.over.is_empty();
+    if missing == 0 || cut_off {
+        let status = outcome(&sum, missing, memory);
         let step = sandbox.live().then(|| take_down(sandbox));
         return Plan::new(step, status);
     }
@@ -325,7 +329,7 @@ fn liveness<'a>(memory: &'a Memory, name: &str) -> Option<&'a str> {
     memory.crash(name).and_then(|c| c.liveness.as_deref())
 }
 
-fn outcome(sum: &Sum<'_>, memory: &Memory) -> Status {
+fn outcome(sum: &Sum<'_>, missing: usize, memory: &Memory) -> Status {
     let failed = sum.over.iter().find(|(_, ended)| ended.code != 0);
     let mut status = match failed {
         Some((name, ended)) => {
@@ -339,6 +343,11 @@ fn outcome(sum: &Sum<'_>, memory: &Memory) -> Status {
                 )
             }
         }
+        None if missing > 0 => Status::new(
+            ReplicaPhase::Failed,
+            "Interrupted",
+            format!("the sandbox was lost before {missing} of its containers had ended"),
+        ),
         None => Status::new(ReplicaPhase::Succeeded, "Completed", ""),
     };
     status.restarts = sum.restarts;

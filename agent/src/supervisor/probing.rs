@@ -12,7 +12,7 @@ use hyperion_proto::domain::ReplicaKey;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::driver::Notice;
+use super::notice::Notice;
 use super::probe::{Counter, Kind, Spec};
 use crate::runtime::{Cri, shorten};
 

@@ -8,9 +8,9 @@ use hyperion_proto::domain::ReplicaKey;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::driver::Notice;
 use super::memory::Memory;
 use super::model::{Sandbox, State, Status, Step, Want};
+use super::notice::Notice;
 use super::probe::{Kind, Spec};
 use super::probing::{self, Target};
 use crate::runtime::Cri;

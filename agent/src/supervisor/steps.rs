@@ -8,8 +8,8 @@ use hyperion_proto::agent_v1::PullPolicy;
 use hyperion_proto::domain::ReplicaKey;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::driver::Notice;
 use super::model::{Container, Sandbox, State, Step, Want};
+use super::notice::Notice;
 use super::observe::RESTARTS;
 use crate::runtime::{Cri, RuntimeError, pod};
 
