@@ -181,6 +181,9 @@ pub fn dollars(amount: f64) -> String {
     if !amount.is_finite() || amount < 0.0 {
         return "–".to_owned();
     }
+    if amount == 0.0 {
+        return "$0".to_owned();
+    }
     if amount < 10.0 {
         return format!("${amount:.3}");
     }
@@ -203,6 +206,21 @@ pub fn bytes(count: u64) -> String {
         format!("{value:.0}{}", UNITS[unit])
     } else {
         format!("{value:.1}{}", UNITS[unit])
+    }
+}
+
+/// A Kubernetes quantity as people say it: `24684084Ki` is `23.5Gi`, `2000m` is `2`. What is not
+/// understood stays as it is.
+#[must_use]
+pub fn quantity(amount: &str) -> Cow<'_, str> {
+    let number = |suffix: &str| amount.strip_suffix(suffix)?.parse::<u64>().ok();
+    if let Some(kib) = number("Ki") {
+        Cow::Owned(bytes(kib.saturating_mul(1024)))
+    } else if let Some(thousandths) = number("m") {
+        let whole = thousandths as f64 / 1000.0;
+        Cow::Owned(format!("{}", (whole * 10.0).round() / 10.0))
+    } else {
+        Cow::Borrowed(amount)
     }
 }
 
@@ -278,6 +296,12 @@ mod tests {
         assert_eq!(dollars(0.526), "$0.526");
         assert_eq!(dollars(12_345.678), "$12,345.68");
         assert_eq!(dollars(f64::NAN), "–");
+        assert_eq!(dollars(0.0), "$0");
+        assert_eq!(quantity("24684084Ki"), "23.5Gi");
+        assert_eq!(quantity("2000m"), "2");
+        assert_eq!(quantity("1500m"), "1.5");
+        assert_eq!(quantity("8Gi"), "8Gi");
+        assert_eq!(quantity("-5m"), "-5m");
         assert_eq!(bytes(0), "0B");
         assert_eq!(bytes(8 << 30), "8.0Gi");
         assert_eq!(bytes(u64::MAX), "16384Pi");

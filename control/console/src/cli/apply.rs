@@ -317,7 +317,9 @@ fn refused(label: &str, error: &kube::Error) -> CliError {
             field => format!("field {}: {}", clean(field), clean(&c.message)),
         })
         .collect();
-    let error = if fields.is_empty() {
+    let error = if let Some((_, fields)) = status.message.split_once("strict decoding error: ") {
+        CliError::new(format!("{label}: {}", clean(fields)))
+    } else if fields.is_empty() {
         CliError::api(&format!("apply {label}"), error)
     } else {
         CliError::new(format!("{label}: {}", fields.join("; ")))

@@ -160,6 +160,9 @@ pub struct OutputArgs {
 }
 
 #[cfg(test)]
+mod scenarios;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,6 +1,7 @@
 //! Where output goes: colours only for people, closed pipes without complaint.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -16,7 +17,7 @@ pub enum Format {
 }
 
 /// Standard output and what it can show.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Out {
     /// Colours are welcome.
     pub colour: bool,
@@ -24,6 +25,8 @@ pub struct Out {
     pub width: Option<u16>,
     /// The locale has no Unicode.
     pub ascii: bool,
+    /// Where output goes instead, in tests.
+    pub captured: Option<Arc<Mutex<Vec<u8>>>>,
 }
 
 impl Out {
@@ -35,6 +38,7 @@ impl Out {
             colour: tty && !no_colour && colours_wanted(),
             width: tty.then(|| crossterm::terminal::size().map_or(80, |(columns, _)| columns)),
             ascii: ascii_locale(),
+            captured: None,
         }
     }
 
@@ -43,6 +47,11 @@ impl Out {
     /// # Errors
     /// Standard output cannot be written.
     pub fn write(&self, bytes: &[u8]) -> Result<(), CliError> {
+        if let Some(captured) = &self.captured {
+            let mut captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
+            captured.extend_from_slice(bytes);
+            return Ok(());
+        }
         let mut stdout = io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => Ok(()),

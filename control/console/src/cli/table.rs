@@ -126,9 +126,8 @@ mod tests {
 
     fn plain(width: Option<u16>) -> Out {
         Out {
-            colour: false,
             width,
-            ascii: false,
+            ..Out::default()
         }
     }
 

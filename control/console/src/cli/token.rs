@@ -287,8 +287,8 @@ async fn list(connection: &Connection, args: &OutputArgs, out: &Out) -> Result<(
         Column::text("TOKEN", 'n', 8, 32, 0),
         Column::text("SITE", 'i', 4, 63, 0),
         Column::text("STATE", 't', 7, 7, 0),
-        Column::number("USES LEFT", 'e', 4, 9, 1),
-        Column::number("FOR", 'f', 5, 6, 2),
+        Column::number("USES", 'e', 4, 6, 1),
+        Column::number("LEFT", 'f', 5, 6, 2),
         Column::text("EXPIRES", 'x', 20, 30, 3),
     ];
     let context = Context { now_ms: now_ms() };

@@ -11,6 +11,7 @@ use hyperion_api::workload::HyperionWorkload;
 use k8s_openapi::api::core::v1::Event as KubeEvent;
 use kube::Client;
 use kube::api::Api;
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
@@ -26,6 +27,10 @@ use crate::fleet::{Change, Happening, Node, Placement, Workload};
 const POLL: Duration = Duration::from_secs(1);
 /// A poll that takes longer counts as no answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// First wait of a watch that failed.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// A watch begins anew after this long: one whose connection died in silence is not silent for ever.
+const WATCH_SECONDS: u32 = 60;
 /// Objects asked for at a time.
 const PAGE: u32 = 500;
 
@@ -192,8 +197,10 @@ async fn watch<K, R>(
     R: Watched,
 {
     let api: Api<K> = Api::all(client.clone());
-    let config = watcher::Config::default().page_size(PAGE);
-    let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
+    let config = watcher::Config::default()
+        .page_size(PAGE)
+        .timeout(WATCH_SECONDS);
+    let mut stream = std::pin::pin!(watcher(api, config).backoff(Retry(0)));
     let mut listed = Vec::new();
     while let Some(next) = stream.next().await {
         let event = match next {
@@ -217,6 +224,26 @@ async fn watch<K, R>(
         {
             return;
         }
+    }
+}
+
+/// Waits between attempts: doubled up to [`PATIENCE`], with jitter. Somebody looks at the screen:
+/// half a minute, as is usual for programs, would be long.
+struct Retry(u32);
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = FIRST_RETRY.saturating_mul(1 << self.0.min(6)).min(PATIENCE);
+        self.0 = self.0.saturating_add(1);
+        Some(wait.mul_f64(rand::random_range(0.5..1.0)))
+    }
+}
+
+impl Backoff for Retry {
+    fn reset(&mut self) {
+        self.0 = 0;
     }
 }
 

@@ -287,7 +287,7 @@ fn node_text(state: &State, node: &Node) -> Vec<Line> {
     let allocatable: Vec<String> = node
         .allocatable
         .iter()
-        .map(|(name, amount)| format!("{name} {amount}"))
+        .map(|(name, amount)| format!("{name} {}", text::quantity(amount)))
         .collect();
     for (name, value) in [
         ("site", node.site.clone()),
