@@ -38,6 +38,13 @@ const HELLO: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(3);
 /// The same for agents with long intervals: at most this.
 const MAX_SILENCE: Duration = Duration::from_secs(30);
+/// A node that is silent for this many of its telemetry intervals is out of reach. QUIC's own idle
+/// timeout is sized for NATs and agents with long intervals, and would notice much later.
+const LOST_INTERVALS: u32 = 5;
+/// The same at least: ten thousand agents that reconnect at once may be late with a message.
+const LOST: Duration = Duration::from_secs(10);
+/// The same at most: five of the longest interval that an agent can be given.
+const MAX_LOST: Duration = Duration::from_secs(300);
 /// Time for the first list of all nodes after a start.
 const LISTED: Duration = Duration::from_secs(10);
 /// Longest text of a stranger that goes to a log, characters.
@@ -281,6 +288,8 @@ struct OpenSession {
     shared: Arc<Shared>,
     node: String,
     id: u64,
+    /// Silence after which the node is out of reach.
+    lost: Duration,
 }
 
 impl OpenSession {
@@ -325,7 +334,7 @@ impl Session {
                 return;
             }
         };
-        let reason = self.messages(&mut incoming, open.id).await;
+        let reason = self.messages(&mut incoming, &open).await;
         if Box::pin(open.close(&reason)).await {
             debug!(node = %self.node, %reason, "stream ended");
             nodes::set_ready(&mut status, false, "AgentUnreachable", &reason);
@@ -434,6 +443,7 @@ impl Session {
                         shared: self.shared.clone(),
                         node: self.node.clone(),
                         id,
+                        lost: (interval * LOST_INTERVALS).clamp(LOST, MAX_LOST),
                     });
                 }
                 Admission::CutOff => {
@@ -456,9 +466,22 @@ impl Session {
     }
 
     /// Takes messages until the stream ends; gives the reason.
-    async fn messages(&self, incoming: &mut Streaming<StreamMessage>, id: u64) -> String {
+    async fn messages(
+        &self,
+        incoming: &mut Streaming<StreamMessage>,
+        open: &OpenSession,
+    ) -> String {
+        let id = open.id;
         loop {
-            match incoming.message().await {
+            let Ok(next) = tokio::time::timeout(open.lost, incoming.message()).await else {
+                let reason = format!("not heard for {:?}", open.lost);
+                let connection = &self.peer.connection;
+                connection.close(transport::CLOSE_LOST, reason.as_bytes());
+                // Read to its end: a stream is not dropped with a read pending.
+                while let Ok(Some(_)) = incoming.message().await {}
+                return reason;
+            };
+            match next {
                 Ok(Some(message)) => {
                     self.shared.state.heard(&self.node, id);
                     if tls::unix_now() >= self.expires.load(Ordering::Relaxed) {

@@ -254,6 +254,23 @@ async fn a_crashed_agent_that_is_back_takes_over_after_a_silence() {
 }
 
 #[tokio::test]
+async fn a_node_that_falls_silent_is_down_long_before_quic_notices() {
+    let mut fleet = Fleet::start().await;
+    let identity = fleet.enrol().await;
+    let mut silent = fleet.raw(Some(&identity)).await;
+    silent
+        .message(&message(Body::Hello(hello(&identity.node_id, "boot-1"))))
+        .await;
+    fleet.node_up().await;
+    let began = std::time::Instant::now();
+    let (node, reason) = fleet.node_down().await;
+    assert_eq!(node, identity.node_id);
+    assert!(reason.contains("not heard"), "{reason}");
+    assert!(began.elapsed() < Duration::from_secs(15));
+    assert!(silent.closed().await.contains("not heard"));
+}
+
+#[tokio::test]
 async fn the_same_boot_replaces_its_old_session_without_going_down() {
     let mut fleet = Fleet::start().await;
     let identity = fleet.enrol().await;
