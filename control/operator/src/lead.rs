@@ -27,6 +27,10 @@ const PASSES: usize = 16;
 const MEASURED: Duration = Duration::from_secs(1);
 /// How often placements are counted for `/metrics`.
 const COUNTED: Duration = Duration::from_secs(1);
+/// Workloads without a place that are looked at whenever there may be room.
+const FEW: usize = 16;
+/// How often more than [`FEW`] of them are: nodes come up by the thousand.
+const HOPE: Duration = Duration::from_millis(500);
 /// Time for decisions that were due at the start to be stored. After that nodes are told that
 /// their lists are complete, and stop what is not in them.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -72,7 +76,10 @@ pub async fn run(
         while let Ok(result) = applied.try_recv() {
             work.applied(result);
         }
-        while let Ok(event) = agents.try_recv() {
+        // A report of a placement that is not read yet would be lost: agents wait until then.
+        while work.listed_at.is_some()
+            && let Ok(event) = agents.try_recv()
+        {
             work.agent(event);
         }
         let busy = work.passes();
@@ -91,7 +98,7 @@ pub async fn run(
                 None => break,
             },
             Some(result) = applied.recv() => work.applied(result),
-            event = agents.recv() => match event {
+            event = agents.recv(), if work.listed_at.is_some() => match event {
                 Some(event) => work.agent(event),
                 None => break,
             },
@@ -116,6 +123,7 @@ struct Work {
     listed_at: Option<Instant>,
     complete: bool,
     measured: Option<Instant>,
+    hope_at: Instant,
     counted: Instant,
     stale_counts: bool,
 }
@@ -139,6 +147,7 @@ impl Work {
             listed_at: None,
             complete: false,
             measured: None,
+            hope_at: Instant::now(),
             counted: Instant::now(),
             stale_counts: true,
         }
@@ -241,6 +250,11 @@ impl Work {
             self.timers.remove(&(at, name.clone()));
             self.due.remove(&name);
             self.queue.push(name, Priority::Normal);
+        }
+        if now >= self.hope_at && self.index.hopeful() > 0 {
+            let many = self.index.hopeful() > FEW;
+            self.hope_at = now + if many { HOPE } else { Duration::ZERO };
+            self.index.wake_unplaced();
         }
         for (name, priority) in self.index.take_dirty() {
             self.queue.push(name, priority);
@@ -386,7 +400,13 @@ impl Work {
         let now = Instant::now();
         let timer = self.timers.first().map(|(at, _)| *at);
         let soon = (!self.complete || self.stale_counts).then_some(now + COUNTED);
+        let hope = (self.index.hopeful() > 0).then_some(self.hope_at);
         let idle = now + Duration::from_secs(3600);
-        timer.into_iter().chain(soon).min().unwrap_or(idle)
+        timer
+            .into_iter()
+            .chain(soon)
+            .chain(hope)
+            .min()
+            .unwrap_or(idle)
     }
 }

@@ -13,7 +13,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // Nobody may read standard error; the exit code tells as well.
-            let _ = writeln!(std::io::stderr(), "hyperion-control: {e:#}");
+            let text = format!("{e:#}").replace('\n', " ");
+            let _ = writeln!(std::io::stderr(), "hyperion-control: {text}");
             ExitCode::FAILURE
         }
     }

@@ -76,6 +76,8 @@ pub struct Index {
     pub(crate) failures: BTreeMap<(Name, u32), BTreeMap<String, Failure>>,
     /// Workloads with replicas that have no place.
     pub(crate) unplaced: BTreeSet<Name>,
+    /// Something changed that may help them.
+    room: bool,
     dirty: BTreeMap<Name, Priority>,
 }
 
@@ -97,6 +99,7 @@ impl Index {
             leaving: BTreeMap::new(),
             failures: BTreeMap::new(),
             unplaced: BTreeSet::new(),
+            room: false,
             dirty: BTreeMap::new(),
         }
     }
@@ -164,10 +167,24 @@ impl Index {
         }
     }
 
-    /// Marks the workloads that wait for room.
+    /// Notes that there may be room where there was none.
     fn touch_unplaced(&mut self) {
-        for name in self.unplaced.clone() {
-            self.touch(&name, Priority::Low);
+        self.room = true;
+    }
+
+    /// Workloads that wait for room, where there may be some since the last call of
+    /// [`Index::wake_unplaced`].
+    #[must_use]
+    pub fn hopeful(&self) -> usize {
+        if self.room { self.unplaced.len() } else { 0 }
+    }
+
+    /// Marks the workloads that wait for room.
+    pub fn wake_unplaced(&mut self) {
+        if std::mem::take(&mut self.room) {
+            for name in self.unplaced.clone() {
+                self.touch(&name, Priority::Low);
+            }
         }
     }
 

@@ -36,6 +36,8 @@ pub struct WorkloadEntry {
     pub status: HyperionWorkloadStatus,
     /// Highest generation of its replicas whose placement is gone.
     pub highest: i64,
+    /// The finalizer was asked for.
+    pub marked: bool,
     /// Last warning that was published, so that a pass that changes nothing says nothing.
     pub said: Option<String>,
 }
@@ -150,6 +152,7 @@ impl Index {
                 Some(held) if same_spec => held.template.clone(),
                 _ => read(&workload.spec, self.replace_after),
             },
+            marked: same_object.is_some_and(|held| held.marked),
             highest: same_object.map_or(told, |held| held.highest.max(told)),
             said: same_object
                 .filter(|_| same_spec)

@@ -172,8 +172,11 @@ impl Pass<'_> {
 
     /// A workload that stays.
     fn keep(&mut self, workload: &WorkloadEntry) {
-        if !has_finalizer(workload) {
+        if !(workload.marked || has_finalizer(workload)) {
             self.finalizer(workload, true);
+            if let Some(entry) = self.index.workloads.get_mut(&self.name) {
+                entry.marked = true;
+            }
         }
         self.retire_where(|key, _| key.uid != workload.uid());
         let broken = self.index.broken.get(&self.name).cloned();

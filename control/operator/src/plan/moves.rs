@@ -62,7 +62,13 @@ const CRASHES: u32 = 5;
 /// First wait before a replica that failed for good, with nowhere else to go, is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 /// Reports of a job's own end: no other node would do better.
-const OWN_END: &[&str] = &["Completed", "Error", "ExitCode", "NonZeroExit", "OOMKilled"];
+const OWN_END: &[&str] = &[
+    "Completed",
+    "Error",
+    "LivenessFailed",
+    "OOMKilled",
+    "StartFailed",
+];
 
 impl Pass<'_> {
     /// Looks at every desired replica.

@@ -105,6 +105,7 @@ impl World {
     /// Passes until nothing is dirty, with an API that stores at once.
     fn settle(&mut self) {
         for _ in 0..1000 {
+            self.index.wake_unplaced();
             let dirty = self.index.take_dirty();
             if dirty.is_empty() {
                 return;

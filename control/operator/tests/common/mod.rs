@@ -1,6 +1,8 @@
 //! A control plane in this process, with the embedded API, and agents whose container runtime is
 //! made up. The link between them is the real one.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,11 +29,18 @@ use tokio_util::sync::CancellationToken;
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-fn free_port(udp: bool) -> SocketAddr {
+/// An address that is free now.
+pub fn free_port(udp: bool) -> SocketAddr {
     if udp {
-        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+        std::net::UdpSocket::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
     } else {
-        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+        std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
     }
 }
 
@@ -46,7 +55,10 @@ where
             Ok(value) => return value,
             Err(last) => last,
         };
-        assert!(Instant::now() < deadline, "{what}: not after {DEADLINE:?}; last: {last}");
+        assert!(
+            Instant::now() < deadline,
+            "{what}: not after {DEADLINE:?}; last: {last}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -57,7 +69,10 @@ pub struct Control {
     link: SocketAddr,
     pub http: SocketAddr,
     replace_after: &'static str,
-    running: Option<(CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>)>,
+    running: Option<(
+        CancellationToken,
+        tokio::task::JoinHandle<anyhow::Result<()>>,
+    )>,
     client: Option<kube::Client>,
 }
 
@@ -112,11 +127,17 @@ impl Control {
             let ended = running.as_ref().is_some_and(|(_, task)| task.is_finished());
             assert!(!ended, "the control plane ended: see standard error");
             let (status, text) = get(http, "/readyz").await.map_err(|e| e.to_string())?;
-            if status == 200 && text.contains("serving") { Ok(()) } else { Err(text) }
+            if status == 200 && text.contains("serving") {
+                Ok(())
+            } else {
+                Err(text)
+            }
         })
         .await;
         let read = kube::config::Kubeconfig::read_from(self.kubeconfig()).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await.unwrap();
+        let config = kube::Config::from_custom_kubeconfig(read, &Default::default())
+            .await
+            .unwrap();
         self.client = Some(kube::Client::try_from(config).unwrap());
     }
 
@@ -147,16 +168,25 @@ impl Control {
     pub async fn apply(&self, object: Value) {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         let params = PatchParams::apply("test").force();
-        self.workloads().patch(&name, &params, &Patch::Apply(object)).await.unwrap();
+        self.workloads()
+            .patch(&name, &params, &Patch::Apply(object))
+            .await
+            .unwrap();
     }
 
     pub async fn delete(&self, name: &str) {
-        self.workloads().delete(name, &DeleteParams::default()).await.unwrap();
+        self.workloads()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
     }
 
     pub async fn node_spec(&self, node: &str, spec: Value) {
         let patch = Patch::Merge(json!({ "spec": spec }));
-        self.nodes().patch(node, &PatchParams::default(), &patch).await.unwrap();
+        self.nodes()
+            .patch(node, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
     }
 
     /// Waits for the workload's status.
@@ -171,7 +201,11 @@ impl Control {
             let api = api.clone();
             async move {
                 let w = api.get(name).await.map_err(|e| e.to_string())?;
-                if ok(&w) { Ok(w) } else { Err(format!("{:?}", w.status)) }
+                if ok(&w) {
+                    Ok(w)
+                } else {
+                    Err(format!("{:?}", w.status))
+                }
             }
         })
         .await
@@ -219,8 +253,10 @@ impl Control {
 
     async fn token(&self) -> String {
         let secrets: Api<Secret> = Api::namespaced(self.client(), "hyperion-system");
-        let hash: String =
-            Sha256::digest("secret0of0tests").iter().map(|b| format!("{b:02x}")).collect();
+        let hash: String = Sha256::digest("secret0of0tests")
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
         let object = json!({
             "metadata": { "name": "join-token-test", "namespace": "hyperion-system" },
             "type": "hyperion.io/join-token",
@@ -249,7 +285,10 @@ impl Control {
                     memory_bytes: 16 << 30,
                 })
                 .collect(),
-            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            labels: labels
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             ..NodeCapabilities::default()
         };
         let request = EnrolRequest {
@@ -273,7 +312,11 @@ impl Control {
             async move {
                 let node = api.get(&id).await.map_err(|e| e.to_string())?;
                 let ready = node.status.is_some_and(|s| s.ready == "True");
-                if ready { Ok(()) } else { Err("not ready".to_owned()) }
+                if ready {
+                    Ok(())
+                } else {
+                    Err("not ready".to_owned())
+                }
             }
         })
         .await;
@@ -285,7 +328,11 @@ impl Control {
 pub fn condition(workload: &HyperionWorkload, type_: &str) -> Option<(String, String, String)> {
     let conditions = &workload.status.as_ref()?.conditions;
     let found = conditions.iter().find(|c| c.type_ == type_)?;
-    Some((found.status.clone(), found.reason.clone(), found.message.clone()))
+    Some((
+        found.status.clone(),
+        found.reason.clone(),
+        found.message.clone(),
+    ))
 }
 
 /// Plain HTTP; status and body.
@@ -295,7 +342,11 @@ pub async fn get(addr: SocketAddr, path: &str) -> std::io::Result<(u16, String)>
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(0);
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     Ok((status, body.to_owned()))
 }
@@ -356,7 +407,11 @@ impl Runtime {
 
     fn stop(&mut self, key: ReplicaKey, generation: u64) -> Option<ReplicaReport> {
         let id = Replica(key.workload.clone(), key.index);
-        if self.held.get(&id).is_some_and(|h| h.key == key && h.generation <= generation) {
+        if self
+            .held
+            .get(&id)
+            .is_some_and(|h| h.key == key && h.generation <= generation)
+        {
             self.held.remove(&id);
         }
         Some(ReplicaReport {
@@ -387,16 +442,25 @@ impl Agent {
 
     pub fn starts(&self, workload: &str, replica: u32) -> u32 {
         let starts = &self.runtime.lock().unwrap().starts;
-        starts.get(&Replica(workload.to_owned(), replica)).copied().unwrap_or(0)
+        starts
+            .get(&Replica(workload.to_owned(), replica))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Waits until it holds exactly these.
     pub async fn holding(&self, what: &str, expected: &[(&str, u32)]) {
-        let expected: Vec<Replica> =
-            expected.iter().map(|(w, r)| Replica((*w).to_owned(), *r)).collect();
+        let expected: Vec<Replica> = expected
+            .iter()
+            .map(|(w, r)| Replica((*w).to_owned(), *r))
+            .collect();
         eventually(what, || async {
             let held = self.holds();
-            if held == expected { Ok(()) } else { Err(format!("{held:?}")) }
+            if held == expected {
+                Ok(())
+            } else {
+                Err(format!("{held:?}"))
+            }
         })
         .await;
     }
@@ -470,7 +534,9 @@ fn stop_others(sender: &LinkSender, runtime: &Mutex<Runtime>, wanted: &[ReplicaK
     let others: Vec<(ReplicaKey, u64)> = {
         let runtime = runtime.lock().unwrap();
         let held = runtime.held.values();
-        held.filter(|h| !wanted.contains(&h.key)).map(|h| (h.key.clone(), h.generation)).collect()
+        held.filter(|h| !wanted.contains(&h.key))
+            .map(|h| (h.key.clone(), h.generation))
+            .collect()
     };
     for (key, generation) in others {
         let report = runtime.lock().unwrap().stop(key, generation);
@@ -481,12 +547,16 @@ fn stop_others(sender: &LinkSender, runtime: &Mutex<Runtime>, wanted: &[ReplicaK
 fn handle(sender: &LinkSender, runtime: &Mutex<Runtime>, message: StreamMessage) {
     let report = match message.body {
         Some(Body::StartReplica(start)) => runtime.lock().unwrap().start(start),
-        Some(Body::StopReplica(stop)) => {
-            runtime.lock().unwrap().stop(stop.key.unwrap(), stop.generation)
-        }
+        Some(Body::StopReplica(stop)) => runtime
+            .lock()
+            .unwrap()
+            .stop(stop.key.unwrap(), stop.generation),
         Some(Body::Welcome(welcome)) if welcome.replicas_complete => {
-            let wanted: Vec<ReplicaKey> =
-                welcome.replicas.iter().filter_map(|s| s.key.clone()).collect();
+            let wanted: Vec<ReplicaKey> = welcome
+                .replicas
+                .iter()
+                .filter_map(|s| s.key.clone())
+                .collect();
             stop_others(sender, runtime, &wanted);
             None
         }
@@ -506,7 +576,9 @@ fn handle(sender: &LinkSender, runtime: &Mutex<Runtime>, message: StreamMessage)
                     ..LogChunk::default()
                 }
             };
-            let _ = sender.try_send(StreamMessage { body: Some(Body::LogChunk(chunk)) });
+            let _ = sender.try_send(StreamMessage {
+                body: Some(Body::LogChunk(chunk)),
+            });
             None
         }
         _ => None,
