@@ -23,7 +23,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// Runs until the server stops.
 pub(crate) async fn run(api: Arc<Api>, mut notes: mpsc::UnboundedReceiver<Note>) {
     // What the last process left undone.
-    for key in api.store.keys() {
+    for key in api.store.unfinished() {
         look(&api, &key).await;
     }
     let mut sweep = interval(SWEEP);

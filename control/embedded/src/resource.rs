@@ -186,6 +186,7 @@ impl Registry {
         self.by_id.get(id)
     }
 
+    #[cfg(test)]
     pub fn all(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.resources.values()
     }

@@ -47,7 +47,6 @@ fn decode_body(call: &Call) -> Result<Value> {
 
 fn changed(place: &Place, call: &Call, paths: &Scale, old: &Value, body: &Value) -> Result<Value> {
     let mut scale = scale_of(paths, old);
-    meta_mut(&mut scale).remove("resourceVersion");
     if call.method == Method::PUT {
         scale = body.clone();
     } else {
@@ -78,8 +77,10 @@ fn changed(place: &Place, call: &Call, paths: &Scale, old: &Value, body: &Value)
     let mut value = old.clone();
     let meta = meta_mut(&mut value);
     match object::revision(&scale) {
-        0 => meta.remove("resourceVersion"),
-        revision => meta.insert("resourceVersion".to_owned(), revision.to_string().into()),
+        revision if revision != 0 && revision != object::revision(old) => {
+            meta.insert("resourceVersion".to_owned(), revision.to_string().into())
+        }
+        _ => meta.remove("resourceVersion"),
     };
     set_at(&mut value, &paths.spec_replicas, replicas);
     Ok(value)

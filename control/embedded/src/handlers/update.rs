@@ -4,12 +4,13 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::create::insert;
-use crate::admission::{Admitted, admit_create, admit_update, check_kind, manager, same, shape};
+use crate::admission::{Admitted, admit_create, admit_update, check_kind, manager, same};
 use crate::api::{Api, Call, Place, Reply, decode, object_reply};
 use crate::apply::{Applied, Conflict, apply, track_update};
 use crate::crd;
 use crate::object::{self, map_mut, meta_mut};
 use crate::patch::{json_patch, merge_patch, strategic_merge};
+use crate::schema::prune;
 use crate::status::{Cause, Result, Status};
 use crate::store::{Change, Expect, Stored};
 
@@ -181,9 +182,12 @@ pub(super) async fn patch(
 /// The present state with a patch applied.
 fn patched(place: &Place, call: &Call, old: &Value, body: &Value) -> Result<Value> {
     let mut value = old.clone();
-    // A revision in the patch is a precondition; without one there is none.
-    meta_mut(&mut value).remove("resourceVersion");
     apply_patch(place, call.content_type(), &mut value, body)?;
+    // A revision in the patch is a precondition. It holds when it is the present one, and is then
+    // taken out, so that nothing else is compared with it.
+    if object::revision(&value) == object::revision(old) {
+        meta_mut(&mut value).remove("resourceVersion");
+    }
     Ok(value)
 }
 
@@ -332,7 +336,7 @@ fn configuration(place: &Place, call: &Call, subresource: &str) -> Result<Value>
         }
         meta_mut(&mut config).insert("namespace".to_owned(), place.namespace.as_str().into());
     }
-    shape(call, resource, &mut config)?;
+    refuse_unknown(place, &mut config)?;
     // Each side of the subresource owns its own part only.
     let map = map_mut(&mut config);
     if subresource == "status" {
@@ -353,6 +357,26 @@ fn configuration(place: &Place, call: &Call, subresource: &str) -> Result<Value>
     Ok(config)
 }
 
+/// Nobody can own a field that does not exist, whatever validation the client asked for.
+fn refuse_unknown(place: &Place, config: &mut Value) -> Result<()> {
+    let resource = &place.resource;
+    let unknown = prune(resource.schema(), config);
+    let Some(first) = unknown.first() else {
+        return Ok(());
+    };
+    let namespace = match place.namespace.as_str() {
+        "" => String::new(),
+        ns => format!("{ns}/"),
+    };
+    let message = format!(
+        "failed to create typed patch object ({namespace}{}; {}, Kind={}): .{first}: field not declared in schema",
+        place.name,
+        resource.api_version(),
+        resource.kind
+    );
+    Err(Status::new(StatusCode::INTERNAL_SERVER_ERROR, "", message))
+}
+
 fn refuse(conflicts: &[Conflict]) -> Box<Status> {
     let causes: Vec<Cause> = conflicts
         .iter()
@@ -368,16 +392,20 @@ fn refuse(conflicts: &[Conflict]) -> Box<Status> {
             one.manager, one.path
         ),
         many => {
-            let mut text = format!("Apply failed with {} conflicts:", many.len());
-            let mut last = "";
-            for conflict in many {
-                if conflict.manager != last {
-                    text.push_str(&format!(" conflicts with {}:", conflict.manager));
-                    last = &conflict.manager;
-                }
-                text.push_str(&format!("\n- {}", conflict.path));
+            let mut managers: Vec<&str> = many.iter().map(|c| c.manager.as_str()).collect();
+            managers.sort_unstable();
+            managers.dedup();
+            let mut lines = Vec::new();
+            for manager in managers {
+                lines.push(format!("conflicts with {manager}:"));
+                let own = many.iter().filter(|c| c.manager == manager);
+                lines.extend(own.map(|c| format!("- {}", c.path)));
             }
-            text
+            format!(
+                "Apply failed with {} conflicts: {}",
+                many.len(),
+                lines.join("\n")
+            )
         }
     };
     Status::apply_conflict(message, &causes)

@@ -1,5 +1,6 @@
 //! The redb file.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -72,6 +73,14 @@ fn open(path: &Path) -> Result<Database, redb::DatabaseError> {
     Database::builder().set_cache_size(CACHE).create(path)
 }
 
+/// Secrets are in it.
+fn protect(path: &Path) {
+    let mode = std::fs::Permissions::from_mode(0o600);
+    if let Err(e) = std::fs::set_permissions(path, mode) {
+        tracing::warn!(path = %path.display(), error = %e, "store: can't set its mode to 0600");
+    }
+}
+
 fn disk_key(key: &Key) -> String {
     format!("{}\0{}", key.resource, key.path)
 }
@@ -79,10 +88,13 @@ fn disk_key(key: &Key) -> String {
 impl Disk {
     pub fn open(path: PathBuf) -> Result<Self, DiskError> {
         match open(&path) {
-            Ok(database) => Ok(Self {
-                path,
-                database: Some(database),
-            }),
+            Ok(database) => {
+                protect(&path);
+                Ok(Self {
+                    path,
+                    database: Some(database),
+                })
+            }
             Err(e) => {
                 let hint = match e {
                     redb::DatabaseError::DatabaseAlreadyOpen => "",

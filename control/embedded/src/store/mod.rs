@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use disk::Disk;
 pub use disk::DiskError;
-use state::State;
 pub(crate) use state::{Event, EventKind, Replay};
+use state::{Head, State};
 
 /// Writes waiting for the writer; more make their senders wait.
 const QUEUE: usize = 1024;
@@ -240,10 +240,17 @@ impl Store {
         self.read().uids.get(uid).cloned()
     }
 
-    /// All keys.
-    pub fn keys(&self) -> Vec<Key> {
+    /// Objects that wait for their deletion, or whose owners do not exist.
+    pub fn unfinished(&self) -> Vec<Key> {
         let state = self.read();
-        state.uids.values().cloned().collect()
+        let objects = state.collections.values().flat_map(|c| c.objects.values());
+        objects
+            .filter(|object| {
+                let head = Head::parse(&object.bytes).unwrap_or_default();
+                head.is_deleting() || head.owners().any(|uid| !state.uids.contains_key(uid))
+            })
+            .map(|object| object.key.clone())
+            .collect()
     }
 
     /// Keys of all objects in a namespace.

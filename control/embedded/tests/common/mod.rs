@@ -1,0 +1,200 @@
+//! A server of its own for each test, and the real kubectl against it.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hyperion_embedded::{Embedded, EmbeddedConfig, start};
+
+pub const CRD: &str = include_str!("../data/crd.yaml");
+pub const WORK: &str = include_str!("../data/work.yaml");
+
+/// A server in a folder that goes with it.
+pub struct Server {
+    runtime: tokio::runtime::Runtime,
+    embedded: Option<Embedded>,
+    pub folder: tempfile::TempDir,
+    proxies: BTreeMap<(String, String), SocketAddr>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::with_proxies(BTreeMap::new())
+    }
+
+    pub fn with_proxies(proxies: BTreeMap<(String, String), SocketAddr>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut server = Self {
+            runtime,
+            embedded: None,
+            folder,
+            proxies,
+        };
+        server.run("127.0.0.1:0".parse().unwrap());
+        server
+    }
+
+    fn run(&mut self, api_addr: SocketAddr) {
+        let config = EmbeddedConfig {
+            data_dir: self.folder.path().join("data"),
+            api_addr,
+            kubeconfig_out: Some(self.kubeconfig()),
+            service_proxies: self.proxies.clone(),
+        };
+        self.embedded = Some(self.runtime.block_on(start(config)).unwrap());
+    }
+
+    /// Stops and starts on the same address and data.
+    pub fn restart(&mut self) {
+        let address = self.address();
+        self.stop();
+        self.run(address);
+    }
+
+    pub fn stop(&mut self) {
+        if let Some(embedded) = self.embedded.take() {
+            self.runtime.block_on(embedded.shutdown());
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.embedded.as_ref().unwrap().local_addr()
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    pub async fn config(&self) -> kube::Config {
+        let yaml = self.embedded.as_ref().unwrap().kubeconfig_yaml();
+        let kubeconfig = kube::config::Kubeconfig::from_yaml(&yaml).unwrap();
+        kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+            .await
+            .unwrap()
+    }
+
+    pub async fn client(&self) -> kube::Client {
+        kube::Client::try_from(self.config().await).unwrap()
+    }
+
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new("kubectl");
+        command
+            .args(arguments.split_whitespace())
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", self.folder.path());
+        command
+    }
+
+    /// Runs kubectl with text on its standard input.
+    pub fn kubectl_in(&self, arguments: &str, input: &str) -> Ran {
+        run(self.command(arguments), input)
+    }
+
+    pub fn kubectl(&self, arguments: &str) -> Ran {
+        self.kubectl_in(arguments, "")
+    }
+
+    /// With the sample definition and one object of it.
+    pub fn with_work() -> Self {
+        let server = Self::start();
+        server.kubectl_in("apply -f -", CRD).ok();
+        server
+            .kubectl("wait --for=condition=Established crd/works.example.com")
+            .ok();
+        server.kubectl_in("apply -f -", WORK).ok();
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    pub success: bool,
+    pub out: String,
+    pub err: String,
+}
+
+pub fn run(mut command: Command, input: &str) -> Ran {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        success: output.status.success(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Ran {
+    /// Its output, when it did well and had nothing to complain about.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert!(self.success && self.err.is_empty(), "{self:?}");
+        self.out
+    }
+
+    /// What it complained about.
+    #[track_caller]
+    pub fn fails(self) -> String {
+        assert!(!self.success, "{self:?}");
+        self.err
+    }
+}
+
+/// Whether there is no kubectl here; says so.
+pub fn no_kubectl() -> bool {
+    let missing = Command::new("kubectl")
+        .arg("--help")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_err();
+    if missing {
+        println!("SKIPPED: no kubectl");
+    }
+    missing
+}
+
+/// Waits until a condition holds.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
