@@ -91,13 +91,20 @@ impl Config {
     /// Names the file that can't be read or holds no token.
     pub fn read_token(&self) -> Result<Option<String>, String> {
         let Some(file) = &self.token_file else {
-            return Ok(self.token.clone());
+            // An environment file may leave it empty.
+            return Ok(self.token.clone().filter(|token| !token.is_empty()));
         };
         let name = file.display();
         let text =
             std::fs::read_to_string(file).map_err(|e| format!("--token-file {name}: {e}"))?;
         parse_token(text.trim())
-            .map(Some)
+            .and_then(|token| {
+                if token.is_empty() {
+                    Err("empty".to_owned())
+                } else {
+                    Ok(Some(token))
+                }
+            })
             .map_err(|e| format!("--token-file {name}: {e}"))
     }
 }
@@ -126,6 +133,7 @@ fn parse_token(text: &str) -> Result<String, String> {
     };
     match text.split_once('.') {
         Some((id, secret)) if word(id) && word(secret) && text.len() <= 256 => Ok(text.to_owned()),
+        None if text.is_empty() => Ok(String::new()),
         // The token itself is a secret: the message does not repeat it.
         _ => Err("not a join token; <id>.<secret> is expected".to_owned()),
     }
@@ -336,6 +344,7 @@ mod tests {
 
     #[test]
     fn an_unreadable_token_file_is_named() {
+        assert_eq!(parse(&["--token="]).unwrap().read_token(), Ok(None));
         let c = parse(&["--token-file", "/nowhere/token"]).unwrap();
         let error = c.read_token().unwrap_err();
         assert!(error.contains("--token-file /nowhere/token"), "{error}");

@@ -33,7 +33,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// can't be written or is in use, a port that is taken, a token that was refused.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
-    let token = config.read_token().map_err(|e| anyhow!(e))?;
     let Config {
         control,
         token: _,
@@ -74,6 +73,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let identity = match known {
         Some(identity) => identity,
         None => {
+            // Only now: a token file is often gone after the first start.
+            let token = config.read_token().map_err(|e| anyhow!(e))?;
             describe.token = token.context(
                 "this node is not enrolled: --token or --token-file is needed (from `hyperion token create`)",
             )?;

@@ -71,6 +71,13 @@ fn without_identity_and_token_it_says_what_is_needed() {
     let (code, text) = fails(agent(dir.path()).args(["--ca-fingerprint", FINGERPRINT]));
     assert_eq!(code, Some(1));
     assert!(text.contains("--token"), "{text}");
+    let (code, text) = fails(
+        agent(dir.path())
+            .args(["--ca-fingerprint", FINGERPRINT])
+            .args(["--token-file", "/nowhere/token"]),
+    );
+    assert_eq!(code, Some(1));
+    assert!(text.contains("--token-file /nowhere/token"), "{text}");
 }
 
 #[test]
@@ -164,6 +171,7 @@ async fn a_refused_token_ends_it_and_a_good_one_runs_until_sigterm() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_hyperion-agent"))
         .env_remove("HYPERION_TOKEN")
         .args(["--control", &address, "--http-addr", "127.0.0.1:0"])
+        .args(["--token-file", "/nowhere/token"])
         .arg("--data-dir")
         .arg(dir.path())
         .arg("--containerd-socket")
