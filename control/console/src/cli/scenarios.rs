@@ -351,7 +351,7 @@ async fn apply_goes_on_after_a_refusal_and_says_what_became_of_each() {
         (at(A, "GET"), 404, failure(404, "not found")),
         (
             at(
-                &format!("{A}?&force=false&fieldManager=hyperion&fieldValidation=Strict"),
+                &format!("{A}?&fieldManager=hyperion&fieldValidation=Strict"),
                 "PATCH",
             ),
             422,

@@ -247,7 +247,7 @@ impl Simulation {
 
     fn cloud_node(&mut self, i: usize) -> Node {
         let (provider, region, geography, machine, gpu, price, _) = CLOUDS[i % CLOUDS.len()];
-        let spot = i % 5 == 0;
+        let spot = i.is_multiple_of(5);
         let zone = ["a", "b", "c"][i % 3];
         let mut node = Node {
             id: format!("{provider}-{region}-{:04}", i / CLOUDS.len()),
@@ -362,7 +362,7 @@ impl Simulation {
             nodes: nodes.join(","),
             hourly_cost: Some(cost),
             p99_ms: (!job).then(|| 20.0 + f64::from(self.random.unit()) * 180.0),
-            constraints: if i % 2 == 0 {
+            constraints: if i.is_multiple_of(2) {
                 vec!["geographies US, EU".to_owned(), "prefers spot".to_owned()]
             } else {
                 Vec::new()

@@ -411,7 +411,7 @@ fn screens_look_as_documented() {
     golden("no-colour", &[char('2')], &|s| s.options.colour = false);
     golden("ascii", &[char('1')], &|s| s.options.ascii = true);
     golden("simulated", &[char('1')], &|s| {
-        s.options.simulated = Some(10_000)
+        s.options.simulated = Some(10_000);
     });
     golden("unreachable", &[char('2')], &|s| {
         s.contact.reached(Channel::Api, NOW - 45_000);

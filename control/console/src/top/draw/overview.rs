@@ -133,7 +133,8 @@ fn charts(pen: &mut Pen<'_>, area: Rect, state: &State) {
     } else {
         "–".to_owned()
     };
-    let charts: [(&str, String, fn(&Total) -> f32, f32); 3] = [
+    type Chart = (&'static str, String, fn(&Total) -> f32, f32);
+    let charts: [Chart; 3] = [
         ("CPU", text::percent(value(|t| t.cpu)), |t| t.cpu, 100.0),
         (
             "MEMORY",
