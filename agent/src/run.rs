@@ -50,7 +50,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     } = config.clone();
     let _lock = lock_data_dir(&data_dir)?;
     let known = identity::load(&data_dir)?;
-    let store = Store::open(&data_dir, known.is_some())?;
+    let mut store = Store::open(&data_dir, known.is_some())?;
+    if known.is_none() {
+        store.reset();
+    }
     let status = Arc::new(Status::default());
     serve_http(http_addr, &status, &stop).await?;
     tokio::spawn(systemd::watchdog());

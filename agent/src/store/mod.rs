@@ -335,6 +335,17 @@ impl Store {
         }
     }
 
+    /// Forgets what to run and whom to tell, for a node that enrols anew: both were another
+    /// node's. Generations stay.
+    pub fn reset(&mut self) {
+        let changes: Vec<Change> = self
+            .keys()
+            .map(|key| Change::Remove(key.clone(), self.highest(key)))
+            .collect();
+        self.apply(&changes, true);
+        self.ack(u64::MAX);
+    }
+
     /// Notes how a job's replica ended; false where nothing is held for it any more.
     pub fn finish(&mut self, key: &ReplicaKey, outcome: Finished) -> bool {
         let Some(held) = self.state.desired.get(key).cloned() else {

@@ -201,6 +201,20 @@ fn a_missing_store_of_an_enrolled_node_is_partial_until_the_whole_is_told() {
 }
 
 #[test]
+fn a_reset_leaves_nothing_to_run_and_keeps_generations() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), true).unwrap();
+    store.apply(&[Change::Put(desired("web", 0, 3))], false);
+    store.add_event(event("old"));
+    store.reset();
+    drop(store);
+    let store = Store::open(dir.path(), false).unwrap();
+    assert!(store.desired().is_empty() && !store.partial());
+    assert!(store.events_after(0, 9).is_empty());
+    assert_eq!(store.highest(&key("web", 0)), 3);
+}
+
+#[test]
 fn a_second_agent_on_one_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _held = Store::open(dir.path(), false).unwrap();
