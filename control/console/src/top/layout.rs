@@ -32,9 +32,12 @@ pub struct Areas {
     pub providers: Rect,
     /// The table, with its heading.
     pub table: Rect,
-    /// Text of a detail view; warnings of a wide overview.
+    /// Text of a detail view, warnings of a wide overview, the message of an event.
     pub text: Rect,
 }
+
+/// Rows of the whole message of the event under the cursor, with a blank one above it.
+const EVENT_ROWS: u16 = 5;
 
 /// Takes rows from the top of `rest`.
 fn take(rest: &mut Rect, rows: u16) -> Rect {
@@ -91,6 +94,12 @@ impl Areas {
                 areas.detail(rest, node, detail.table.len());
             }
             (None, Tab::Overview) => areas.overview(rest, state.summary.providers.len()),
+            (None, Tab::Events) => {
+                let text = EVENT_ROWS.min(rest.height / 3);
+                let table = rest.height - text;
+                areas.table = take(&mut rest, table);
+                areas.text = rest;
+            }
             (None, _) => areas.table = rest,
         }
         areas

@@ -316,6 +316,23 @@ fn a_small_terminal_says_how_large_it_should_be() {
 }
 
 #[test]
+fn a_long_message_of_an_event_can_be_read_whole() {
+    let mut state = State::new(options(), (80, 24), NOW);
+    let event = Happening {
+        key: "d/e".to_owned(),
+        at_ms: NOW,
+        kind: "workload".to_owned(),
+        object: "llm".to_owned(),
+        reason: "Unplaceable".to_owned(),
+        message: "replica 0: 0 of 9 nodes fit: 9 ruled out by nvidia.com/gpu".to_owned(),
+        ..Default::default()
+    };
+    state.handle(Event::Change(Change::Happenings(vec![event])), NOW);
+    type_text(&mut state, "5");
+    assert!(text(&state).contains("replica 0: 0 of 9 nodes fit: 9 ruled out by nvidia.com/gpu"));
+}
+
+#[test]
 fn text_from_outside_cannot_drive_the_terminal() {
     let mut state = State::new(options(), (120, 30), NOW);
     let node = Node {

@@ -39,6 +39,7 @@ pub fn draw(state: &State, buffer: &mut Buffer) {
 pub fn text_lines(state: &State, width: u16) -> Vec<Line> {
     let lines = match state.details.last() {
         Some(detail) => detail::text(state, detail),
+        None if state.tab == Tab::Events => event_text(state),
         None => overview::warnings(state),
     };
     lines
@@ -185,16 +186,29 @@ fn body(pen: &mut Pen<'_>, areas: &Areas, state: &State) {
             context,
             &empty,
         ),
-        Tab::Events => table::draw(
-            pen,
-            areas.table,
-            &tables.happenings,
-            &fleet.happenings,
-            &[],
-            context,
-            &empty,
-        ),
+        Tab::Events => {
+            let (table, rows) = (&tables.happenings, &fleet.happenings);
+            table::draw(pen, areas.table, table, rows, &[], context, &empty);
+            pen.lines(areas.text, &text_lines(state, areas.text.width), 0);
+        }
     }
+}
+
+/// All of the event under the cursor: its line may be too short for it.
+fn event_text(state: &State) -> Vec<Line> {
+    let selected = state.tables.happenings.selected.as_deref();
+    let Some(event) = selected.and_then(|key| state.fleet.happenings.get(key)) else {
+        return Vec::new();
+    };
+    let about = format!("{} {}", event.kind, event.object);
+    vec![
+        Vec::new(),
+        vec![
+            (Tone::Strong, about),
+            (Tone::Dim, format!("  {}", event.reason)),
+        ],
+        vec![(Tone::Plain, event.message.clone())],
+    ]
 }
 
 /// Why a table has no rows, and what to do.
