@@ -89,6 +89,12 @@ impl Status {
         self.lock().mode
     }
 
+    /// Why the link is in its state.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        self.lock().reason.clone()
+    }
+
     /// Sets the state of the link and why it is so.
     pub fn set_mode(&self, mode: Mode, reason: &str) {
         let connected = i64::from(mode == Mode::Connected);

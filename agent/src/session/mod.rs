@@ -318,6 +318,9 @@ impl<W: Workloads> Session<W> {
         self.logs.clear();
         if self.status.mode() == Mode::Connected {
             info!(%reason, ?retry_in, "disconnected; containers keep running");
+        } else if self.status.reason() != reason {
+            // Once per reason: the attempts that follow mostly fail in the same way.
+            info!(%reason, ?retry_in, "no connection");
         } else {
             debug!(%reason, ?retry_in, "no connection");
         }
