@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hyperion_images::Image;
 use serde_json::Value;
 
 use crate::agent::{Agent, AgentSpec};
@@ -124,10 +125,7 @@ impl Fleet {
     pub fn start_containerd(&mut self) -> Result<()> {
         self.restart_containerd()?;
         for image in hyperion_images::standard(&needs::programs()) {
-            let tar = self.dir.join("image.tar");
-            hyperion_images::pack(&image, &tar)?;
-            self.containerd.import(&tar)?;
-            std::fs::remove_file(&tar)?;
+            self.containerd.import(&packed(&image)?)?;
         }
         Ok(())
     }
@@ -390,6 +388,40 @@ impl Placement {
             pod_ip: text("/status/podIP"),
         }
     }
+}
+
+/// The tar file of an image. Packing takes seconds in a debug build, so the file is kept as long as
+/// the program in it does not change.
+fn packed(image: &Image) -> Result<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let program = image.program.display().to_string();
+    let facts = std::fs::metadata(&image.program).context(program)?;
+    let dir = std::env::temp_dir().join("hyperion-lab-images");
+    std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    let name: String = image
+        .name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let about = format!(
+        "{name}-{}-{}.{}",
+        facts.size(),
+        facts.mtime(),
+        facts.mtime_nsec()
+    );
+    let file = dir.join(format!("{about}.tar"));
+    if !file.exists() {
+        for old in std::fs::read_dir(&dir)?.flatten() {
+            if old.file_name().to_string_lossy().starts_with(&name) {
+                // Another lab may have removed it first.
+                let _gone = std::fs::remove_file(old.path());
+            }
+        }
+        let new = dir.join(format!("{about}.{}", std::process::id()));
+        hyperion_images::pack(image, &new)?;
+        std::fs::rename(&new, &file).with_context(|| file.display().to_string())?;
+    }
+    Ok(file)
 }
 
 /// Waits until no other fleet that waits its turn runs on this machine.

@@ -34,6 +34,7 @@ pub fn check_name(name: &str) -> Result<(), ImageError> {
 
 /// The whole image as one tar file.
 pub fn image_tar(image: &Image, entrypoint: &str, layer: Vec<u8>) -> Result<Vec<u8>, ImageError> {
+    // Hashing is most of the work of packing: each blob is hashed once.
     let layer_digest = digest(&layer);
     let mut command = vec![entrypoint.to_owned()];
     command.extend(image.args.iter().cloned());
@@ -46,12 +47,13 @@ pub fn image_tar(image: &Image, entrypoint: &str, layer: Vec<u8>) -> Result<Vec<
     })
     .to_string()
     .into_bytes();
+    let config_digest = digest(&config);
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {
             "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": digest(&config), "size": config.len(),
+            "digest": config_digest, "size": config.len(),
         },
         "layers": [{
             "mediaType": "application/vnd.oci.image.layer.v1.tar",
@@ -60,11 +62,12 @@ pub fn image_tar(image: &Image, entrypoint: &str, layer: Vec<u8>) -> Result<Vec<
     })
     .to_string()
     .into_bytes();
+    let manifest_digest = digest(&manifest);
     let index = json!({
         "schemaVersion": 2,
         "manifests": [{
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "digest": digest(&manifest), "size": manifest.len(),
+            "digest": manifest_digest, "size": manifest.len(),
             "annotations": {
                 "io.containerd.image.name": image.name,
                 "org.opencontainers.image.ref.name": image.name,
@@ -81,9 +84,13 @@ pub fn image_tar(image: &Image, entrypoint: &str, layer: Vec<u8>) -> Result<Vec<
     )?;
     tar.folder("blobs", 0o755)?;
     tar.folder("blobs/sha256", 0o755)?;
-    for blob in [&layer, &config, &manifest] {
-        let path = format!("blobs/{}", digest(blob).replace(':', "/"));
-        tar.file(path, 0o644, blob)?;
+    for (digest, blob) in [
+        (layer_digest, layer),
+        (config_digest, config),
+        (manifest_digest, manifest),
+    ] {
+        let path = format!("blobs/{}", digest.replace(':', "/"));
+        tar.file(path, 0o644, &blob)?;
     }
     tar.file("index.json".to_owned(), 0o644, &index)?;
     Ok(tar.finish())
