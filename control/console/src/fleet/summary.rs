@@ -231,3 +231,71 @@ fn place(((provider, name), group): ((&str, &str), Group)) -> Place {
         haystack: format!("{provider} {name}").to_lowercase(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::live::LiveSample;
+    use crate::fleet::{Change, Node, Placement, Workload};
+
+    fn node(id: &str, provider: &str, state: NodeState, price: f64) -> Node {
+        Node {
+            id: id.to_owned(),
+            provider: provider.to_owned(),
+            region: "r".to_owned(),
+            state,
+            price,
+            ..Default::default()
+        }
+    }
+
+    fn fleet() -> Fleet {
+        let mut fleet = Fleet::default();
+        let nodes = vec![
+            node("a", "aws", NodeState::Ready, 1.5),
+            node("b", "aws", NodeState::Lost, f64::NAN),
+            node("c", "gcp", NodeState::Draining, -3.0),
+        ];
+        fleet.apply(Change::Nodes(nodes), 0);
+        let workload = Workload {
+            phase: WorkloadPhase::Degraded,
+            ..Default::default()
+        };
+        fleet.apply(Change::Workload(Box::new(workload)), 0);
+        let placement = Placement {
+            node: "a".to_owned(),
+            hourly_cost: 0.25,
+            phase: PlacementPhase::Backoff,
+            ..Default::default()
+        };
+        fleet.apply(Change::Placement(Box::new(placement)), 0);
+        let live = |id: &str, cpu| LiveSample {
+            id: id.to_owned(),
+            connected: true,
+            cpu_percent: cpu,
+            ..Default::default()
+        };
+        let samples = vec![live("a", Some(40.0)), live("c", Some(f32::NAN))];
+        fleet.apply(Change::Live(samples), 0);
+        fleet
+    }
+
+    #[test]
+    fn totals_leave_nonsense_and_silent_nodes_out() {
+        let sum = Summary::of(&fleet(), 0);
+        assert_eq!((sum.all.nodes, sum.all.ready, sum.all.down()), (3, 1, 1));
+        assert_eq!(sum.all.price, 1.5);
+        assert_eq!(sum.all.cpu(), 40.0);
+        assert_eq!(sum.workloads, [0, 0, 1, 0, 0]);
+        assert_eq!((sum.placements, sum.workload_cost), ([0, 0, 1], 0.25));
+        assert!(Summary::of(&fleet(), 60_000).all.cpu().is_nan());
+    }
+
+    #[test]
+    fn regions_of_the_same_name_are_told_apart_by_provider() {
+        let sum = Summary::of(&fleet(), 0);
+        let keys: Vec<&str> = sum.places.iter().map(|p| p.key.as_str()).collect();
+        assert_eq!(keys, ["aws/r", "gcp/r"]);
+        assert_eq!(sum.providers[0].0, "aws");
+    }
+}

@@ -550,8 +550,14 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// PROPTEST_CASES makes it longer.
+fn cases() -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(150)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn nothing_breaks_the_drawing(
