@@ -6,6 +6,10 @@
 //! - [`request`]: a workload in the form that placement reads; [`quantity`]: Kubernetes numbers.
 //! - [`fleet`]: live state, as JSON.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "kube's printcolumn repeats its keys by design"
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
 pub mod cluster;

@@ -157,12 +157,14 @@ impl Work {
         let now = Instant::now();
         let index = &mut self.index;
         match seen {
-            Seen::Workload(Change::Apply(object)) => index.apply_workload(object),
-            Seen::Workload(Change::Delete(object)) => index.delete_workload(&object),
-            Seen::Workload(Change::Reset(list)) => {
-                index.reset_workloads(list);
-                self.listed[0] = true;
-            }
+            Seen::Workload(change) => match *change {
+                Change::Apply(object) => index.apply_workload(object),
+                Change::Delete(object) => index.delete_workload(&object),
+                Change::Reset(list) => {
+                    index.reset_workloads(list);
+                    self.listed[0] = true;
+                }
+            },
             Seen::Placement(Change::Apply(object)) => index.apply_placement(object),
             Seen::Placement(Change::Delete(object)) => index.delete_placement(&object),
             Seen::Placement(Change::Reset(list)) => {

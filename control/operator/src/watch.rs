@@ -29,7 +29,7 @@ pub enum Change<K> {
 #[derive(Debug)]
 pub enum Seen {
     /// Workloads.
-    Workload(Change<HyperionWorkload>),
+    Workload(Box<Change<HyperionWorkload>>),
     /// Placements.
     Placement(Change<HyperionPlacement>),
     /// Nodes.
@@ -51,7 +51,7 @@ pub fn start(client: &kube::Client, stop: &CancellationToken) -> mpsc::Receiver<
     ));
     tokio::spawn(watch(
         Api::all(client.clone()),
-        Seen::Workload,
+        |change| Seen::Workload(Box::new(change)),
         tx.clone(),
         stop.clone(),
     ));

@@ -346,3 +346,80 @@ async fn from_apply_to_running_takes_less_than_half_a_second() {
     println!("apply to running: {times:?}");
     assert!(times[7] < Duration::from_millis(500), "{times:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_replicas_are_placed_in_one_go() {
+    let control = Control::start("30s").await;
+    let mut agents = Vec::new();
+    for _ in 0..4 {
+        agents.push(control.agent(&[], 0).await);
+    }
+    let mut many = service("many", 300);
+    many["spec"]["template"]["spec"]["containers"][0]["resources"] =
+        json!({ "limits": { "cpu": "50m", "memory": "16Mi" } });
+    let began = Instant::now();
+    control.apply(many).await;
+    control.running("many").await;
+    println!("300 replicas: {:?}", began.elapsed());
+    let held: Vec<usize> = agents.iter().map(|a| a.holds().len()).collect();
+    assert_eq!(held.iter().sum::<usize>(), 300);
+    // 80 of 50m fit into a node's four cores.
+    assert!(held.iter().all(|n| *n <= 80), "{held:?}");
+    control.delete("many").await;
+    control.gone("many").await;
+    for agent in &agents {
+        assert_eq!(agent.holds(), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_node_is_given_up_at_once() {
+    let control = Control::start("10m").await;
+    let first = control.agent(&[], 0).await;
+    control.apply(service("web", 1)).await;
+    control.running("web").await;
+    let second = control.agent(&[], 0).await;
+    control
+        .node_spec(&first.id(), json!({ "revoked": true }))
+        .await;
+    second.holding("placed again", &[("web", 0)]).await;
+    control.running("web").await;
+    assert_eq!(control.place("web-0").await, Some((second.id(), 2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_template_starts_each_replica_once_more() {
+    let control = Control::start("30s").await;
+    let agent = control.agent(&[], 0).await;
+    control.apply(service("web", 3)).await;
+    control.running("web").await;
+    let mut changed = service("web", 3);
+    changed["spec"]["template"]["spec"]["containers"][0]["image"] = json!("i:2");
+    control.apply(changed).await;
+    eventually("all replicas renewed", || async {
+        let starts = [0, 1, 2].map(|r| agent.starts("web", r));
+        if starts == [2, 2, 2] {
+            Ok(())
+        } else {
+            Err(format!("{starts:?}"))
+        }
+    })
+    .await;
+    control.running("web").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_no_node_has_is_told_in_the_status() {
+    let control = Control::start("30s").await;
+    let agent = control.agent(&[], 0).await;
+    agent.runtime.lock().unwrap().fate = Some((ReplicaPhase::Backoff, "ImagePullFailed"));
+    control.apply(service("web", 1)).await;
+    let failing = control
+        .status("web", "failing", |w| {
+            condition(w, "Ready").is_some_and(|c| c.1 == "ReplicaFailing")
+        })
+        .await;
+    let (_, _, message) = condition(&failing, "Ready").unwrap();
+    let id = agent.id();
+    assert_eq!(message, format!("replica 0 on node {id}: ImagePullFailed"));
+}

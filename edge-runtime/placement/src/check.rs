@@ -2,7 +2,7 @@
 //! every hard constraint, whoever decided.
 
 use crate::choose::{CandidateRef, Choice};
-use crate::model::{CapacityType, Provider, Request, Resources, Snapshot};
+use crate::model::{CapacityType, Request, Resources, Snapshot};
 
 /// A broken hard constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,15 +72,10 @@ pub fn check(
     {
         broken("geographies", format!("{:?}", location.geography));
     }
-    if !request.clouds.is_empty()
-        && !request
-            .clouds
-            .iter()
-            .any(|p: &Provider| *p == location.provider)
-    {
+    if !request.clouds.is_empty() && !request.clouds.contains(&location.provider) {
         broken("clouds", location.provider.to_string());
     }
-    if !request.tiers.is_empty() && !request.tiers.iter().any(|t| *t == location.tier) {
+    if !request.tiers.is_empty() && !request.tiers.contains(&location.tier) {
         broken("tiers", location.tier.to_string());
     }
     if !request.archs.is_empty() && !request.archs.iter().any(|a| a == arch) {

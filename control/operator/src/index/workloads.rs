@@ -127,7 +127,9 @@ impl Index {
         }
     }
 
-    fn apply_good_workload(&mut self, workload: HyperionWorkload) {
+    fn apply_good_workload(&mut self, mut workload: HyperionWorkload) {
+        // The largest part of many objects, and of no use here.
+        workload.metadata.managed_fields = None;
         let name = Name::new(
             &workload.namespace().unwrap_or_default(),
             &workload.name_any(),

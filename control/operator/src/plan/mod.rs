@@ -179,6 +179,8 @@ impl Pass<'_> {
             }
         }
         self.retire_where(|key, _| key.uid != workload.uid());
+        // Decisions are made on what nodes said last.
+        self.placement_statuses();
         let broken = self.index.broken.get(&self.name).cloned();
         let template = match (&workload.template, broken) {
             (_, Some(error)) => Err(Invalid::new("object", error)),
