@@ -49,7 +49,9 @@ pub(super) struct Driver {
     workers: HashMap<Id, ReplicaKey>,
     pub(super) replicas: BTreeMap<ReplicaKey, Replica>,
     pub(super) outbox: Outbox,
-    /// Why containerd can't be asked; none while it can.
+    /// Name and version of containerd, while the connection to it stands.
+    pub(super) up: Option<(String, String)>,
+    /// Why containerd can't be asked; none while it answers.
     pub(super) down: Option<String>,
     /// Whether the desired state was ever set: before that nothing is stopped.
     told: bool,
@@ -82,6 +84,7 @@ impl Driver {
             workers: HashMap::new(),
             replicas: BTreeMap::new(),
             outbox: Outbox::default(),
+            up: None,
             down: Some(down),
             told: false,
             sequence: 0,
@@ -141,22 +144,18 @@ impl Driver {
     /// Does everything that can be done now; returns when to wake at the latest.
     fn advance(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        if self.down.is_none()
-            && self.look.running.is_none()
-            && self.look.at.is_some_and(|at| at <= now)
-        {
+        let due = self.look.at.is_some_and(|at| at <= now);
+        if due && self.up.is_some() && self.look.running.is_none() {
             self.begin_look(now);
         }
         let keys: Vec<_> = self.replicas.keys().cloned().collect();
         for key in &keys {
             self.advance_replica(key, now);
         }
-        if self.down.is_some() {
-            return None;
-        }
+        let can_look = self.up.is_some() && self.look.running.is_none();
+        let look = self.look.at.filter(|_| can_look);
         let wakes = self.replicas.values().filter_map(|r| r.wake);
-        let look = self.look.at.filter(|_| self.look.running.is_none());
-        wakes.chain(look).min()
+        wakes.filter(|_| self.down.is_none()).chain(look).min()
     }
 
     fn advance_replica(&mut self, key: &ReplicaKey, now: Instant) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::RuntimeState;
 use super::driver::{Done, Driver};
 use super::model::State;
 use super::observe::{Cache, Observation, observe};
@@ -42,6 +43,12 @@ impl Look {
 }
 
 impl Driver {
+    /// containerd can't be asked.
+    pub(super) fn lose(&mut self, reason: String) {
+        self.down = Some(reason.clone());
+        self.set_runtime(RuntimeState::Unavailable { reason });
+    }
+
     pub(super) fn begin_look(&mut self, now: Instant) {
         self.look.running = Some(self.sequence);
         self.look.last = Some(now);
@@ -57,12 +64,16 @@ impl Driver {
         let seen = match result {
             Ok(seen) => seen,
             Err(error) => {
-                // The watcher tells when containerd is gone; until then, try again.
-                tracing::debug!(%error, "look failed");
+                // A containerd that hangs keeps its connection.
+                self.lose(error.to_string());
                 self.look.by(now + BLIND_WAIT);
                 return;
             }
         };
+        if let Some((name, version)) = self.up.clone() {
+            self.down = None;
+            self.set_runtime(RuntimeState::Available { name, version });
+        }
         self.look.cache = seen.cache;
         self.look.done = true;
         let mut sandboxes = seen.sandboxes;

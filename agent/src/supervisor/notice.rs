@@ -5,7 +5,6 @@ use std::time::Instant;
 use hyperion_proto::agent_v1::ReplicaPhase;
 use hyperion_proto::domain::ReplicaKey;
 
-use super::RuntimeState;
 use super::driver::Driver;
 use super::probe::{Kind, Verdict};
 
@@ -40,17 +39,17 @@ impl Driver {
         let now = Instant::now();
         match notice {
             Notice::Up { name, version } => {
-                self.down = None;
+                // Available only once a look has shown what runs.
+                self.up = Some((name, version));
                 self.look.done = false;
                 for replica in self.replicas.values_mut() {
                     replica.stale = true;
                 }
                 self.look.soon(now);
-                self.set_runtime(RuntimeState::Available { name, version });
             }
             Notice::Down { reason } => {
-                self.down = Some(reason.clone());
-                self.set_runtime(RuntimeState::Unavailable { reason });
+                self.up = None;
+                self.lose(reason);
             }
             Notice::Exit { id } => {
                 let ours = self

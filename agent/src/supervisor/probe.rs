@@ -53,8 +53,8 @@ pub(super) struct Counter {
     good: bool,
     /// Results that disagree with the verdict, in a row.
     against: u32,
-    /// Whether a verdict was ever told.
-    told: bool,
+    /// Words of the last failure that was told.
+    words: String,
     tries: u32,
 }
 
@@ -72,20 +72,20 @@ impl Counter {
             kind,
             good: kind == Kind::Liveness,
             against: 0,
-            told: false,
+            words: String::new(),
             tries: 0,
         }
     }
 
-    /// Takes one result; tells where the verdict changed, and the first failure of a container
-    /// that is not ready yet, because that says why.
+    /// Takes one result; tells where the verdict changed, and, of a container that is not ready,
+    /// where the reason did.
     pub(super) fn take(&mut self, spec: &Spec, result: Result<(), String>) -> Option<Verdict> {
         self.tries = self.tries.saturating_add(1);
         if result.is_ok() == self.good {
             self.against = 0;
             return match result {
-                Err(words) if !self.told => {
-                    self.told = true;
+                Err(words) if words != self.words => {
+                    self.words.clone_from(&words);
                     Some(Verdict::Bad(words))
                 }
                 _ => None,
@@ -102,10 +102,15 @@ impl Counter {
         }
         self.against = 0;
         self.good = !self.good;
-        self.told = true;
         Some(match result {
-            Ok(()) => Verdict::Good,
-            Err(words) => Verdict::Bad(words),
+            Ok(()) => {
+                self.words.clear();
+                Verdict::Good
+            }
+            Err(words) => {
+                self.words.clone_from(&words);
+                Verdict::Bad(words)
+            }
         })
     }
 
@@ -166,6 +171,8 @@ mod tests {
         let mut c = Counter::new(Kind::Readiness);
         assert_eq!(c.take(&s, bad()), Some(Verdict::Bad("no".into())));
         assert_eq!(c.take(&s, bad()), None);
+        let other = c.take(&s, Err("why".into()));
+        assert_eq!(other, Some(Verdict::Bad("why".into())));
         assert_eq!(c.take(&s, Ok(())), None);
         assert_eq!(c.take(&s, Ok(())), Some(Verdict::Good));
         assert_eq!(c.take(&s, bad()), None);

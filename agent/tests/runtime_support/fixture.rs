@@ -38,6 +38,7 @@ impl Fixture {
         let tuning = Tuning {
             backoff_base: Duration::from_millis(400),
             backoff_max: Duration::from_secs(2),
+            relist: Duration::from_secs(3),
             ..Tuning::default()
         };
         let (supervisor, task) = start_tuned(config, tuning, events, stop.clone());

@@ -183,6 +183,12 @@ state = "{d}/state"
         }
     }
 
+    /// Sends the process a signal, for example `STOP`.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.lock().unwrap().as_ref().unwrap().id();
+        run("kill", &[&format!("-{signal}"), &pid.to_string()]).unwrap();
+    }
+
     pub fn log(&self) -> String {
         let text = fs::read_to_string(self.dir.join("containerd.log")).unwrap_or_default();
         text.lines().rev().take(20).collect::<Vec<_>>().join("\n")
@@ -195,10 +201,17 @@ state = "{d}/state"
         run("ctr", &all)
     }
 
+    /// Makes an image of busybox as a file.
+    pub fn image(&self, name: &str, command: &[&str]) -> PathBuf {
+        let file = name.replace(['/', ':'], "-");
+        let tar = self.dir.join(format!("{file}.tar"));
+        image_tar(&self.dir.join(file), &tar, name, command);
+        tar
+    }
+
     /// Makes an image of busybox and imports it.
     pub fn import(&self, name: &str, command: &[&str]) {
-        let tar = self.dir.join("image.tar");
-        image_tar(&self.dir.join("image"), &tar, name, command);
+        let tar = self.image(name, command);
         self.ctr(&["image", "import", tar.to_str().unwrap()])
             .unwrap();
     }
