@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -12,6 +13,7 @@ use serde_json::Value;
 pub struct Kubectl {
     kubeconfig: PathBuf,
     home: PathBuf,
+    old: OnceLock<bool>,
 }
 
 /// How a command ended.
@@ -32,6 +34,7 @@ impl Kubectl {
         Self {
             kubeconfig: kubeconfig.to_owned(),
             home: home.to_owned(),
+            old: OnceLock::new(),
         }
     }
 
@@ -47,7 +50,29 @@ impl Kubectl {
     /// It can't be run at all.
     pub fn output(&self, args: &[&str], input: Option<&str>) -> Result<Output> {
         let program = crate::needs::find("kubectl").context("kubectl is not installed")?;
-        self.call(&program, args, input)
+        let writes = matches!(args.first(), Some(&("apply" | "create")));
+        let mut all = args.to_vec();
+        if writes && self.old() {
+            all.push("--validate=false");
+        }
+        self.call(&program, &all, input)
+    }
+
+    /// Is this `kubectl` older than 1.27? Those check objects against OpenAPI v2 by themselves
+    /// before they send them, and the embedded API serves v3 only; it checks each object itself.
+    #[must_use]
+    pub fn old(&self) -> bool {
+        *self.old.get_or_init(|| {
+            let version = self.run(&["version", "--client", "-o", "json"]);
+            let version: Option<Value> = version
+                .ok()
+                .and_then(|text| serde_json::from_str(&text).ok());
+            let minor = version.as_ref().and_then(|v| {
+                let minor = v.pointer("/clientVersion/minor")?.as_str()?;
+                minor.trim_end_matches('+').parse::<u32>().ok()
+            });
+            minor.is_some_and(|minor| minor < 27)
+        })
     }
 
     /// Runs `kubectl`; gives its standard output.

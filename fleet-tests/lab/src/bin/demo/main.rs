@@ -3,6 +3,8 @@
 mod screen;
 mod steps;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use hyperion_lab::{needs, state, wait};
 
@@ -23,8 +25,18 @@ enum Command {
     Stop,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // The chain of causes; a backtrace would hide it.
+            screen::line(&format!("the demo failed: {e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(Command::Stop) = arguments.command {
         return stop();
     }
