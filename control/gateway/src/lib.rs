@@ -150,7 +150,7 @@ pub async fn start(
 ) -> Result<(Gateway, mpsc::Receiver<GatewayEvent>), GatewayError> {
     let authority = pki::Authority::ensure(&config.client, &config.fleet).await?;
     let (chain, key) = authority.server_certificate()?;
-    let transport = transport::config(None, transport::IDLE);
+    let transport = transport::of_gateway();
     let tls = tls::server_config(chain, key, authority.certificate_der(), transport)?;
     let endpoint = server::bind(config.link_addr, tls, &authority.secret())
         .map_err(|e| GatewayError::Bind(config.link_addr, e))?;

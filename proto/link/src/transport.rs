@@ -35,9 +35,23 @@ pub const MAX_TO_AGENT: usize = 64 * 1024 * 1024;
 /// and a message is refused above 1 MiB, so a small window costs nothing but round trips on logs.
 const STREAM_WINDOW: u32 = 128 * 1024;
 
-/// Transport settings of both ends; only the agent sends keep-alives.
+/// Transport settings of an agent; only it sends keep-alives.
 #[must_use]
 pub fn config(keep_alive: Option<Duration>, idle: Duration) -> Arc<TransportConfig> {
+    Arc::new(common(keep_alive, idle))
+}
+
+/// Transport settings of the gateway.
+#[must_use]
+pub fn of_gateway() -> Arc<TransportConfig> {
+    let mut config = common(None, IDLE);
+    // With it quinn keeps room for ten datagrams per connection as soon as two were to be sent,
+    // which is in every handshake: 12 KB for each agent, to save a system call on long messages.
+    config.enable_segmentation_offload(false);
+    Arc::new(config)
+}
+
+fn common(keep_alive: Option<Duration>, idle: Duration) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         // One request stream and HTTP/3's control, encoder, decoder and reserved streams.
@@ -53,5 +67,5 @@ pub fn config(keep_alive: Option<Duration>, idle: Duration) -> Arc<TransportConf
     if let Ok(idle) = IdleTimeout::try_from(idle) {
         config.max_idle_timeout(Some(idle));
     }
-    Arc::new(config)
+    config
 }
