@@ -4,6 +4,7 @@
 
 mod connection;
 mod driver;
+mod insecure_tls;
 mod logs;
 mod look;
 mod memory;

@@ -9,9 +9,13 @@ use hyper_util::rt::TokioIo;
 use hyperion_proto::agent_v1::HttpGet;
 use hyperion_proto::agent_v1::probe::Handler;
 use hyperion_proto::domain::ReplicaKey;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
 
+use super::insecure_tls;
 use super::notice::Notice;
 use super::probe::{Counter, Kind, Spec};
 use crate::runtime::{Cri, shorten};
@@ -111,15 +115,26 @@ fn number(port: u32) -> u16 {
 async fn http(host: &str, get: &HttpGet) -> Result<(), String> {
     let port = number(get.port);
     let name = |error: &dyn std::fmt::Display| format!("GET {host}:{port}{}: {error}", get.path);
-    if get.scheme.eq_ignore_ascii_case("https") {
-        return Err(name(&"https probes are not supported yet"));
-    }
     let stream = TcpStream::connect((host, port))
         .await
         .map_err(|e| name(&e))?;
+    if !get.scheme.eq_ignore_ascii_case("https") {
+        return ask(stream, host, port, get).await.map_err(|e| name(&e));
+    }
+    let config = insecure_tls::config().map_err(|e| name(&e))?;
+    let server = ServerName::try_from(host.to_owned()).map_err(|e| name(&e))?;
+    let stream = TlsConnector::from(config).connect(server, stream).await;
+    let stream = stream.map_err(|e| name(&e))?;
+    ask(stream, host, port, get).await.map_err(|e| name(&e))
+}
+
+async fn ask<S>(stream: S, host: &str, port: u16, get: &HttpGet) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| name(&e))?;
+        .map_err(|e| e.to_string())?;
     let path = if get.path.starts_with('/') {
         get.path.clone()
     } else {
@@ -143,7 +158,7 @@ async fn http(host: &str, get: &HttpGet) -> Result<(), String> {
     let request = request
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
-        .map_err(|e| name(&e))?;
+        .map_err(|e| e.to_string())?;
     // Both in one task: when the answer is there, or time is up, the connection is dropped.
     let answer = async {
         tokio::select! {
@@ -151,16 +166,20 @@ async fn http(host: &str, get: &HttpGet) -> Result<(), String> {
             Err(error) = connection => Err(error),
         }
     };
-    let status = answer.await.map_err(|e| name(&e))?.status();
+    let status = answer.await.map_err(|e| e.to_string())?.status();
     if status.is_success() || status.is_redirection() {
         Ok(())
     } else {
-        Err(name(&format!("status {}", status.as_u16())))
+        Err(format!("status {}", status.as_u16()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rustls::pki_types::PrivateKeyDer;
+
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -194,6 +213,42 @@ mod tests {
             error.contains("127.0.0.1") && error.contains("503"),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn https_is_asked_whatever_the_certificate() {
+        let made = rcgen::generate_simple_self_signed(["elsewhere".to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port().into();
+        let server = tokio::spawn(async move {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut request = vec![0; 4096];
+            stream.read(&mut request).await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+        });
+        let mut get = HttpGet {
+            path: "/".into(),
+            port,
+            scheme: "HTTPS".into(),
+            ..Default::default()
+        };
+        http("127.0.0.1", &get).await.unwrap();
+        server.await.unwrap();
+        // Plain HTTP on the other side is an error, not a wait.
+        let (plain, _server) = answering("HTTP/1.1 200 OK\r\n\r\n").await;
+        get.port = plain.port;
+        assert!(http("127.0.0.1", &get).await.is_err());
     }
 
     #[tokio::test]
