@@ -87,6 +87,8 @@ pub enum GatewayEvent {
         node: String,
         /// Why.
         reason: String,
+        /// How long it had been silent when that was noticed; nothing where it said goodbye.
+        silent_for: Duration,
     },
     /// What a node says of a replica.
     Report {

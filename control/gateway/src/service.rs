@@ -294,10 +294,11 @@ struct OpenSession {
 
 impl OpenSession {
     /// Ends the session and tells the operator, unless a newer one of the node is open.
-    async fn close(self, reason: &str) -> bool {
+    async fn close(self, reason: &str, silent_for: Duration) -> bool {
         let event = GatewayEvent::NodeDown {
             node: self.node.clone(),
             reason: reason.to_owned(),
+            silent_for,
         };
         match self.shared.events.reserve().await {
             Ok(room) => self
@@ -318,6 +319,7 @@ impl Drop for OpenSession {
             let _ = self.shared.events.try_send(GatewayEvent::NodeDown {
                 node: self.node.clone(),
                 reason: "the session broke".to_owned(),
+                silent_for: Duration::ZERO,
             });
         });
     }
@@ -334,8 +336,8 @@ impl Session {
                 return;
             }
         };
-        let reason = self.messages(&mut incoming, &open).await;
-        if Box::pin(open.close(&reason)).await {
+        let (reason, silent_for) = self.messages(&mut incoming, &open).await;
+        if Box::pin(open.close(&reason, silent_for)).await {
             debug!(node = %self.node, %reason, "stream ended");
             nodes::set_ready(&mut status, false, "AgentUnreachable", &reason);
             self.shared.nodes.write(&self.node, *status);
@@ -465,12 +467,12 @@ impl Session {
         }
     }
 
-    /// Takes messages until the stream ends; gives the reason.
+    /// Takes messages until the stream ends; gives the reason, and how long the node was silent.
     async fn messages(
         &self,
         incoming: &mut Streaming<StreamMessage>,
         open: &OpenSession,
-    ) -> String {
+    ) -> (String, Duration) {
         let id = open.id;
         loop {
             let Ok(next) = tokio::time::timeout(open.lost, incoming.message()).await else {
@@ -479,7 +481,7 @@ impl Session {
                 connection.close(transport::CLOSE_LOST, reason.as_bytes());
                 // Read to its end: a stream is not dropped with a read pending.
                 while let Ok(Some(_)) = incoming.message().await {}
-                return reason;
+                return (reason, open.lost);
             };
             match next {
                 Ok(Some(message)) => {
@@ -488,7 +490,7 @@ impl Session {
                         let reason = "the certificate has run out";
                         let code = transport::CLOSE_EXPIRED;
                         self.peer.connection.close(code, reason.as_bytes());
-                        return reason.to_owned();
+                        return (reason.to_owned(), Duration::ZERO);
                     }
                     // Unknown bodies come from newer agents: ignored.
                     if let Some(body) = message.body
@@ -497,8 +499,8 @@ impl Session {
                         debug!(node = %self.node, error = %refused, "message refused");
                     }
                 }
-                Ok(None) => return "the agent ended the stream".to_owned(),
-                Err(status) => return status.message().to_owned(),
+                Ok(None) => return ("the agent ended the stream".to_owned(), Duration::ZERO),
+                Err(status) => return (status.message().to_owned(), Duration::ZERO),
             }
         }
     }

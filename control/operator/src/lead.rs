@@ -212,9 +212,16 @@ impl Work {
                 debug!(node, "node is in reach");
                 self.index.node_up(&node, &capabilities);
             }
-            GatewayEvent::NodeDown { node, reason } => {
+            GatewayEvent::NodeDown {
+                node,
+                reason,
+                silent_for,
+            } => {
                 info!(node, reason, "node is out of reach");
-                self.index.node_down(&node, Instant::now());
+                let now = Instant::now();
+                // `replaceAfter` counts from its last word.
+                let since = now.checked_sub(silent_for).unwrap_or(now);
+                self.index.node_down(&node, since);
             }
             GatewayEvent::Report { node, report } => {
                 debug!(node, replica = %report.key, generation = report.generation, phase = ?report.phase, reason = report.reason, "report");

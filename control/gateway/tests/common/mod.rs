@@ -181,7 +181,7 @@ impl Fleet {
 
     pub async fn node_down(&mut self) -> (String, String) {
         loop {
-            if let GatewayEvent::NodeDown { node, reason } = self.next_event().await {
+            if let GatewayEvent::NodeDown { node, reason, .. } = self.next_event().await {
                 return (node, reason);
             }
         }
