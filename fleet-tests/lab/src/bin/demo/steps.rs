@@ -172,7 +172,7 @@ fn refuse_unplaceable(steps: &Steps, fleet: &Fleet) -> Result<Row> {
         .into_iter()
         .flatten()
     {
-        if text(condition, "status") == "False" {
+        if text(condition, "status") == "False" && !text(condition, "message").is_empty() {
             block(&format!(
                 "{}: {}: {}",
                 text(condition, "type"),
