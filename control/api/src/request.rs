@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hyperion_placement::gpu;
 use hyperion_placement::model::{
-    Client, GpuRequest, Place, Provider, Request, Resources, Toleration, normalize_arch,
+    Client, Geography, GpuRequest, Place, Provider, Request, Resources, Toleration, normalize_arch,
 };
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -245,7 +245,18 @@ fn tolerations(pod: &PodSpec) -> Vec<Toleration> {
         .collect()
 }
 
+/// Where requests come from. Where nobody says, the geographies that the workload may run in stand
+/// for its clients, in equal parts: a latency goal needs somebody to be near to.
 fn clients(policy: &Policy) -> Result<Vec<Client>, Invalid> {
+    if policy.clients.is_empty() {
+        let near = words::<_, Geography>(&policy.constraints.geographies).into_iter();
+        return Ok(near
+            .map(|geography| Client {
+                place: Place(format!("geo:{geography}")),
+                weight: 1.0,
+            })
+            .collect());
+    }
     let mut clients = Vec::with_capacity(policy.clients.len());
     for (i, client) in policy.clients.iter().enumerate() {
         let field = format!("spec.policy.clients[{i}]");
@@ -264,7 +275,7 @@ fn clients(policy: &Policy) -> Result<Vec<Client>, Invalid> {
 fn client_place(field: &str, client: &workload::Client) -> Result<Place, Invalid> {
     match (&client.geography, &client.site) {
         (Some(geography), None) => {
-            let word: hyperion_placement::model::Geography = (*geography).into();
+            let word: Geography = (*geography).into();
             Ok(Place(format!("geo:{word}")))
         }
         (None, Some(site)) => Ok(Place(format!("site:{site}"))),
@@ -331,7 +342,7 @@ fn others(object: &impl serde::Serialize, path: &str, known: &[&str]) -> Vec<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyperion_placement::model::{Geography, Goal};
+    use hyperion_placement::model::Goal;
     use serde_json::json;
 
     fn spec(container: Value, policy: Value) -> HyperionWorkloadSpec {
@@ -367,6 +378,12 @@ mod tests {
         assert_eq!(r.geographies, [Geography::Us, Geography::Eu]);
         assert_eq!(r.clouds, [Provider::Aws, Provider::Gcp]);
         assert!(r.prefer_spot);
+        let clients: Vec<&str> = r.clients.iter().map(|c| c.place.0.as_str()).collect();
+        assert_eq!(
+            clients,
+            ["geo:US", "geo:EU"],
+            "nobody said where requests come from"
+        );
         assert_eq!(
             (r.resources.cpu_millis, r.resources.memory_bytes),
             (2000, 4 << 30)

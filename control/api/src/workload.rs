@@ -118,7 +118,7 @@ pub struct Policy {
     /// Wanted p99 latency seen by clients, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_target_ms: Option<f64>,
-    /// Where requests come from.
+    /// Where requests come from; where nobody says, from all geographies of the constraints alike.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clients: Vec<Client>,
     /// What happens while a node or the control plane is out of reach.
