@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::crd;
 use crate::negotiate::{Form, form};
+use crate::object::depth;
 use crate::path::ResourcePath;
 use crate::proto;
 use crate::query::Query;
@@ -130,8 +131,22 @@ impl Call {
     }
 }
 
-/// Reads JSON or YAML.
+/// Deepest nesting of a body. What is stored must be read again, with the record of its fields,
+/// by a parser that stops at 128.
+pub(crate) const DEPTH: usize = 100;
+
+/// Reads JSON, YAML, or protobuf.
 pub(crate) fn decode(content_type: &str, body: &[u8]) -> Result<Value> {
+    let value = decode_any(content_type, body)?;
+    if depth(&value) > DEPTH {
+        return Err(Status::bad_request(format!(
+            "the body of the request is nested more than {DEPTH} levels deep"
+        )));
+    }
+    Ok(value)
+}
+
+fn decode_any(content_type: &str, body: &[u8]) -> Result<Value> {
     let bad = |what: &str, e: String| {
         Status::bad_request(format!("the body of the request is not valid {what}: {e}"))
     };

@@ -217,6 +217,9 @@ pub(crate) fn complete(definition: &mut Value) {
         "conditions": conditions,
         "storedVersions": versions,
     });
+    if object::is_deleting(definition) {
+        return;
+    }
     let finalizers = object::meta_mut(definition)
         .entry("finalizers")
         .or_insert(json!([]));

@@ -82,6 +82,26 @@ pub(crate) fn random_suffix() -> String {
         .collect()
 }
 
+/// Whether a scalar, written as text, is this text.
+pub(crate) fn scalar_is(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(own) => own == text,
+        Value::Bool(own) => text == if *own { "true" } else { "false" },
+        Value::Number(own) => own.to_string().as_str() == text,
+        Value::Null | Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+/// Levels of maps and lists in a value.
+pub(crate) fn depth(value: &Value) -> usize {
+    let below = match value {
+        Value::Array(items) => items.iter().map(depth).max(),
+        Value::Object(map) => map.values().map(depth).max(),
+        _ => return 0,
+    };
+    below.unwrap_or(0) + 1
+}
+
 /// Reads a value by a path of field names such as `.spec.replicas`.
 pub(crate) fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
     path.split('.')

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::object::at;
+use crate::object::{at, scalar_is};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Test {
@@ -74,8 +74,7 @@ impl Selector {
         }) && self.fields.iter().all(|(path, wanted, equal)| {
             let same = match at(object, path) {
                 Value::Null => wanted.is_empty(),
-                Value::String(text) => text == wanted,
-                other => other.to_string() == *wanted,
+                other => scalar_is(other, wanted),
             };
             same == *equal
         })

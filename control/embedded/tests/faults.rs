@@ -1,4 +1,5 @@
 //! Bad input, bad files, restarts: each has its own words, and everything else runs on.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod common;
 
@@ -65,6 +66,11 @@ fn bad_requests_get_a_status_that_names_the_problem() {
                 .to_string()
                 .into_bytes()
         };
+        let bomb = (0..30).fold("a0: &a0 [x]\n".to_owned(), |text, i| {
+            let next = i + 1;
+            format!("{text}a{next}: &a{next} [*a{i}, *a{i}, *a{i}]\n")
+        });
+        let layers = format!("{{\"data\":{}1{}}}", "[".repeat(110), "]".repeat(110)).into_bytes();
         let deep = format!("{{\"a\":{}", "[".repeat(5000)).into_bytes();
         for (method, path, kind, body, code, words) in [
             (
@@ -90,6 +96,22 @@ fn bad_requests_get_a_status_that_names_the_problem() {
                 deep,
                 400,
                 "not valid JSON",
+            ),
+            (
+                Method::POST,
+                maps,
+                "application/yaml",
+                bomb.into_bytes(),
+                400,
+                "not valid YAML",
+            ),
+            (
+                Method::POST,
+                maps,
+                "application/json",
+                layers,
+                400,
+                "levels deep",
             ),
             (
                 Method::POST,
@@ -431,6 +453,81 @@ async fn a_second_server_on_the_same_store_is_refused() {
     first.shutdown().await;
 }
 
+/// A file system of a given size, unmounted at the end.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(path: &Path, options: &str) -> Option<Self> {
+        std::fs::create_dir_all(path).unwrap();
+        mount(path, options).then(|| Self(path.to_owned()))
+    }
+}
+
+fn mount(path: &Path, options: &str) -> bool {
+    let done = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+        .arg(path)
+        .status();
+    done.is_ok_and(|s| s.success())
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_survived() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let Some(_small) = Small::mount(&data, "size=6m") else {
+        println!("SKIPPED: can't mount a small tmpfs");
+        return;
+    };
+    let server = start(config(&data, any())).await.unwrap();
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&server.kubeconfig_yaml()).unwrap();
+    let options = Default::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options);
+    let client = Client::try_from(config.await.unwrap()).unwrap();
+    let path = "/api/v1/namespaces/default/configmaps";
+    let text = "x".repeat(700_000);
+    let create = |name: String| {
+        let map = json!({ "metadata": { "name": name }, "data": { "a": text } }).to_string();
+        let client = client.clone();
+        async move {
+            raw(
+                &client,
+                Method::POST,
+                path,
+                "application/json",
+                map.into_bytes(),
+            )
+            .await
+        }
+    };
+    let mut kept = 0;
+    let full = loop {
+        assert!(kept < 20, "the disk never filled");
+        let (code, status) = create(format!("m{kept}")).await;
+        if code != StatusCode::CREATED {
+            break (code, status);
+        }
+        kept += 1;
+    };
+    assert_eq!(full.0, StatusCode::INSUFFICIENT_STORAGE, "{}", full.1);
+    assert!(full.1.to_string().contains("No space left"), "{}", full.1);
+    let api: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    assert_eq!(
+        api.list(&Default::default()).await.unwrap().items.len(),
+        kept
+    );
+    assert!(mount(&data, "remount,size=64m"));
+    let (code, status) = create("after".to_owned()).await;
+    assert_eq!(code, StatusCode::CREATED, "{status}");
+    server.shutdown().await;
+}
+
 #[test]
 fn the_service_proxy_hands_requests_on_without_the_token() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -458,7 +555,10 @@ fn the_service_proxy_hands_requests_on_without_the_token() {
         (key("dead:http"), closed),
     ]));
     server.block_on(async {
-        let client = server.client().await;
+        let mut config = server.config().await;
+        // A client that tries 503 again and again is right, but slow to watch.
+        config.default_retry = false;
+        let client = Client::try_from(config).unwrap();
         let base = "/api/v1/namespaces/kube-system/services";
         let path = format!("{base}/web:http/proxy/a/b?c=d%20e");
         let (code, body) = raw(&client, Method::GET, &path, "", vec![]).await;

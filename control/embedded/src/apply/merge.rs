@@ -259,6 +259,7 @@ fn merge_items(schema: Option<&Schema>, live: &[Value], config: &[Value]) -> Vec
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::super::managed::track_update;
@@ -392,5 +393,65 @@ mod tests {
             refused[0].starts_with("\"kubectl\" using x/v1 at "),
             "{refused:?}"
         );
+    }
+
+    /// Any JSON, with the names that the schema knows.
+    fn tree() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "[a-z]{0,3}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 5, |inner| {
+            let name = prop_oneof![
+                Just("metadata"),
+                Just("labels"),
+                Just("managedFields"),
+                Just("spec"),
+                Just("list"),
+                Just("atomic"),
+                Just("replicas"),
+                Just("name"),
+                Just("v"),
+                Just("$patch"),
+                Just("fieldsV1"),
+                Just("f:spec"),
+            ];
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(name.prop_map(str::to_owned), inner, 0..5)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_trees_panic(live in tree(), config in tree(), force: bool) {
+            let schema = schema();
+            let manager = manager("m", true);
+            let mut value = live.clone();
+            for _ in 0..2 {
+                if let Applied::Merged(merged) = apply(&schema, &value, &config, &manager, force) {
+                    value = merged;
+                }
+            }
+            track_update(&schema, &live, &mut value, &manager);
+            let _ = crate::patch::strategic_merge(&schema, &mut value, &config);
+            crate::patch::merge_patch(&mut value, &live);
+            crate::schema::prune(&schema, &mut value);
+            crate::schema::fill_defaults(&schema, &mut value);
+            crate::schema::validate(&schema, &value, Some(&live));
+        }
+
+        #[test]
+        fn what_is_applied_is_there_and_stays(config in tree()) {
+            let mut config = json!({ "spec": { "list": [], "x": config } });
+            crate::schema::prune(&schema(), &mut config);
+            let once = applied(&Value::Null, config.clone(), "a", false).unwrap();
+            let twice = applied(&once, config, "a", false).unwrap();
+            prop_assert_eq!(once, twice);
+        }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::create::insert;
 use crate::admission::{Admitted, admit_create, admit_update, check_kind, manager, same};
-use crate::api::{Api, Call, Place, Reply, decode, object_reply};
+use crate::api::{Api, Call, Place, Reply, about_kind, decode, object_reply};
 use crate::apply::{Applied, Conflict, apply, track_update};
 use crate::crd;
 use crate::object::{self, map_mut, meta_mut};
@@ -21,6 +21,20 @@ const TRIES: usize = 16;
 pub(super) async fn put(api: &Api, place: &Place, call: &Call, subresource: &str) -> Result<Reply> {
     let body = call.decode_body()?;
     let revision = object::revision(&body);
+    let resource = &place.resource;
+    // These kinds have no unconditional updates.
+    if revision == 0 && (!resource.builtin || resource.plural == "leases") {
+        place.stored(&api.store)?;
+        let cause = Cause::invalid(
+            "metadata.resourceVersion",
+            "0",
+            "must be specified for an update",
+        );
+        return Err(Status::invalid(
+            &about_kind(resource, &place.name),
+            &[cause],
+        ));
+    }
     let change = |_: &Value| Ok(body.clone());
     let done = update(api, place, call, subresource, revision, &change).await?;
     done.reply(call, place)

@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+use crate::api::DEPTH;
+use crate::object::depth;
+
 /// Operations of one patch at most, as Kubernetes has it.
 const OPERATIONS: usize = 10_000;
 /// Bytes that `copy` may add, so that a small patch can't make a huge object.
@@ -46,7 +49,11 @@ fn apply(target: &mut Value, operation: &Value, copied: &mut usize) -> Result<()
         "remove" => remove(target, &path).map(drop),
         "replace" => {
             let new = value()?;
-            *find(target, &path)? = new;
+            let place = find(target, &path)?;
+            if path.len() + depth(&new) > DEPTH {
+                return Err(format!("nests more than {DEPTH} levels deep"));
+            }
+            *place = new;
             Ok(())
         }
         "test" => {
@@ -104,6 +111,10 @@ fn find<'a>(target: &'a mut Value, path: &[String]) -> Result<&'a mut Value, Str
 }
 
 fn add(target: &mut Value, path: &[String], value: Value) -> Result<(), String> {
+    // Each operation could bury the last one's result deeper.
+    if path.len() + depth(&value) > DEPTH {
+        return Err(format!("nests more than {DEPTH} levels deep"));
+    }
     let Some((last, parents)) = path.split_last() else {
         *target = value;
         return Ok(());
@@ -171,6 +182,15 @@ mod tests {
         let patch = json!([{ "op": "test", "path": "/a", "value": 2 }]);
         let error = json_patch(&mut json!({ "a": 1 }), &patch).unwrap_err();
         assert_eq!(error, "operation 0: testing path \"/a\" failed");
+    }
+
+    #[test]
+    fn copies_into_copies_stop_in_time() {
+        let copy = json!({ "op": "copy", "from": "", "path": "/a" });
+        let patch = Value::Array(vec![copy; 5000]);
+        let mut target = json!({ "a": 1 });
+        assert!(json_patch(&mut target, &patch).is_err());
+        assert!(depth(&target) <= DEPTH);
     }
 
     proptest! {

@@ -28,6 +28,7 @@ static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
 pub(crate) struct Rule {
     source: String,
     program: Program,
+    weight: usize,
     message: String,
     message_program: Option<Program>,
     reason: &'static str,
@@ -58,6 +59,7 @@ impl Rule {
         Ok(Self {
             source: source.to_owned(),
             program,
+            weight: weigh(source)?,
             message: json["message"].as_str().unwrap_or_default().to_owned(),
             message_program,
             reason,
@@ -70,7 +72,7 @@ impl Rule {
         let computed = self
             .message_program
             .as_ref()
-            .and_then(|p| run(p, context).ok());
+            .and_then(|p| run(p, usize::MAX, context).ok());
         match computed {
             Some(cel::Value::String(text)) => text.to_string(),
             _ if !self.message.is_empty() => self.message.clone(),
@@ -79,17 +81,67 @@ impl Rule {
     }
 }
 
-/// The parser is a port with asserts of its own: what it does with strange text must not matter.
-fn parse(source: &str) -> Result<Program, String> {
-    catch_unwind(AssertUnwindSafe(|| ENV.compile(source)))
-        .map_err(|_| format!("rule {source:?}: the compiler failed"))?
-        .map_err(|e| format!("rule {source:?}: {e}"))
+/// Longest rule in bytes, most open brackets, most operators: parser and evaluator are recursive,
+/// and an overflow of the stack can't be caught.
+const LONGEST: usize = 4096;
+const NESTED: usize = 48;
+const OPERATORS: usize = 200;
+/// Rules with more brackets and operators than this get a stack of their own.
+const SIMPLE: usize = 16;
+/// In a debug build the parser takes up to 160 KiB for each bracket, the evaluator 28 KiB for
+/// each operator and a few times that for each bracket. Only what is used is ever touched.
+const STACK: usize = 32 << 20;
+
+/// How much stack a rule may need: brackets and operators in all.
+fn weigh(source: &str) -> Result<usize, String> {
+    let (mut open, mut nested, mut brackets, mut halves) = (0_usize, 0_usize, 0_usize, 0_usize);
+    for byte in source.bytes() {
+        match byte {
+            // A conditional is inside the one before it, and nothing closes it.
+            b'?' => nested += 1,
+            b'(' | b'[' | b'{' => {
+                open += 1;
+                brackets += 1;
+            }
+            b')' | b']' | b'}' => open = open.saturating_sub(1),
+            b'!' | b'-' | b'+' | b'*' | b'/' | b'%' | b'.' | b'<' | b'>' => halves += 2,
+            // Two of them are one operator.
+            b'&' | b'|' | b'=' => halves += 1,
+            _ => {}
+        }
+        if open + nested > NESTED || halves / 2 > OPERATORS {
+            return Err("rule is too complex".to_owned());
+        }
+    }
+    if source.len() > LONGEST {
+        return Err(format!("rule is longer than {LONGEST} bytes"));
+    }
+    Ok(brackets + nested + halves / 2)
 }
 
-fn run(program: &Program, context: &Context<'_, '_>) -> Result<cel::Value, String> {
-    catch_unwind(AssertUnwindSafe(|| program.execute(context)))
-        .map_err(|_| "the evaluator failed".to_owned())?
-        .map_err(|e| e.to_string())
+/// The library is a port with asserts of its own: what it does with strange rules must not matter
+/// here.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err("the CEL library failed".to_owned()))
+}
+
+fn parse(source: &str) -> Result<Program, String> {
+    let parsed = weigh(source).and_then(|_| {
+        stacker::grow(STACK, || {
+            guarded(|| ENV.compile(source).map_err(|e| e.to_string()))
+        })
+    });
+    parsed.map_err(|e| format!("rule {source:?}: {e}"))
+}
+
+fn run(program: &Program, weight: usize, context: &Context<'_, '_>) -> Result<cel::Value, String> {
+    let execute = || guarded(|| program.execute(context).map_err(|e| e.to_string()));
+    if weight <= SIMPLE {
+        execute()
+    } else {
+        stacker::grow(STACK, execute)
+    }
 }
 
 /// Checks the rules of a schema and of all below it.
@@ -144,7 +196,7 @@ fn check_here(
         if rule.transition && old.is_none() {
             continue;
         }
-        let words = match run(&rule.program, &context) {
+        let words = match run(&rule.program, rule.weight, &context) {
             Ok(cel::Value::Bool(true)) => continue,
             Ok(cel::Value::Bool(false)) => rule.message(&context),
             Ok(_) => format!("rule {:?} did not give true or false", rule.source),
@@ -250,6 +302,36 @@ mod tests {
             causes[0].message.contains("self.missing.deeper"),
             "{causes:?}"
         );
+    }
+
+    #[test]
+    fn rules_that_could_overflow_the_stack_are_refused() {
+        for rule in [
+            "(".repeat(3000),
+            format!("{}true", "!".repeat(3000)),
+            format!("{}1", "[".repeat(100)),
+            format!("{}true", "true ? ".repeat(500)),
+            format!("1{} > 0", " + 1".repeat(600)),
+            format!("self{}", ".a".repeat(600)),
+            "a".repeat(5000),
+        ] {
+            assert!(Rule::compile(&json!({ "rule": rule })).is_err());
+        }
+        for rule in [
+            vec!["self.replicas > 0"; 60].join(" || "),
+            format!("{}true{}", "(".repeat(48), ")".repeat(48)),
+            format!("{}true", "!".repeat(198)),
+            format!("1{} > 0", " + 1".repeat(199)),
+            format!("{}true", "false ? false : ".repeat(48)),
+            format!("{}[]{} != []", "[".repeat(47), "]".repeat(47)),
+        ] {
+            assert!(passes(&rule, json!({ "replicas": 1 }), None), "{rule}");
+        }
+        assert!(!passes(
+            &format!("self{} == 1", ".a".repeat(190)),
+            json!({}),
+            None
+        ));
     }
 
     #[test]

@@ -217,6 +217,12 @@ impl State {
     }
 
     pub fn replay(&self, resource: &str, after: u64) -> Replay {
+        if after > self.revision {
+            // Of a store that was here before: its numbers mean nothing in this one.
+            return Replay::Expired {
+                oldest: self.revision,
+            };
+        }
         let Some(collection) = self.collections.get(resource) else {
             return if after < self.started {
                 Replay::Expired {

@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::object::scalar_is;
+
 /// Steps of one path at most; paths come from users.
 const STEPS: usize = 64;
 
@@ -79,14 +81,7 @@ impl Step {
             (Self::All, Value::Object(map)) => map.values().collect(),
             (Self::Filter(path, wanted), Value::Array(items)) => items
                 .iter()
-                .filter(|item| {
-                    let found = path.iter().fold(*item, |v, p| &v[p]);
-                    match found {
-                        Value::String(text) => text == wanted,
-                        Value::Null => false,
-                        other => other.to_string() == *wanted,
-                    }
-                })
+                .filter(|item| scalar_is(path.iter().fold(*item, |v, p| &v[p]), wanted))
                 .collect(),
             _ => Vec::new(),
         }
