@@ -1,7 +1,5 @@
 //! Notes which commit the measured program was built from.
 
-#![expect(clippy::print_stdout, reason = "how a build script talks to cargo")]
-
 use std::process::Command;
 
 fn main() {

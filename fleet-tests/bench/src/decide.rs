@@ -356,12 +356,12 @@ fn request(n: usize, rng: &mut StdRng) -> Request {
             1 => vec![Geography::Us, Geography::Eu],
             _ => Vec::new(),
         },
-        clouds: if n % 7 == 0 {
+        clouds: if n.is_multiple_of(7) {
             vec![Provider::Aws, Provider::Gcp]
         } else {
             Vec::new()
         },
-        tiers: if n % 11 == 0 {
+        tiers: if n.is_multiple_of(11) {
             vec![Tier::Edge]
         } else {
             Vec::new()
