@@ -1,6 +1,11 @@
 //! The whole control plane with the embedded API and agents with a made-up container runtime.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::print_stdout
+)]
 
 mod common;
 

@@ -116,7 +116,7 @@ impl Control {
         let task = tokio::spawn(async move {
             let ended = run.await;
             if let Err(e) = &ended {
-                eprintln!("hyperion-control: {e:#}");
+                tracing::error!("hyperion-control: {e:#}");
             }
             ended
         });
@@ -125,7 +125,7 @@ impl Control {
         let running = &self.running;
         eventually("ready", || async move {
             let ended = running.as_ref().is_some_and(|(_, task)| task.is_finished());
-            assert!(!ended, "the control plane ended: see standard error");
+            assert!(!ended, "the control plane ended: RUST_LOG=info tells why");
             let (status, text) = get(http, "/readyz").await.map_err(|e| e.to_string())?;
             if status == 200 && text.contains("serving") {
                 Ok(())
