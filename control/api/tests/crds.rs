@@ -4,6 +4,11 @@
 
 use std::path::Path;
 
+/// kubectl reads YAML 1.1, where Norway's `NO` is a boolean unless it is quoted.
+fn yaml_1_1(text: &str) -> String {
+    text.replace("- NO\n", "- \"NO\"\n")
+}
+
 #[test]
 fn committed_crds_are_up_to_date() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
@@ -11,7 +16,7 @@ fn committed_crds_are_up_to_date() {
         let path = dir.join(format!("{}.yaml", crd.spec.names.plural));
         let text = format!(
             "# Generated from control/api by `HYPERION_REGENERATE=1 cargo test -p hyperion-api`.\n{}",
-            serde_yaml_ng::to_string(&crd).unwrap()
+            yaml_1_1(&serde_yaml_ng::to_string(&crd).unwrap())
         );
         if std::env::var_os("HYPERION_REGENERATE").is_some() {
             std::fs::write(&path, &text).unwrap();
