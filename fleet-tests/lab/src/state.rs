@@ -85,6 +85,7 @@ pub fn clean_up(state: &State) {
         process.stop(Duration::from_secs(5));
     }
     let socket = socket(&state.dir);
+    let containers = container_ids(&state.dir);
     if state.containerd.is_some_and(|c| c.alive()) {
         remove_tasks(&socket);
     }
@@ -92,6 +93,7 @@ pub fn clean_up(state: &State) {
         containerd.stop(Duration::from_secs(5));
     }
     stop_shims(&socket);
+    remove_cgroups(&containers);
     unmount_below(&state.dir);
     if let Some(bridge) = &state.bridge {
         // It may never have been made.
@@ -123,6 +125,39 @@ fn remove_tasks(socket: &Path) {
         args.extend_from_slice(&tasks);
         // Those that ended meanwhile are no error.
         let _rest = ctr(&args);
+    }
+}
+
+/// Ids of the containers and sandboxes that a fleet's containerd has files of.
+fn container_ids(dir: &Path) -> Vec<String> {
+    let cri = dir.join("root/io.containerd.grpc.v1.cri");
+    let folders = [
+        dir.join("state/io.containerd.runtime.v2.task/k8s.io"),
+        cri.join("containers"),
+        cri.join("sandboxes"),
+    ];
+    let names = folders.iter().filter_map(|f| std::fs::read_dir(f).ok());
+    let mut ids: Vec<String> = names
+        .flat_map(|entries| entries.flatten())
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// Cgroups of containers whose shim could not remove them any more, in each hierarchy.
+fn remove_cgroups(containers: &[String]) {
+    let root = Path::new("/sys/fs/cgroup");
+    let mut parents = vec![root.join("k8s.io")];
+    if let Ok(entries) = std::fs::read_dir(root) {
+        parents.extend(entries.flatten().map(|e| e.path().join("k8s.io")));
+    }
+    for parent in parents.iter().filter(|p| p.is_dir()) {
+        for id in containers {
+            // Only an empty cgroup goes, and most are gone already.
+            let _gone = std::fs::remove_dir(parent.join(id));
+        }
     }
 }
 

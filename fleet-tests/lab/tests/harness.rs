@@ -60,6 +60,32 @@ fn a_private_containerd_runs_the_demo_image_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn containers_go_although_containerd_is_gone() {
+    if needs::skip_without("harness", &["demo-inference", "hyperion-pause"]) {
+        return;
+    }
+    let mut fleet = Fleet::prepare(&FleetOptions::new("no-containerd")).unwrap();
+    fleet.start_containerd().unwrap();
+    let name = "lab-cgroup-probe";
+    let group = format!("/k8s.io/{name}");
+    fleet
+        .containerd
+        .ctr(&["run", "--detach", "--cgroup", &group, DEMO_IMAGE, name])
+        .unwrap();
+    let pid = fleet.containerd.running(None).unwrap()[0];
+    let task = process::ProcessId::of(pid).unwrap();
+    fleet.containerd.kill();
+    drop(fleet);
+    assert!(!task.alive());
+    let left = std::fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .flatten()
+        .map(|e| e.path().join("k8s.io").join(name))
+        .find(|p| p.exists());
+    assert_eq!(left, None);
+}
+
+#[test]
 fn a_lab_whose_owner_was_killed_is_cleaned_up_by_the_next() {
     if needs::skip_without("harness", &["demo-inference", "hyperion-pause"]) {
         return;
