@@ -138,7 +138,7 @@ fn container_ids(dir: &Path) -> Vec<String> {
     ];
     let names = folders.iter().filter_map(|f| std::fs::read_dir(f).ok());
     let mut ids: Vec<String> = names
-        .flat_map(|entries| entries.flatten())
+        .flat_map(Iterator::flatten)
         .map(|e| e.file_name().to_string_lossy().into_owned())
         .collect();
     ids.sort();
