@@ -93,7 +93,7 @@ pub fn clean_up(state: &State) {
         containerd.stop(Duration::from_secs(5));
     }
     stop_shims(&socket);
-    remove_cgroups(&containers);
+    remove_runc_state(&containers);
     unmount_below(&state.dir);
     if let Some(bridge) = &state.bridge {
         // It may never have been made.
@@ -146,8 +146,17 @@ fn container_ids(dir: &Path) -> Vec<String> {
     ids
 }
 
-/// Cgroups of containers whose shim could not remove them any more, in each hierarchy.
-fn remove_cgroups(containers: &[String]) {
+/// What runc keeps of containers whose shim could not tell it any more that they are gone: its
+/// state, which lies outside the fleet's folder, and cgroups, in each hierarchy.
+fn remove_runc_state(containers: &[String]) {
+    let state = Path::new("/run/containerd/runc/k8s.io");
+    for id in containers.iter().filter(|id| state.join(id).is_dir()) {
+        let args = ["--root", &state.to_string_lossy(), "delete", "--force", id];
+        // Where runc can't read the state any more, only the folder is left to remove.
+        if run("runc", &args).is_err() {
+            let _gone = std::fs::remove_dir_all(state.join(id));
+        }
+    }
     let root = Path::new("/sys/fs/cgroup");
     let mut parents = vec![root.join("k8s.io")];
     if let Ok(entries) = std::fs::read_dir(root) {
