@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use hyperion_link::{LinkSender, SendError};
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
-    Event, Hello, NodeCapabilities, ReplicaPhase, ReplicaReport, StreamMessage,
+    Event, Hello, NodeCapabilities, ReplicaPhase, ReplicaReport, RuntimeState, StreamMessage,
 };
 use hyperion_proto::convert;
 use hyperion_proto::domain::ReplicaKey;
@@ -59,6 +59,10 @@ pub struct Core<W> {
     /// Who runs it.
     pub workloads: W,
     facts: NodeFacts,
+    /// Why the container runtime does not answer; empty where it does.
+    runtime_problem: String,
+    /// What this connection knows of that.
+    reported_problem: String,
     /// Last report that was handed to this connection, per replica.
     reported: BTreeMap<ReplicaKey, ReplicaReport>,
     /// Last words of replicas that are gone.
@@ -76,6 +80,8 @@ impl<W: Workloads> Core<W> {
             store,
             workloads,
             facts,
+            runtime_problem: String::new(),
+            reported_problem: String::new(),
             reported: BTreeMap::new(),
             stopped: VecDeque::new(),
             sent_event: 0,
@@ -93,6 +99,12 @@ impl<W: Workloads> Core<W> {
     /// Notes which container runtime there is, for the next hello.
     pub fn set_runtime(&mut self, runtime: String) {
         self.facts.capabilities.container_runtime = runtime;
+        self.runtime_problem.clear();
+    }
+
+    /// Notes that the container runtime does not answer.
+    pub fn set_runtime_problem(&mut self, problem: &str) {
+        problem.clone_into(&mut self.runtime_problem);
     }
 
     /// First message of a connection.
@@ -100,6 +112,7 @@ impl<W: Workloads> Core<W> {
         let reports = self.reports();
         self.sent_event = 0;
         self.reported = reports.clone();
+        self.reported_problem.clone_from(&self.runtime_problem);
         Hello {
             node_id: self.facts.node_id.clone(),
             boot_id: self.facts.boot_id.clone(),
@@ -107,6 +120,7 @@ impl<W: Workloads> Core<W> {
             replicas: reports.into_values().collect(),
             agent_version: crate::VERSION.to_owned(),
             telemetry_interval_ms: self.facts.telemetry_interval_ms,
+            runtime_problem: self.runtime_problem.clone(),
         }
     }
 
@@ -166,6 +180,13 @@ impl<W: Workloads> Core<W> {
     /// Sends the reports that differ from what this connection has. What is not taken now differs
     /// the next time, too.
     pub fn send_reports(&mut self, out: &impl Outgoing) {
+        if self.reported_problem != self.runtime_problem {
+            let problem = self.runtime_problem.clone();
+            if !out.send(Body::RuntimeState(RuntimeState { problem })) {
+                return;
+            }
+            self.reported_problem.clone_from(&self.runtime_problem);
+        }
         let reports = self.reports();
         self.reported.retain(|key, _| reports.contains_key(key));
         while let Some(last) = self.stopped.front() {

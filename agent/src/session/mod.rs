@@ -413,6 +413,7 @@ fn take_runtime<W: Workloads>(core: &mut Core<W>, state: RuntimeState) {
     match state {
         RuntimeState::Available { name, version } => core.set_runtime(format!("{name} {version}")),
         RuntimeState::Unavailable { reason } => {
+            core.set_runtime_problem(&reason);
             core.event("RuntimeUnavailable", reason, true, None);
         }
     }

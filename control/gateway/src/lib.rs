@@ -90,6 +90,13 @@ pub enum GatewayEvent {
         /// How long it had been silent when that was noticed; nothing where it said goodbye.
         silent_for: Duration,
     },
+    /// Whether a node can start replicas.
+    Runtime {
+        /// Node id.
+        node: String,
+        /// Why its container runtime does not answer; empty where it does.
+        problem: String,
+    },
     /// What a node says of a replica.
     Report {
         /// Node id.

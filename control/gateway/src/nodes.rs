@@ -210,6 +210,16 @@ pub fn set_ready(status: &mut HyperionNodeStatus, ready: bool, reason: &str, mes
     }];
 }
 
+/// A node in reach is ready, unless its container runtime does not answer.
+pub fn set_runtime(status: &mut HyperionNodeStatus, problem: &str) {
+    if problem.is_empty() {
+        set_ready(status, true, "AgentConnected", "");
+    } else {
+        set_ready(status, false, "RuntimeUnavailable", problem);
+        status.mode = AgentMode::Connected;
+    }
+}
+
 /// A node that was up before this process started, and has not come back in this time, is said to
 /// be out of reach: nobody else would correct its object.
 const UNSEEN: Duration = Duration::from_secs(60);

@@ -49,6 +49,8 @@ const MAX_LOST: Duration = Duration::from_secs(300);
 const LISTED: Duration = Duration::from_secs(10);
 /// Longest text of a stranger that goes to a log, characters.
 const SHOWN: usize = 64;
+/// Longest reason that goes to a node's status, characters.
+const PROBLEM: usize = 512;
 
 /// What the service's tasks share.
 pub struct Shared {
@@ -270,8 +272,14 @@ impl AgentEndpoint {
 
 /// What a stranger says, fit for a log line.
 fn shown(text: &str) -> String {
-    let printable = |c: &char| !c.is_control();
-    text.chars().filter(printable).take(SHOWN).collect()
+    printable(text, SHOWN)
+}
+
+fn printable(text: &str, most: usize) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(most)
+        .collect()
 }
 
 struct Session {
@@ -336,7 +344,7 @@ impl Session {
                 return;
             }
         };
-        let (reason, silent_for) = self.messages(&mut incoming, &open).await;
+        let (reason, silent_for) = self.messages(&mut incoming, &open, &mut status).await;
         if Box::pin(open.close(&reason, silent_for)).await {
             debug!(node = %self.node, %reason, "stream ended");
             nodes::set_ready(&mut status, false, "AgentUnreachable", &reason);
@@ -400,8 +408,12 @@ impl Session {
             capabilities,
         };
         let open = self.admit(&hello, memory_bytes, up).await?;
-        nodes::set_ready(&mut status, true, "AgentConnected", "");
+        let problem = printable(&hello.runtime_problem, PROBLEM);
+        nodes::set_runtime(&mut status, &problem);
         self.shared.nodes.write(&self.node, status.clone());
+        if !problem.is_empty() {
+            self.runtime(problem).await;
+        }
         for report in reports {
             self.tell(GatewayEvent::Report {
                 node: self.node.clone(),
@@ -472,6 +484,7 @@ impl Session {
         &self,
         incoming: &mut Streaming<StreamMessage>,
         open: &OpenSession,
+        status: &mut HyperionNodeStatus,
     ) -> (String, Duration) {
         let id = open.id;
         loop {
@@ -492,6 +505,12 @@ impl Session {
                         self.peer.connection.close(code, reason.as_bytes());
                         return (reason.to_owned(), Duration::ZERO);
                     }
+                    if let Some(Body::RuntimeState(runtime)) = &message.body {
+                        let problem = printable(&runtime.problem, PROBLEM);
+                        nodes::set_runtime(status, &problem);
+                        self.shared.nodes.write(&self.node, status.clone());
+                        self.runtime(problem).await;
+                    }
                     // Unknown bodies come from newer agents: ignored.
                     if let Some(body) = message.body
                         && let Err(refused) = Box::pin(self.message(body, id)).await
@@ -503,6 +522,11 @@ impl Session {
                 Err(status) => return (status.message().to_owned(), Duration::ZERO),
             }
         }
+    }
+
+    async fn runtime(&self, problem: String) {
+        let node = self.node.clone();
+        self.tell(GatewayEvent::Runtime { node, problem }).await;
     }
 
     async fn message(&self, body: Body, id: u64) -> Result<(), convert::Invalid> {

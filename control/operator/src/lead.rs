@@ -223,6 +223,10 @@ impl Work {
                 let since = now.checked_sub(silent_for).unwrap_or(now);
                 self.index.node_down(&node, since);
             }
+            GatewayEvent::Runtime { node, problem } => {
+                info!(node, problem, "container runtime");
+                self.index.node_runtime(&node, problem);
+            }
             GatewayEvent::Report { node, report } => {
                 debug!(node, replica = %report.key, generation = report.generation, phase = ?report.phase, reason = report.reason, "report");
                 self.index.report(&node, &report, Instant::now());

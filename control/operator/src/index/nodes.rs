@@ -25,6 +25,8 @@ pub struct NodeEntry {
     facts: Option<HyperionNodeStatus>,
     /// Its stream is open.
     pub connected: bool,
+    /// Why its container runtime does not answer; empty where it does, or is not known.
+    pub runtime_problem: String,
     /// It was connected at some time since this control plane began.
     pub seen: bool,
     /// Since when it is not connected.
@@ -101,7 +103,7 @@ impl NodeEntry {
             // No object: it was just deleted, or its agent enrolled a moment ago.
             schedulable: self.spec.is_some()
                 && !(spec.unschedulable || spec.draining || spec.revoked),
-            ready: self.connected,
+            ready: self.connected && self.runtime_problem.is_empty(),
             price_per_hour: facts.price_per_hour,
             cpu_utilization: 0.0,
             images: Vec::new(),
@@ -215,6 +217,7 @@ impl Index {
             .collect();
         let entry = self.nodes.entry(id.to_owned()).or_default();
         entry.connected = true;
+        entry.runtime_problem.clear();
         entry.seen = true;
         entry.down_since = None;
         entry.facts = Some(facts);
@@ -223,6 +226,20 @@ impl Index {
         self.refresh_node(id);
         self.touch_node(id, Priority::High);
         self.touch_unplaced();
+    }
+
+    /// A node's container runtime went or came back. It takes no new replicas without one; those that
+    /// it has run on, or are what its reports say.
+    pub fn node_runtime(&mut self, id: &str, problem: String) {
+        let Some(entry) = self.nodes.get_mut(id).filter(|n| n.connected) else {
+            return;
+        };
+        let back = problem.is_empty();
+        entry.runtime_problem = problem;
+        self.refresh_node(id);
+        if back {
+            self.touch_unplaced();
+        }
     }
 
     /// A node's stream ended.

@@ -321,6 +321,23 @@ fn a_node_that_comes_up_is_used_at_once() {
 }
 
 #[test]
+fn a_node_without_container_runtime_keeps_what_it_has_and_takes_nothing_new() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.index.node_runtime("a", "containerd is gone".to_owned());
+    w.wait(REPLACE_AFTER * 2);
+    w.workload_with(service(2, "i"), json!({ "generation": 2 }));
+    assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
+    assert_eq!(w.on(1), None);
+    assert_eq!(w.status().rejected[0].constraint, "notReady");
+    w.index.node_runtime("a", String::new());
+    w.settle();
+    assert_eq!(w.on(1).map(|(node, _)| node), Some("a".to_owned()));
+}
+
+#[test]
 fn many_replicas_of_one_pass_do_not_overcommit() {
     let mut w = World::new();
     w.node("a", json!({}), 0);

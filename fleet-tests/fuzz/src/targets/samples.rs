@@ -133,6 +133,10 @@ pub fn messages(node: &str) -> Vec<StreamMessage> {
             replicas: vec![report()],
             agent_version: "0.1.0".to_owned(),
             telemetry_interval_ms: 1000,
+            runtime_problem: "no such file".to_owned(),
+        }),
+        Body::RuntimeState(RuntimeState {
+            problem: "connection refused".to_owned(),
         }),
         Body::Telemetry(telemetry()),
         Body::ReplicaReport(report()),
