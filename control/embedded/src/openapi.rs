@@ -11,10 +11,57 @@ use crate::discovery::group_versions;
 use crate::object::map_mut;
 use crate::resource::{OpenApi, Registry, Resource};
 
+const TITLE: &str = "Hyperion embedded API";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const KIND_TEXT: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 const VERSION_TEXT: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
 const META_TEXT: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
+/// Media type in which kubectl asks for OpenAPI v2.
+pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// `/openapi/v2`: a document without definitions. A kubectl that reads it leaves the checking of
+/// fields to the server, where it is done anyway.
+pub(crate) fn v2() -> Value {
+    json!({
+        "swagger": "2.0",
+        "info": { "title": TITLE, "version": env!("CARGO_PKG_VERSION") },
+        "paths": {},
+    })
+}
+
+/// [`v2`] as a message `openapi.v2.Document` of the gnostic library.
+pub(crate) fn v2_protobuf() -> Vec<u8> {
+    prost::Message::encode_to_vec(&V2Document {
+        swagger: "2.0".to_owned(),
+        info: Some(V2Info {
+            title: TITLE.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }),
+        paths: Some(V2Paths {}),
+    })
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct V2Document {
+    #[prost(string, tag = "1")]
+    swagger: String,
+    #[prost(message, optional, tag = "2")]
+    info: Option<V2Info>,
+    #[prost(message, optional, tag = "8")]
+    paths: Option<V2Paths>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct V2Info {
+    #[prost(string, tag = "1")]
+    title: String,
+    #[prost(string, tag = "2")]
+    version: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct V2Paths {}
 
 /// `/openapi/v3`: one path for each group and version.
 pub(crate) fn index(registry: &Registry) -> Value {

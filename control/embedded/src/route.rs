@@ -83,8 +83,9 @@ fn other(api: &Api, path: &str, call: &Call) -> Result<Reply> {
         "healthz" | "livez" | "readyz" => Ok(text_reply("ok")),
         "" => Ok(value_reply(
             StatusCode::OK,
-            &json!({ "paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"] }),
+            &json!({ "paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] }),
         )),
+        "openapi/v2" => Ok(openapi_v2(&call.headers)),
         "openapi/v3" => Ok(value_reply(
             StatusCode::OK,
             &openapi::index(&api.registry()),
@@ -94,6 +95,18 @@ fn other(api: &Api, path: &str, call: &Call) -> Result<Reply> {
             None => Err(Status::no_resource()),
         },
     }
+}
+
+/// kubectl before 1.27 does not send an object before it has read this.
+fn openapi_v2(headers: &http::HeaderMap) -> Reply {
+    let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok());
+    if accept.is_some_and(|a| a.contains(openapi::V2_PROTOBUF)) {
+        let mut reply = Reply::new(whole(Bytes::from(openapi::v2_protobuf())));
+        let kind = HeaderValue::from_static(openapi::V2_PROTOBUF);
+        reply.headers_mut().insert(CONTENT_TYPE, kind);
+        return reply;
+    }
+    value_reply(StatusCode::OK, &openapi::v2())
 }
 
 fn document(api: &Api, path: &str, call: &Call) -> Result<Reply> {
