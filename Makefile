@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
+# More flags for cargo test, for example --no-fail-fast.
+TEST_FLAGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Test programs that start containers. They take turns by themselves.
 LAB_TESTS := $(patsubst fleet-tests/lab/tests/%.rs,--test %,$(wildcard fleet-tests/lab/tests/*.rs))
@@ -29,7 +31,7 @@ build: ## Build the programs (release)
 test: ## Run all tests, those with containers too
 	@.ci/setup lab || echo "tests that need what is missing say SKIPPED"
 	$(CARGO) build --workspace --bins --tests --locked
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked $(TEST_FLAGS)
 
 test-unit: ## Run the tests inside the crates: nothing but a compiler is needed
 	@.ci/setup build

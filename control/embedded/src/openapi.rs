@@ -17,8 +17,10 @@ const KIND_TEXT: &str = "Kind is a string value representing the REST resource t
 const VERSION_TEXT: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
 const META_TEXT: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
 
-/// Media type in which kubectl asks for OpenAPI v2.
-pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// What kubectl's name of the media type of OpenAPI v2 begins with.
+pub(crate) const V2_ASKED: &str = "application/com.github.proto-openapi.spec.v2";
+/// The media type in the form that Go's mime package reads; old clients ask for it with an `@`.
+pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// `/openapi/v2`: a document without definitions. A kubectl that reads it leaves the checking of
 /// fields to the server, where it is done anyway.

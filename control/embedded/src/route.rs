@@ -100,7 +100,7 @@ fn other(api: &Api, path: &str, call: &Call) -> Result<Reply> {
 /// kubectl before 1.27 does not send an object before it has read this.
 fn openapi_v2(headers: &http::HeaderMap) -> Reply {
     let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok());
-    if accept.is_some_and(|a| a.contains(openapi::V2_PROTOBUF)) {
+    if accept.is_some_and(|a| a.contains(openapi::V2_ASKED)) {
         let mut reply = Reply::new(whole(Bytes::from(openapi::v2_protobuf())));
         let kind = HeaderValue::from_static(openapi::V2_PROTOBUF);
         reply.headers_mut().insert(CONTENT_TYPE, kind);

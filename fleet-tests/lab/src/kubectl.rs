@@ -50,16 +50,11 @@ impl Kubectl {
     /// It can't be run at all.
     pub fn output(&self, args: &[&str], input: Option<&str>) -> Result<Output> {
         let program = crate::needs::find("kubectl").context("kubectl is not installed")?;
-        let writes = matches!(args.first(), Some(&("apply" | "create")));
-        let mut all = args.to_vec();
-        if writes && self.old() {
-            all.push("--validate=false");
-        }
-        self.call(&program, &all, input)
+        self.call(&program, args, input)
     }
 
-    /// Is this `kubectl` older than 1.27? Those check objects against OpenAPI v2 by themselves
-    /// before they send them, and the embedded API serves v3 only; it checks each object itself.
+    /// Is this `kubectl` older than 1.27? Those explain by OpenAPI v2, of which the embedded API
+    /// serves no definitions.
     #[must_use]
     pub fn old(&self) -> bool {
         *self.old.get_or_init(|| {

@@ -74,9 +74,6 @@ fn start(steps: &Steps, fleet: &mut Fleet) -> Result<()> {
     fleet.start_containerd()?;
     steps.step("starting the control plane with its embedded Kubernetes API");
     fleet.start_control()?;
-    if fleet.kubectl().old() {
-        steps.step("this kubectl is older than 1.27: it is told --validate=false, the API validates by itself");
-    }
     steps.step("starting six agents: three edge nodes of site lab, and one node each that stands for AWS, GCP and Azure");
     let edge = |name| AgentSpec::edge(name).label("hyperion.io/geography", "EU");
     for spec in [
