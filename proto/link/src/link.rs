@@ -52,6 +52,10 @@ impl LinkConfig {
 
 /// What happens on a link.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one event at a time; the large one is the usual one"
+)]
 pub enum LinkEvent {
     /// The control plane answered hello.
     Connected(Welcome),

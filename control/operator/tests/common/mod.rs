@@ -479,6 +479,7 @@ impl Agent {
                 replicas: runtime.held.values().map(|h| runtime.report(h)).collect(),
                 agent_version: "test".to_owned(),
                 telemetry_interval_ms: 1000,
+                runtime_problem: String::new(),
             }
         };
         let link = hyperion_link::start(config, self.identity.clone(), Arc::new(hello));
