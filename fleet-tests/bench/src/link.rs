@@ -84,14 +84,21 @@ pub async fn run(args: &Args) -> anyhow::Result<Option<Report>> {
 
     let rss_before = server.rss_bytes()?;
     let counts = Arc::new(Counts::default());
-    let (sending, gate) = watch::channel(false);
+    // Agents send from the start: one that is silent for ten intervals is taken for lost.
+    let received_before = server.received().await?;
+    let (sending, gate) = watch::channel(true);
     let stop = CancellationToken::new();
     let began = Instant::now();
     let agents = start_all(args, &server.target, identities, &counts, &gate, &stop)?;
     all_connected(&counts, args.agents).await?;
     report.figure("connect_all_s", began.elapsed().as_secs_f64());
 
-    let received_before = server.received().await?;
+    // The window opens on a link at rest, so that no message is on its way over its edge.
+    sending.send_replace(false);
+    let warm = counts.sent.load(Ordering::Relaxed);
+    let received_before = received_before + server.settle(received_before, warm).await?;
+    let disconnects_before = counts.disconnects.load(Ordering::Relaxed);
+    let unsent_before = counts.unsent.load(Ordering::Relaxed);
     let cpu_before = server.cpu_seconds()?;
     let window = Instant::now();
     sending.send_replace(true);
@@ -99,16 +106,15 @@ pub async fn run(args: &Args) -> anyhow::Result<Option<Report>> {
     let cores = (server.cpu_seconds()? - cpu_before) / window.elapsed().as_secs_f64();
     sending.send_replace(false);
     let rss = server.rss_bytes()?;
-    let sent = counts.sent.load(Ordering::Relaxed);
+    let sent = counts.sent.load(Ordering::Relaxed) - warm;
     let received = server.settle(received_before, sent).await?;
     report.figure("sent", sent as f64);
     report.figure("received", received as f64);
     report.figure("lost", sent as f64 - received as f64);
-    report.figure("not_sent", counts.unsent.load(Ordering::Relaxed) as f64);
-    report.figure(
-        "disconnects",
-        counts.disconnects.load(Ordering::Relaxed) as f64,
-    );
+    let unsent = counts.unsent.load(Ordering::Relaxed) - unsent_before;
+    report.figure("not_sent", unsent as f64);
+    let disconnects = counts.disconnects.load(Ordering::Relaxed) - disconnects_before;
+    report.figure("disconnects", disconnects as f64);
     report.figure("server_cpu_cores", cores);
     report.figure("server_rss_mb", rss as f64 / 1e6);
     report.figure(
