@@ -10,6 +10,7 @@ mod disk;
 mod state;
 
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -111,11 +112,13 @@ impl Store {
         let opener: Opener = Box::new({
             let path = path.clone();
             move || {
+                // Environment variables of pods may be secrets.
                 let file = std::fs::OpenOptions::new()
                     .read(true)
                     .write(true)
                     .create(true)
                     .truncate(false)
+                    .mode(0o600)
                     .open(&path)?;
                 builder().create_with_backend(FileBackend::new(file)?)
             }

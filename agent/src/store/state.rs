@@ -55,9 +55,11 @@ pub struct SeenChange {
 }
 
 impl State {
-    /// Highest generation seen for a replica, 0 for a new one.
+    /// Highest generation seen for a replica, 0 for a new one. What is held counts too: a damaged
+    /// file may have lost the other record.
     pub fn highest(&self, key: &ReplicaKey) -> u64 {
-        self.seen.get(key).map_or(0, |s| s.generation)
+        let held = self.desired.get(key).map_or(0, |d| d.start.generation);
+        self.seen.get(key).map_or(held, |s| s.generation.max(held))
     }
 
     /// Notes a generation.

@@ -1,6 +1,7 @@
 //! Store tests: what is acknowledged survives a power cut at any write, and no file stops a start.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex as StdMutex};
 
 use super::*;
@@ -212,6 +213,25 @@ fn a_reset_leaves_nothing_to_run_and_keeps_generations() {
     assert!(store.desired().is_empty() && !store.partial());
     assert!(store.events_after(0, 9).is_empty());
     assert_eq!(store.highest(&key("web", 0)), 3);
+}
+
+#[test]
+fn only_its_owner_reads_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::open(dir.path(), false).unwrap());
+    let file = fs::metadata(dir.path().join(FILE)).unwrap();
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_replica_that_is_held_refuses_lower_generations_also_without_a_record_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), false).unwrap();
+    store.apply(&[Change::Put(desired("web", 0, 5))], true);
+    store.state.seen.clear();
+    assert_eq!(store.highest(&key("web", 0)), 5);
+    store.state.see(&key("web", 0), 3);
+    assert_eq!(store.highest(&key("web", 0)), 5);
 }
 
 #[test]
