@@ -1,6 +1,8 @@
 //! Wiring: from flags to a running agent.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,17 +199,27 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Makes the data directory and holds it; two agents on one store would undo each other.
+/// Makes the data directory, for its owner's eyes only, and holds it; two agents on one store would
+/// undo each other.
 fn lock_data_dir(dir: &Path) -> anyhow::Result<File> {
     let name = dir.display();
-    std::fs::create_dir_all(dir).with_context(|| format!("--data-dir {name}"))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("--data-dir {name}"))?;
     let path = dir.join("agent.lock");
-    let file = File::options()
+    let written = File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(&path)
-        .with_context(|| format!("--data-dir {name}: {} can't be written", path.display()))?;
+        .open(&path);
+    let file = match written {
+        // A flash disk that wears out turns read-only; the store goes on in memory then.
+        Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => File::open(&path),
+        written => written,
+    }
+    .with_context(|| format!("--data-dir {name}: {} can't be written", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
@@ -241,4 +253,20 @@ fn pinned(
 
 fn boot_id() -> String {
     format!("{:032x}", rand::random::<u128>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_data_directory_is_made_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("hyperion/agent");
+        let _lock = lock_data_dir(&data).unwrap();
+        let mode = data.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
 }

@@ -115,6 +115,38 @@ fn a_data_directory_that_is_a_file_is_named() {
     assert!(text.contains(&name), "{text}");
 }
 
+/// The command with `dir` mounted read-only; none where this test may not mount.
+fn read_only(dir: &std::path::Path, command: &Command) -> Option<Command> {
+    let mount = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@""#;
+    let outer = || {
+        let mut outer = Command::new("unshare");
+        outer.args(["--mount", "sh", "-c", mount]).arg(dir);
+        outer.stdout(Stdio::null()).stderr(Stdio::piped());
+        outer
+    };
+    let output = outer().arg("true").output().ok()?;
+    output.status.success().then(|| {
+        let mut outer = outer();
+        outer.env_remove("HYPERION_TOKEN");
+        outer.arg(command.get_program()).args(command.get_args());
+        outer
+    })
+}
+
+#[test]
+fn a_disk_that_turned_read_only_does_not_stop_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, before) = fails(&mut agent(dir.path()));
+    assert!(before.contains("--ca-fingerprint"), "{before}");
+    let Some(mut command) = read_only(dir.path(), &agent(dir.path())) else {
+        writeln!(std::io::stderr(), "SKIPPED: mounting is not allowed").unwrap();
+        return;
+    };
+    let (_, text) = fails(&mut command);
+    assert!(text.contains("going on in memory"), "{text}");
+    assert!(text.contains("--ca-fingerprint"), "{text}");
+}
+
 #[test]
 fn a_broken_identity_is_named() {
     let dir = tempfile::tempdir().unwrap();
