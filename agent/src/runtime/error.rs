@@ -82,11 +82,13 @@ fn with_causes(status: &Status) -> String {
     shorten(&text)
 }
 
-/// Cuts to [`MAX_MESSAGE`] at a character boundary; one line.
+/// Cuts to [`MAX_MESSAGE`] at a character boundary; one line without control characters, which the
+/// control plane refuses and a terminal obeys.
 pub(crate) fn shorten(text: &str) -> String {
-    let line = text.trim().replace(['\n', '\r'], " ");
+    let line = text.replace(char::is_control, " ");
+    let line = line.trim();
     if line.len() <= MAX_MESSAGE {
-        return line;
+        return line.to_owned();
     }
     let mut end = MAX_MESSAGE;
     while !line.is_char_boundary(end) {
@@ -105,6 +107,14 @@ mod tests {
         let error = RuntimeError::from_status(Path::new("/run/c.sock"), "list", &status);
         assert!(error.is_unavailable());
         assert!(error.to_string().contains("/run/c.sock"), "{error}");
+    }
+
+    #[test]
+    fn words_hold_no_control_characters() {
+        assert_eq!(
+            shorten("\u{0}ok\u{0}\u{1b}[31m\tred\u{85}\r\n"),
+            "ok  [31m red"
+        );
     }
 
     #[test]
