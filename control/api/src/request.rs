@@ -1,6 +1,6 @@
 //! A workload in the form that placement reads. Every refusal names the field.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hyperion_placement::gpu;
 use hyperion_placement::model::{
@@ -58,7 +58,7 @@ pub fn request(spec: &HyperionWorkloadSpec) -> Result<Request, Invalid> {
         data_locality: locality(policy)?,
         images: Vec::new(),
         cluster_only_fields: cluster_only_fields(pod),
-        siblings: Vec::new(),
+        siblings: BTreeSet::new(),
         avoid: BTreeMap::new(),
     };
     let mut shares = 0;

@@ -2,7 +2,7 @@
 //! every hard constraint, whoever decided.
 
 use crate::choose::{CandidateRef, Choice};
-use crate::model::{CapacityType, Request, Resources, Snapshot};
+use crate::model::{CapacityType, Request, Resources, Snapshot, Taint, Toleration};
 
 /// A broken hard constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +42,17 @@ pub fn check(
                     broken("nodeSelector", format!("{id} lacks {key}={value}"));
                 }
             }
+            let unwelcome = node
+                .taints
+                .iter()
+                .filter(|taint| taint.effect != "PreferNoSchedule")
+                .find(|taint| !request.tolerations.iter().any(|t| permits(t, taint)));
+            if let Some(taint) = unwelcome {
+                broken("taints", format!("{id} has {}={}", taint.key, taint.value));
+            }
+            if let Some(field) = request.cluster_only_fields.first() {
+                broken("clusterOnlyFields", format!("{id} can't carry out {field}"));
+            }
             if request.avoid.contains_key(id) {
                 broken("recentFailure", format!("{id} is to be avoided"));
             }
@@ -61,6 +72,18 @@ pub fn check(
                     detail: format!("{id} is not in the snapshot"),
                 }]);
             };
+            // An offer is bought whole.
+            if let Some(most) = request.max_hourly_cost
+                && (offer.price_per_hour > most || offer.price_per_hour.is_nan())
+            {
+                broken(
+                    "maxHourlyCost",
+                    format!("{} > {most}", offer.price_per_hour),
+                );
+            }
+            if !request.node_selector.is_empty() {
+                broken("nodeSelector", format!("{id} has no labels yet"));
+            }
             (&offer.location, &offer.arch, offer.allocatable, &offer.gpus)
         }
     };
@@ -118,4 +141,18 @@ pub fn check(
         }
     }
     if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// Kubernetes' rules of toleration: an empty key with `Exists` tolerates every taint, an empty
+/// effect matches every effect.
+fn permits(toleration: &Toleration, taint: &Taint) -> bool {
+    if !toleration.effect.is_empty() && toleration.effect != taint.effect {
+        return false;
+    }
+    match (toleration.operator.as_str(), toleration.key.as_str()) {
+        ("Exists", "") => true,
+        ("Exists", key) => key == taint.key,
+        (_, "") => false,
+        (_, key) => key == taint.key && toleration.value == taint.value,
+    }
 }

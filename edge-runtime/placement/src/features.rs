@@ -158,7 +158,7 @@ pub fn encode(matrix: &LatencyMatrix, request: &Request, candidate: &Candidate<'
     );
     set(
         Index::Sibling,
-        flag(request.siblings.iter().any(|s| s == candidate.id)),
+        flag(request.siblings.contains(candidate.id)),
     );
     set(Index::HasImages, images_present(request, candidate));
     set(Index::DataRtt, data_rtt_ms.unwrap_or(0.0).ln_1p());

@@ -3,7 +3,7 @@
 //! Everything is owned, ordered (`BTreeMap`, sorted vectors) and plain, so that the same inputs
 //! give the same decision on every machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -309,7 +309,7 @@ pub struct Request {
     /// agent's own runtime is rejected for them. Empty for most.
     pub cluster_only_fields: Vec<String>,
     /// Nodes that hold other replicas of this workload, to spread.
-    pub siblings: Vec<String>,
+    pub siblings: BTreeSet<String>,
     /// Nodes not to use for this decision (just failed there), with the reason.
     pub avoid: BTreeMap<String, String>,
 }

@@ -1,6 +1,6 @@
 //! Behaviour of whole decisions, by example and by property.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hyperion_placement::filter::Constraint;
 use hyperion_placement::model::*;
@@ -72,7 +72,7 @@ fn request() -> Request {
         data_locality: None,
         images: Vec::new(),
         cluster_only_fields: Vec::new(),
-        siblings: Vec::new(),
+        siblings: BTreeSet::new(),
         avoid: BTreeMap::new(),
     }
 }
@@ -206,7 +206,7 @@ fn replicas_spread_over_equal_nodes() {
         node("y", Provider::Aws, "us-east-1", Some(Geography::Us)),
     ];
     let mut r = request();
-    r.siblings = vec!["x".to_owned()];
+    r.siblings.insert("x".to_owned());
     assert_eq!(chosen(&s, &r).as_deref(), Some("y"));
 }
 
@@ -329,6 +329,41 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
             offers: Vec::new(),
             latency: fleet().latency,
         })
+}
+
+#[test]
+fn the_check_does_not_rest_on_the_filter() {
+    let mut tainted = node("n", Provider::Aws, "us-east-1", Some(Geography::Us));
+    let plain = tainted.clone();
+    tainted.taints.push(Taint {
+        key: "dedicated".to_owned(),
+        value: "db".to_owned(),
+        effect: "NoSchedule".to_owned(),
+    });
+    let world = |node: &Node| Snapshot {
+        nodes: vec![node.clone()],
+        ..Snapshot::default()
+    };
+    let choice = decide(&world(&plain), &request(), &RulesScorer)
+        .choice
+        .unwrap();
+    let broken = |node: &Node, request: &Request| {
+        let found = check(&world(node), request, &choice);
+        found.err().map(|v| v[0].constraint)
+    };
+    assert_eq!(broken(&plain, &request()), None);
+    assert_eq!(broken(&tainted, &request()), Some("taints"));
+    let mut tolerant = request();
+    tolerant.tolerations.push(Toleration {
+        key: "dedicated".to_owned(),
+        operator: "Equal".to_owned(),
+        value: "db".to_owned(),
+        effect: String::new(),
+    });
+    assert_eq!(broken(&tainted, &tolerant), None);
+    let mut volumes = request();
+    volumes.cluster_only_fields.push("spec.volumes".to_owned());
+    assert_eq!(broken(&plain, &volumes), Some("clusterOnlyFields"));
 }
 
 proptest! {

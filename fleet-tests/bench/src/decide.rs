@@ -376,7 +376,7 @@ fn request(n: usize, rng: &mut StdRng) -> Request {
         data_locality: None,
         images: vec!["registry.example/app-1:1".to_owned()],
         cluster_only_fields: Vec::new(),
-        siblings: Vec::new(),
+        siblings: Default::default(),
         avoid: Default::default(),
     }
 }
