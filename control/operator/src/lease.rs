@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ObjectMeta, PostParams};
+use tokio::time::Instant as Clock;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -31,6 +32,9 @@ pub struct Contender {
     identity: String,
     /// What was seen last, and since when it has been so.
     seen: Option<(LeaseSpec, Instant)>,
+    /// When the last request that took or renewed the lease began: others count from some time
+    /// after that.
+    asked: Clock,
 }
 
 impl Contender {
@@ -41,6 +45,7 @@ impl Contender {
             api: Api::namespaced(client.clone(), NAMESPACE),
             identity,
             seen: None,
+            asked: Clock::now(),
         }
     }
 
@@ -48,8 +53,12 @@ impl Contender {
     pub async fn acquire(&mut self, stop: &CancellationToken) -> bool {
         let mut told = false;
         loop {
-            match self.attempt(Instant::now()).await {
-                Ok(true) => return true,
+            let asked = Clock::now();
+            match self.attempt(asked.into_std()).await {
+                Ok(true) => {
+                    self.asked = asked;
+                    return true;
+                }
                 Ok(false) if !told => {
                     let holder = self
                         .seen
@@ -70,25 +79,28 @@ impl Contender {
 
     /// Renews the lease until it is lost or `stop` comes.
     pub async fn hold(&mut self, stop: &CancellationToken) {
-        let mut renewed = Instant::now();
         loop {
+            let end = self.asked + GIVE_UP;
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(RENEW) => {}
+                () = tokio::time::sleep_until(end.min(Clock::now() + RENEW)) => {}
             }
-            let attempt = tokio::time::timeout(RENEW, self.attempt(Instant::now())).await;
-            match attempt {
-                Ok(Ok(true)) => renewed = Instant::now(),
+            let asked = Clock::now();
+            let left = end.saturating_duration_since(asked);
+            if left.is_zero() {
+                warn!("the lease could not be renewed for {GIVE_UP:?}");
+                return;
+            }
+            let attempt = self.attempt(asked.into_std());
+            let answer = tokio::time::timeout(left.min(RENEW), attempt).await;
+            match answer {
+                Ok(Ok(true)) => self.asked = asked,
                 Ok(Ok(false)) => {
                     warn!("the lease was taken over by another control plane");
                     return;
                 }
                 Ok(Err(e)) => warn!(error = %e, "cannot renew the lease"),
                 Err(_) => warn!("cannot renew the lease: no answer"),
-            }
-            if renewed.elapsed() >= GIVE_UP {
-                warn!("the lease could not be renewed for {GIVE_UP:?}");
-                return;
             }
         }
     }
@@ -225,5 +237,18 @@ mod tests {
         let mut c = contender();
         assert!(c.free(&held_by("me", 0), Instant::now()));
         assert!(c.free(&LeaseSpec::default(), Instant::now()));
+    }
+
+    #[tokio::test]
+    async fn a_leader_gives_up_in_time_after_the_last_request_that_was_granted() {
+        let api = hyperion_gateway::testing::MemoryApi::default();
+        let mut c = Contender::new(&api.client(), "me".to_owned());
+        let stop = CancellationToken::new();
+        assert!(c.acquire(&stop).await);
+        let asked = c.asked;
+        api.fail_writes_of("leases", true);
+        c.hold(&stop).await;
+        let held = asked.elapsed();
+        assert!(held >= GIVE_UP && held < DURATION, "{held:?}");
     }
 }
