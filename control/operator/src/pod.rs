@@ -55,7 +55,10 @@ pub fn pod_spec(
 pub fn grace(pod: &PodSpec) -> Result<u32, Invalid> {
     match pod.termination_grace_period_seconds {
         None => Ok(DEFAULT_GRACE),
-        Some(s) if (0..=MAX_GRACE).contains(&s) => Ok(u32::try_from(s).unwrap_or(DEFAULT_GRACE)),
+        // 0 means "not set" on the wire: 1 s is as near to at once as it can say.
+        Some(s) if (0..=MAX_GRACE).contains(&s) => {
+            Ok(u32::try_from(s).unwrap_or(DEFAULT_GRACE).max(1))
+        }
         Some(s) => Err(Invalid::new(
             "spec.template.spec.terminationGracePeriodSeconds",
             format!("{s} is not between 0 and {MAX_GRACE}"),
