@@ -26,6 +26,8 @@ pub const MANAGER: &str = "hyperion-gateway";
 pub const MIN_INTERVAL: Duration = Duration::from_secs(10);
 /// Writes in flight, so that 10,000 nodes coming up at once do not swamp the API server.
 const PARALLEL: usize = 16;
+/// A write that is not answered in this time has failed: it must not take a place for ever.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Queue to the writer; the newest status of a node wins.
 #[derive(Clone)]
@@ -125,8 +127,12 @@ async fn run(
         {
             let nodes = nodes.clone();
             writes.spawn(async move {
-                let error = write_status(&nodes, &node, &status).await.err()?;
-                warn!(node, %error, "cannot write node status");
+                let write = write_status(&nodes, &node, &status);
+                let error = match tokio::time::timeout(ANSWER, write).await {
+                    Ok(written) => written.err()?.to_string(),
+                    Err(_) => "no answer".to_owned(),
+                };
+                warn!(node, error, "cannot write node status");
                 Some((node, status))
             });
         }
@@ -199,13 +205,17 @@ pub fn set_ready(status: &mut HyperionNodeStatus, ready: bool, reason: &str, mes
     } else {
         AgentMode::Suspect
     };
-    status.last_transition = Some(now.clone());
+    let held = status.conditions.iter().find(|c| c.type_ == "Ready");
+    let since = held
+        .filter(|c| c.status == word)
+        .map_or_else(|| now.clone(), |c| c.last_transition_time.clone());
+    status.last_transition = Some(now);
     status.conditions = vec![Condition {
         type_: "Ready".to_owned(),
         status: word.to_owned(),
         reason: reason.to_owned(),
         message: message.to_owned(),
-        last_transition_time: now,
+        last_transition_time: since,
         observed_generation: None,
     }];
 }
@@ -331,5 +341,29 @@ impl Seen {
                 self.shared.nodes.write(&node, *status);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(status: &HyperionNodeStatus) -> (&str, &str, &Time) {
+        let held = &status.conditions[0];
+        (&held.status, &held.reason, &held.last_transition_time)
+    }
+
+    #[test]
+    fn the_ready_condition_turns_only_when_its_word_changes() {
+        let began = Time(jiff::Timestamp::UNIX_EPOCH);
+        let mut status = HyperionNodeStatus::default();
+        set_runtime(&mut status, "containerd is gone");
+        status.conditions[0].last_transition_time = began.clone();
+        set_ready(&mut status, false, "AgentUnreachable", "not heard");
+        assert_eq!(ready(&status), ("False", "AgentUnreachable", &began));
+        set_runtime(&mut status, "");
+        let (word, _, since) = ready(&status);
+        assert_eq!(word, "True");
+        assert_ne!(since, &began);
     }
 }
