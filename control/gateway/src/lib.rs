@@ -20,6 +20,7 @@ pub mod state;
 pub mod testing;
 pub mod tokens;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +81,8 @@ pub enum GatewayEvent {
         boot_id: String,
         /// What it has.
         capabilities: Capabilities,
+        /// Why its container runtime does not answer; empty where it does.
+        runtime_problem: String,
     },
     /// A node's stream ended.
     NodeDown {
@@ -90,7 +93,7 @@ pub enum GatewayEvent {
         /// How long it had been silent when that was noticed; nothing where it said goodbye.
         silent_for: Duration,
     },
-    /// Whether a node can start replicas.
+    /// Whether a node can start replicas has changed.
     Runtime {
         /// Node id.
         node: String,
@@ -225,7 +228,15 @@ impl Gateway {
         self.shared.state.remove_desired(node, key, generation);
     }
 
-    /// All that should run has been set: from now on nodes stop what is not listed.
+    /// Nodes that hold replicas which can't be described to them now: they are not told that their
+    /// lists are complete, so that they stop nothing that is missing in them. A node that is no
+    /// longer among them gets its complete list at once.
+    pub fn hold_back(&self, nodes: BTreeSet<String>) {
+        self.shared.state.hold_back(nodes);
+    }
+
+    /// All that should run has been set: from now on nodes stop what is not listed, except those
+    /// that are held back.
     pub fn mark_desired_complete(&self) {
         self.shared.state.mark_complete();
     }

@@ -402,18 +402,16 @@ impl Session {
             .get("kubernetes.io/hostname")
             .cloned()
             .unwrap_or_default();
+        let problem = printable(&hello.runtime_problem, PROBLEM);
         let up = GatewayEvent::NodeUp {
             node: self.node.clone(),
             boot_id: hello.boot_id.clone(),
             capabilities,
+            runtime_problem: problem.clone(),
         };
         let open = self.admit(&hello, memory_bytes, up).await?;
-        let problem = printable(&hello.runtime_problem, PROBLEM);
         nodes::set_runtime(&mut status, &problem);
         self.shared.nodes.write(&self.node, status.clone());
-        if !problem.is_empty() {
-            self.runtime(problem).await;
-        }
         for report in reports {
             self.tell(GatewayEvent::Report {
                 node: self.node.clone(),
@@ -506,10 +504,8 @@ impl Session {
                         return (reason.to_owned(), Duration::ZERO);
                     }
                     if let Some(Body::RuntimeState(runtime)) = &message.body {
-                        let problem = printable(&runtime.problem, PROBLEM);
-                        nodes::set_runtime(status, &problem);
-                        self.shared.nodes.write(&self.node, status.clone());
-                        self.runtime(problem).await;
+                        self.runtime(printable(&runtime.problem, PROBLEM), status)
+                            .await;
                     }
                     // Unknown bodies come from newer agents: ignored.
                     if let Some(body) = message.body
@@ -524,7 +520,13 @@ impl Session {
         }
     }
 
-    async fn runtime(&self, problem: String) {
+    async fn runtime(&self, problem: String, status: &mut HyperionNodeStatus) {
+        // The condition's message is the problem, empty where there is none.
+        if status.conditions.iter().any(|c| c.message == problem) {
+            return;
+        }
+        nodes::set_runtime(status, &problem);
+        self.shared.nodes.write(&self.node, status.clone());
         let node = self.node.clone();
         self.tell(GatewayEvent::Runtime { node, problem }).await;
     }

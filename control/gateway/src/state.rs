@@ -1,7 +1,7 @@
 //! What the gateway holds in memory. Work per message is constant; every lock is held for a few
 //! map operations and never across an await.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,8 @@ struct Inner {
     next_id: u64,
     desired: HashMap<String, BTreeMap<ReplicaKey, StartReplica>>,
     complete: bool,
+    /// Nodes whose lists are not complete although the others' are.
+    held_back: BTreeSet<String>,
     logs: LogSinks,
     /// Nodes that have an object; true for the revoked ones.
     nodes: HashMap<String, bool>,
@@ -286,6 +288,20 @@ impl State {
         }
     }
 
+    /// See [`crate::Gateway::hold_back`].
+    pub fn hold_back(&self, nodes: BTreeSet<String>) {
+        let mut inner = self.lock();
+        let before = std::mem::replace(&mut inner.held_back, nodes);
+        if !inner.complete {
+            return;
+        }
+        for node in before.difference(&inner.held_back) {
+            if inner.sessions.contains_key(node) {
+                inner.greet(node);
+            }
+        }
+    }
+
     /// Opens a log request to a node.
     pub fn open_log(&self, node: &str) -> (u64, LogChunks) {
         let mut inner = self.lock();
@@ -384,7 +400,7 @@ impl Inner {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let mut welcome = Welcome {
             replicas: Vec::new(),
-            replicas_complete: self.complete,
+            replicas_complete: self.complete && !self.held_back.contains(node),
             wall_clock_unix_ms: now.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0)),
         };
         let (mut bytes, mut rest) = (0, Vec::new());

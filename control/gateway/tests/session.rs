@@ -14,7 +14,7 @@ use hyperion_gateway::{GatewayEvent, LogRequest};
 use hyperion_link::{Link, LinkEvent, SendError};
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
-    Event, LogChunk, RenewCertificate, ReplicaPhase, ReplicaReport, Telemetry,
+    Event, LogChunk, RenewCertificate, ReplicaPhase, ReplicaReport, Telemetry, Welcome,
 };
 use hyperion_proto::convert;
 
@@ -25,6 +25,14 @@ fn report(phase: i32) -> ReplicaReport {
         phase,
         ..ReplicaReport::default()
     }
+}
+
+/// A welcome in the middle of a session.
+async fn welcome_again(link: &mut Link) -> Welcome {
+    let Body::Welcome(welcome) = command(link).await else {
+        panic!("no welcome");
+    };
+    welcome
 }
 
 async fn command(link: &mut Link) -> Body {
@@ -315,6 +323,30 @@ async fn what_a_node_should_run_is_told_at_connect_and_when_it_changes() {
         panic!("no order");
     };
     assert_eq!((order.key, order.generation), (Some(key("web", 0)), 2));
+}
+
+#[tokio::test]
+async fn a_node_that_is_held_back_learns_of_a_complete_list_when_it_is_released() {
+    let fleet = Fleet::start().await;
+    let (held, other) = (fleet.enrol().await, fleet.enrol().await);
+    let mut there = fleet.link(&held);
+    assert!(!welcome(&mut there).await.replicas_complete);
+    fleet.gateway.hold_back([held.node_id.clone()].into());
+    fleet.gateway.mark_desired_complete();
+    assert!(!welcome_again(&mut there).await.replicas_complete);
+    there.close().await;
+    let mut back = fleet.link(&held);
+    assert!(!welcome(&mut back).await.replicas_complete);
+    let mut link = fleet.link(&other);
+    assert!(welcome(&mut link).await.replicas_complete);
+    fleet
+        .gateway
+        .set_desired(&held.node_id, start("web", 0, 1, 10));
+    assert!(matches!(command(&mut back).await, Body::StartReplica(_)));
+    fleet.gateway.hold_back([].into());
+    let greeting = welcome_again(&mut back).await;
+    assert!(greeting.replicas_complete);
+    assert_eq!(greeting.replicas.len(), 1);
 }
 
 #[tokio::test]

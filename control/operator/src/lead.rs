@@ -23,6 +23,8 @@ use crate::watch::{self, Change, Seen};
 
 /// Passes before inputs are looked at again.
 const PASSES: usize = 16;
+/// Time for them: a pass over a large workload takes a while, and agents wait.
+const TURN: Duration = Duration::from_millis(20);
 /// How old measured CPU use may be when a decision is made.
 const MEASURED: Duration = Duration::from_secs(1);
 /// How often placements are counted for `/metrics`.
@@ -122,6 +124,9 @@ struct Work {
     listed: [bool; 3],
     listed_at: Option<Instant>,
     complete: bool,
+    /// Nodes that do not get complete lists yet.
+    held_back: BTreeSet<String>,
+    released: Instant,
     measured: Option<Instant>,
     hope_at: Instant,
     counted: Instant,
@@ -146,6 +151,8 @@ impl Work {
             listed: [false; 3],
             listed_at: None,
             complete: false,
+            held_back: BTreeSet::new(),
+            released: Instant::now(),
             measured: None,
             hope_at: Instant::now(),
             counted: Instant::now(),
@@ -207,10 +214,13 @@ impl Work {
     fn agent(&mut self, event: GatewayEvent) {
         match event {
             GatewayEvent::NodeUp {
-                node, capabilities, ..
+                node,
+                capabilities,
+                runtime_problem,
+                ..
             } => {
                 debug!(node, "node is in reach");
-                self.index.node_up(&node, &capabilities);
+                self.index.node_up(&node, &capabilities, runtime_problem);
             }
             GatewayEvent::NodeDown {
                 node,
@@ -280,6 +290,9 @@ impl Work {
         for _ in 0..PASSES {
             let Some(name) = self.queue.pop() else { break };
             self.pass(&name);
+            if now.elapsed() >= TURN {
+                break;
+            }
         }
         for (name, priority) in self.index.take_dirty() {
             self.queue.push(name, priority);
@@ -289,9 +302,8 @@ impl Work {
             .queue
             .set(i64::try_from(self.queue.len()).unwrap_or(i64::MAX));
         self.count(now);
-        if self.queue.is_empty() {
-            self.complete(now);
-        }
+        self.complete(now);
+        self.release(now);
         !self.queue.is_empty()
     }
 
@@ -380,20 +392,46 @@ impl Work {
         }
     }
 
-    /// Tells nodes that their lists are complete, once everything due at the start is stored.
+    /// Tells nodes that their lists are complete, once everything due at the start is stored. Nodes
+    /// that may run what can't be described to them are held back.
     fn complete(&mut self, now: Instant) {
         if self.complete {
             return;
         }
-        let settled = self
-            .index
-            .placements()
-            .all(|p| p.deleting || p.stored >= p.spec.generation);
         let late = self.listed_at.is_some_and(|at| now - at > SETTLE);
+        let settled = self.queue.is_empty()
+            && self
+                .index
+                .placements()
+                .all(|p| p.deleting || p.stored >= p.spec.generation);
         if settled || late {
             self.complete = true;
+            self.held_back = self.index.undescribed();
+            self.released = now;
+            self.leader.gateway.hold_back(self.held_back.clone());
             self.leader.gateway.mark_desired_complete();
-            info!(settled, "state is read; nodes get complete lists");
+            let held_back = self.held_back.len();
+            info!(
+                settled,
+                held_back, "state is read; nodes get complete lists"
+            );
+        }
+    }
+
+    /// Lets nodes go that were held back, once everything they may run can be described to them.
+    /// None is held back later: it then already has what went before.
+    fn release(&mut self, now: Instant) {
+        if self.held_back.is_empty() || now - self.released < COUNTED {
+            return;
+        }
+        self.released = now;
+        let undescribed = self.index.undescribed();
+        let before = self.held_back.len();
+        self.held_back.retain(|node| undescribed.contains(node));
+        let held_back = self.held_back.len();
+        if held_back < before {
+            self.leader.gateway.hold_back(self.held_back.clone());
+            info!(held_back, "nodes get complete lists");
         }
     }
 
@@ -412,7 +450,8 @@ impl Work {
     fn next_timer(&self) -> Instant {
         let now = Instant::now();
         let timer = self.timers.first().map(|(at, _)| *at);
-        let soon = (!self.complete || self.stale_counts).then_some(now + COUNTED);
+        let waiting = !self.complete || self.stale_counts || !self.held_back.is_empty();
+        let soon = waiting.then_some(now + COUNTED);
         let hope = (self.index.hopeful() > 0).then_some(self.hope_at);
         let idle = now + Duration::from_secs(3600);
         timer

@@ -18,7 +18,7 @@ use hyperion_proto::domain::ReplicaKey;
 
 pub use nodes::NodeEntry;
 pub use placements::{Failure, Leaving, PlacementEntry, phase_of};
-pub use workloads::{Template, WorkloadEntry};
+pub use workloads::{Broken, Template, WorkloadEntry};
 
 /// Namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,7 +63,7 @@ pub struct Index {
     pub(crate) replace_after: Duration,
     pub(crate) workloads: BTreeMap<Name, WorkloadEntry>,
     /// Workloads that can't be read, and why; what they run stays as it is.
-    pub(crate) broken: BTreeMap<Name, String>,
+    pub(crate) broken: BTreeMap<Name, Broken>,
     pub(crate) placements: BTreeMap<Name, BTreeMap<u32, PlacementEntry>>,
     pub(crate) nodes: BTreeMap<String, NodeEntry>,
     /// Nodes with what is left of them, kept up to date with every promise.
@@ -72,6 +72,8 @@ pub struct Index {
     by_node: BTreeMap<String, BTreeSet<(Name, u32)>>,
     /// Old copies that go on until their successor is ready.
     pub(crate) leaving: BTreeMap<(Name, u32), Vec<Leaving>>,
+    /// Where they are.
+    leaving_on: BTreeMap<String, BTreeSet<(Name, u32)>>,
     /// Where replicas failed a moment ago.
     pub(crate) failures: BTreeMap<(Name, u32), BTreeMap<String, Failure>>,
     /// Workloads with replicas that have no place.
@@ -97,6 +99,7 @@ impl Index {
             },
             by_node: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            leaving_on: BTreeMap::new(),
             failures: BTreeMap::new(),
             unplaced: BTreeSet::new(),
             room: false,

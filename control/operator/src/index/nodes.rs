@@ -207,21 +207,32 @@ impl Index {
         }
     }
 
-    /// A node's stream is open.
-    pub fn node_up(&mut self, id: &str, capabilities: &Capabilities) {
+    /// A node's stream is open; `runtime_problem` is empty where it can start replicas.
+    pub fn node_up(&mut self, id: &str, capabilities: &Capabilities, runtime_problem: String) {
         let (facts, _) = hyperion_gateway::facts::describe(capabilities);
         let told: Vec<(ReplicaKey, u64)> = self
             .promised(id)
-            .filter(|p| p.stopping.is_none() && p.told > 0)
+            .filter(|p| p.moves_away() || (p.stopping.is_none() && p.may_be_told()))
             .map(|p| (p.key.clone(), u64::try_from(p.spec.generation).unwrap_or(0)))
             .collect();
+        let moving: Vec<_> = self
+            .promised(id)
+            .filter(|p| p.moves_away())
+            .map(|p| (p.workload(), p.key.index))
+            .collect();
+        for (name, replica) in moving {
+            if let Some(entry) = self.entry_mut(&name, replica) {
+                entry.returned = true;
+            }
+        }
         let entry = self.nodes.entry(id.to_owned()).or_default();
         entry.connected = true;
-        entry.runtime_problem.clear();
+        entry.runtime_problem = runtime_problem;
         entry.seen = true;
         entry.down_since = None;
         entry.facts = Some(facts);
-        // What its welcome tells it to start; its reports say the rest.
+        // What its welcome tells it to start, and what it may have been told before: that may run
+        // until the node says that it does not. Its reports say the rest.
         entry.held = told.into_iter().collect();
         self.refresh_node(id);
         self.touch_node(id, Priority::High);
@@ -271,12 +282,19 @@ impl Index {
             }
             return;
         };
-        for placement in self.promised(id).filter(|p| p.takes_room()) {
+        let promised = self
+            .promised(id)
+            .filter(|p| p.takes_room())
+            .map(|p| (&p.resources, &p.spec.gpus));
+        let leaving = self
+            .leaving_on(id)
+            .filter(|c| c.takes_room())
+            .map(|c| (&c.resources, &c.gpus));
+        for (asked, gpus) in promised.chain(leaving) {
             let free = &mut node.free;
-            let asked = &placement.resources;
             free.cpu_millis = free.cpu_millis.saturating_sub(asked.cpu_millis);
             free.memory_bytes = free.memory_bytes.saturating_sub(asked.memory_bytes);
-            for share in &placement.spec.gpus {
+            for share in gpus {
                 if let Some(gpu) = node.gpus.iter_mut().find(|g| g.uuid == share.uuid) {
                     let millis = u32::try_from(share.millis).unwrap_or(0);
                     gpu.free_millis = gpu.free_millis.saturating_sub(millis);

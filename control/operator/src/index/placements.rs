@@ -1,9 +1,11 @@
 //! Placements of the index, and what nodes say of them.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use hyperion_api::placement::{
-    HyperionPlacement, HyperionPlacementSpec, HyperionPlacementStatus, PlacementPhase,
+    GpuAssignment, HyperionPlacement, HyperionPlacementSpec, HyperionPlacementStatus,
+    PlacementPhase,
 };
 use hyperion_api::workload::WorkloadType;
 use hyperion_placement::model::Resources;
@@ -14,6 +16,10 @@ use kube::core::DeserializeGuard;
 use tracing::warn;
 
 use super::{Index, Name, Priority};
+
+/// Replicas of one node's reports that are kept in mind. No node runs so many; one that says so
+/// must not fill the memory.
+const HELD: usize = 10_000;
 
 /// A placement.
 #[derive(Debug, Clone)]
@@ -28,6 +34,8 @@ pub struct PlacementEntry {
     pub resources: Resources,
     /// Generation that the API holds; 0 where it holds none. A node is told only what is stored.
     pub stored: i64,
+    /// The watch has shown it with this generation: a list that lacks it says that it is gone.
+    pub seen: bool,
     /// Last report of this generation by this node.
     pub report: Option<Report>,
     /// When its reports turned bad.
@@ -42,6 +50,8 @@ pub struct PlacementEntry {
     pub stopping: Option<Instant>,
     /// It is stopped to be placed elsewhere, and not for good.
     pub moving: bool,
+    /// Its node has returned since it was told to stop: it is to be told again.
+    pub returned: bool,
     /// The object is being deleted.
     pub deleting: bool,
 }
@@ -56,6 +66,7 @@ impl PlacementEntry {
             status: HyperionPlacementStatus::default(),
             resources,
             stored: 0,
+            seen: false,
             report: None,
             failing_since: None,
             retry_at: None,
@@ -63,6 +74,7 @@ impl PlacementEntry {
             told: 0,
             stopping: None,
             moving: false,
+            returned: false,
             deleting: false,
         }
     }
@@ -94,6 +106,18 @@ impl PlacementEntry {
     pub fn takes_room(&self) -> bool {
         !self.deleting && !self.ended()
     }
+
+    /// This control plane has told its node of it, or one before this may have.
+    #[must_use]
+    pub fn may_be_told(&self) -> bool {
+        self.told > 0 || self.stored >= self.spec.generation
+    }
+
+    /// It is stopped where it is, to be placed elsewhere when that is done.
+    #[must_use]
+    pub fn moves_away(&self) -> bool {
+        self.moving && self.stopping.is_some() && !self.deleting
+    }
 }
 
 /// An old copy that goes on until its successor is ready.
@@ -105,9 +129,38 @@ pub struct Leaving {
     pub key: ReplicaKey,
     /// Its generation.
     pub generation: i64,
+    /// What it was promised: its node keeps that until it is gone.
+    pub resources: Resources,
+    /// GPUs that it was promised.
+    pub gpus: Vec<GpuAssignment>,
+    /// The node was told to stop it, then.
+    pub stopping: Option<Instant>,
     /// When it is stopped whatever the successor does; none means as soon as the successor has
     /// been decided.
     pub until: Option<Instant>,
+}
+
+impl Leaving {
+    /// The copy that a placement describes.
+    #[must_use]
+    pub fn of(entry: &PlacementEntry, until: Option<Instant>) -> Self {
+        Self {
+            node: entry.spec.node.clone(),
+            key: entry.key.clone(),
+            generation: entry.spec.generation,
+            resources: entry.resources,
+            gpus: entry.spec.gpus.clone(),
+            stopping: None,
+            until,
+        }
+    }
+
+    /// True while its node keeps room for it. One that its successor may take over where it is
+    /// must not stand in that one's way.
+    #[must_use]
+    pub fn takes_room(&self) -> bool {
+        self.until.is_some() || self.stopping.is_some()
+    }
 }
 
 /// A failure to run a replica on a node.
@@ -159,9 +212,12 @@ impl Index {
         if let Some(held) = self.placement(&name, replica)
             && held.spec.generation >= object.spec.generation
         {
-            let same = held.spec.generation == object.spec.generation;
-            if same && held.stored < object.spec.generation {
-                self.stored(&name, replica, object.spec.generation);
+            let generation = object.spec.generation;
+            if held.spec.generation == generation {
+                if let Some(held) = self.entry_mut(&name, replica) {
+                    held.seen = true;
+                }
+                self.stored(&name, replica, generation);
             }
             return;
         }
@@ -172,7 +228,7 @@ impl Index {
             index: replica,
         };
         let mut entry = PlacementEntry::decided(key, object.spec, self.resources(&name));
-        entry.stored = entry.spec.generation;
+        (entry.stored, entry.seen) = (entry.spec.generation, true);
         entry.status = object.status.unwrap_or_default();
         self.put(entry);
         self.touch(&name, Priority::High);
@@ -225,7 +281,7 @@ impl Index {
         }
         if !entry.deleting {
             // Deleted by hand: the copy that still runs must end before or when the next begins.
-            self.leave_now(&entry);
+            self.leave(Leaving::of(&entry, None));
         }
         self.remember_generation(&entry.key, entry.spec.generation);
         self.refresh_node(&entry.spec.node);
@@ -243,22 +299,63 @@ impl Index {
         }
     }
 
-    fn leave_now(&mut self, entry: &PlacementEntry) {
-        let leaving = Leaving {
-            node: entry.spec.node.clone(),
-            key: entry.key.clone(),
-            generation: entry.spec.generation,
-            until: None,
-        };
-        let at = (entry.workload(), entry.key.index);
-        self.leaving.entry(at).or_default().push(leaving);
+    /// Notes an old copy.
+    pub(crate) fn leave(&mut self, copy: Leaving) {
+        let at = (
+            Name::new(&copy.key.namespace, &copy.key.workload),
+            copy.key.index,
+        );
+        let node = copy.node.clone();
+        self.leaving_on
+            .entry(node.clone())
+            .or_default()
+            .insert(at.clone());
+        self.leaving.entry(at).or_default().push(copy);
+        self.refresh_node(&node);
     }
 
-    /// The complete list, after a watch began anew.
+    /// Takes a replica's old copies out; those that are still there are to be noted again.
+    pub(crate) fn take_leaving(&mut self, at: &(Name, u32)) -> Vec<Leaving> {
+        let copies = self.leaving.remove(at).unwrap_or_default();
+        for copy in &copies {
+            if let Some(set) = self.leaving_on.get_mut(&copy.node) {
+                set.remove(at);
+                if set.is_empty() {
+                    self.leaving_on.remove(&copy.node);
+                }
+            }
+        }
+        copies
+    }
+
+    /// Old copies on a node.
+    pub(super) fn leaving_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Leaving> {
+        let set = self.leaving_on.get(node).into_iter().flatten();
+        set.filter_map(|at| self.leaving.get(at))
+            .flatten()
+            .filter(move |copy| copy.node == node)
+    }
+
+    /// Nodes that may run what they can't be told of now: the spec is refused, the template has
+    /// changed since, or the decision is not stored yet. A list without it is not complete.
+    #[must_use]
+    pub fn undescribed(&self) -> BTreeSet<String> {
+        let placed = self
+            .placements()
+            .filter(|p| {
+                p.told < p.spec.generation && p.stopping.is_none() && !p.deleting && !p.ended()
+            })
+            .map(|p| &p.spec.node);
+        let leaving = self.leaving.values().flatten();
+        let leaving = leaving.filter(|c| c.stopping.is_none()).map(|c| &c.node);
+        placed.chain(leaving).cloned().collect()
+    }
+
+    /// The complete list, after a watch began anew. It may be older than the last writes.
     pub fn reset_placements(&mut self, list: Vec<DeserializeGuard<HyperionPlacement>>) {
         let mut gone: std::collections::BTreeMap<(Name, u32), i64> = self
             .placements()
-            .filter(|p| p.stored > 0)
+            .filter(|p| p.stored > 0 && p.seen)
             .map(|p| ((p.workload(), p.key.index), p.stored))
             .collect();
         for object in list {
@@ -311,7 +408,7 @@ impl Index {
             {
                 held.remove(&report.key);
             }
-        } else {
+        } else if held.len() < HELD || held.contains_key(&report.key) {
             let generation = held.entry(report.key.clone()).or_insert(report.generation);
             *generation = (*generation).max(report.generation);
         }

@@ -7,7 +7,7 @@ use hyperion_api::Invalid;
 use hyperion_api::workload::{HyperionWorkload, HyperionWorkloadSpec, HyperionWorkloadStatus};
 use hyperion_placement::model::Request;
 use kube::ResourceExt;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, ObjectMeta};
 
 use super::{Index, Name, Priority};
 use crate::pod;
@@ -23,6 +23,15 @@ pub struct Template {
     pub grace: Duration,
     /// `policy.disconnect.replaceAfter`, or the default.
     pub replace_after: Duration,
+}
+
+/// A workload that can't be read.
+#[derive(Debug, Clone)]
+pub struct Broken {
+    /// Why.
+    pub error: String,
+    /// What can be read.
+    pub metadata: ObjectMeta,
 }
 
 /// A workload.
@@ -111,7 +120,8 @@ impl Index {
     pub fn apply_workload(&mut self, object: DeserializeGuard<HyperionWorkload>) {
         match object.0 {
             Ok(workload) => self.apply_good_workload(workload),
-            Err(e) => {
+            Err(mut e) => {
+                e.metadata.managed_fields = None;
                 let name = Name::new(
                     e.metadata.namespace.as_deref().unwrap_or_default(),
                     e.metadata.name.as_deref().unwrap_or_default(),
@@ -119,10 +129,14 @@ impl Index {
                 if e.metadata.deletion_timestamp.is_some()
                     && let Some(entry) = self.workloads.get_mut(&name)
                 {
-                    Arc::make_mut(&mut entry.object).metadata = e.metadata;
+                    Arc::make_mut(&mut entry.object).metadata = e.metadata.clone();
                 }
                 self.touch(&name, Priority::High);
-                self.broken.insert(name, e.error);
+                let broken = Broken {
+                    error: e.error,
+                    metadata: e.metadata,
+                };
+                self.broken.insert(name, broken);
             }
         }
     }

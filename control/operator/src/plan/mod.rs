@@ -14,7 +14,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -118,7 +118,7 @@ pub struct Outcome {
 }
 
 /// Decisions of one pass.
-const DECISIONS: u32 = 64;
+const DECISIONS: u32 = 16;
 /// Time over the pod's grace for a node to say that a replica has stopped.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
@@ -139,6 +139,7 @@ pub fn pass(
         out: Outcome::default(),
         unplaced: Vec::new(),
         hopeless: None,
+        spread: None,
     };
     pass.run();
     pass.out
@@ -156,6 +157,8 @@ struct Pass<'a> {
     /// A decision of this pass that found nothing, for a replica with nothing of its own to avoid:
     /// the other replicas ask for the same.
     hopeless: Option<Explanation>,
+    /// How many replicas of the workload each node has; none until asked for.
+    spread: Option<BTreeMap<String, usize>>,
 }
 
 impl Pass<'_> {
@@ -183,7 +186,7 @@ impl Pass<'_> {
         self.placement_statuses();
         let broken = self.index.broken.get(&self.name).cloned();
         let template = match (&workload.template, broken) {
-            (_, Some(error)) => Err(Invalid::new("object", error)),
+            (_, Some(broken)) => Err(Invalid::new("object", broken.error)),
             (Ok(template), None) => Ok(template.clone()),
             (Err(e), None) => Err(e.clone()),
         };
@@ -219,15 +222,27 @@ impl Pass<'_> {
         self.workload_status(workload, workload.template.as_ref().map(Arc::as_ref));
     }
 
-    /// An object that could never be read: say so on the object itself.
+    /// An object that could never be read: say so on the object itself. It can be deleted like any
+    /// other.
     fn broken_unknown(&mut self) {
-        let error = self
-            .index
-            .broken
-            .get(&self.name)
-            .cloned()
-            .unwrap_or_default();
-        let status = status::refused(&error, self.clock);
+        let Some(broken) = self.index.broken.get(&self.name).cloned() else {
+            return;
+        };
+        if broken.metadata.deletion_timestamp.is_some() {
+            self.retire_all();
+            self.placement_statuses();
+            let mut finalizers = broken.metadata.finalizers.iter().flatten();
+            let marked = finalizers.any(|f| f == FINALIZER);
+            if marked && !self.index.placements.contains_key(&self.name) {
+                self.out.actions.push(Action::Finalizer {
+                    workload: self.name.clone(),
+                    uid: broken.metadata.uid.unwrap_or_default(),
+                    present: false,
+                });
+            }
+            return;
+        }
+        let status = status::refused(&broken.error, self.clock);
         self.out.actions.push(Action::WorkloadStatus {
             workload: self.name.clone(),
             status: Box::new(status),
@@ -299,6 +314,7 @@ impl Pass<'_> {
                 return;
             };
             entry.deleting = true;
+            self.spread = None;
             let (node, key, generation) = (
                 entry.spec.node.clone(),
                 entry.key.clone(),
@@ -314,20 +330,25 @@ impl Pass<'_> {
         }
     }
 
-    /// Tells the node to stop a replica, once; true when it has stopped or nobody can tell.
-    fn stopped(&mut self, replica: u32, moving: bool) -> bool {
-        let (now, name) = (self.now, self.name.clone());
-        let grace = self
-            .index
-            .workloads
-            .get(&name)
+    fn grace(&self) -> Duration {
+        let workload = self.index.workloads.get(&self.name);
+        workload
             .and_then(|w| w.template.as_ref().ok())
             .map_or(Duration::from_secs(u64::from(pod::DEFAULT_GRACE)), |t| {
                 t.grace
-            });
+            })
+    }
+
+    /// Tells the node to stop a replica, once, and again when it returns from being out of reach; true when it has stopped or nobody can tell.
+    fn stopped(&mut self, replica: u32, moving: bool) -> bool {
+        let (now, name) = (self.now, self.name.clone());
+        let patience = self.grace() + STOP_MARGIN;
         let Some(entry) = self.index.entry_mut(&name, replica) else {
             return true;
         };
+        if std::mem::take(&mut entry.returned) {
+            entry.stopping = None;
+        }
         let first = entry.stopping.is_none();
         let since = *entry.stopping.get_or_insert(now);
         entry.moving = moving;
@@ -347,7 +368,7 @@ impl Pass<'_> {
         if !self.index.held(&node, &key, generation) {
             return true;
         }
-        let until = since + grace + STOP_MARGIN;
+        let until = since + patience;
         if now < until {
             self.wake_at(until);
             return false;
@@ -395,8 +416,10 @@ impl Pass<'_> {
         }
     }
 
-    /// Ends old copies whose successor is ready, or whose time has come.
+    /// Ends old copies whose successor is ready, or whose time has come. They keep their room until
+    /// they are gone.
     fn let_go(&mut self) {
+        let patience = self.grace() + STOP_MARGIN;
         let replicas: BTreeSet<u32> = self
             .index
             .leaving
@@ -405,10 +428,9 @@ impl Pass<'_> {
             .collect();
         for replica in replicas {
             let at = (self.name.clone(), replica);
-            let copies = self.index.leaving.remove(&at).unwrap_or_default();
+            let copies = self.index.take_leaving(&at);
             let successor = self.index.placement(&self.name, replica).cloned();
-            let mut kept = Vec::new();
-            for copy in copies {
+            for mut copy in copies {
                 let taken_over = successor.as_ref().is_some_and(|s| {
                     s.spec.node == copy.node
                         && s.key == copy.key
@@ -416,25 +438,33 @@ impl Pass<'_> {
                         && s.stopping.is_none()
                 });
                 if taken_over {
+                    self.index.room_changed(&copy.node);
                     continue;
                 }
                 let served = successor
                     .as_ref()
                     .is_none_or(|s| s.status.ready || s.ended() || s.stopping.is_some());
                 let due = copy.until.is_none_or(|until| until <= self.now);
-                if let (false, false, Some(until)) = (served, due, copy.until) {
+                if let (None, false, false, Some(until)) = (copy.stopping, served, due, copy.until)
+                {
                     self.wake_at(until);
-                    kept.push(copy);
+                    self.index.leave(copy);
                     continue;
                 }
-                self.out.actions.push(Action::Stop {
-                    node: copy.node,
-                    key: copy.key,
-                    generation: copy.generation,
-                });
-            }
-            if !kept.is_empty() {
-                self.index.leaving.insert(at, kept);
+                if copy.stopping.is_none() {
+                    self.out.actions.push(Action::Stop {
+                        node: copy.node.clone(),
+                        key: copy.key.clone(),
+                        generation: copy.generation,
+                    });
+                }
+                let until = *copy.stopping.get_or_insert(self.now) + patience;
+                if self.now < until && self.index.held(&copy.node, &copy.key, copy.generation) {
+                    self.wake_at(until);
+                    self.index.leave(copy);
+                } else {
+                    self.index.room_changed(&copy.node);
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 //! stopped wherever the old one still serves; a job's or an exclusive workload's never runs twice.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyperion_api::conditions;
 use hyperion_api::placement::PlacementPhase;
@@ -137,11 +137,11 @@ impl Pass<'_> {
             PlacementPhase::Failed if job && own_end => return None,
             _ => {}
         }
-        if entry.moving {
-            return Some(Why::Moving(node));
-        }
         if self.lost(workload, template, &node) {
             return Some(Why::Lost(node));
+        }
+        if entry.moving {
+            return Some(Why::Moving(node));
         }
         if let Some(why) = self.failing(job, entry) {
             return Some(why);
@@ -283,6 +283,15 @@ impl Pass<'_> {
         let serves = !matches!(why, Why::Lost(_) | Why::Failing(..) | Why::Moving(_));
         let alone = workload.object.spec.policy.exclusive
             || workload.object.spec.type_ == WorkloadType::Job;
+        let away = self
+            .index
+            .nodes
+            .get(&entry.spec.node)
+            .is_none_or(|n| !n.connected);
+        if alone && !same_node && away && !matches!(why, Why::Lost(_)) {
+            // Nobody can tell whether it still runs there: it waits for its node, or its loss.
+            return;
+        }
         if serves && alone && !same_node && !self.stopped(replica, true) {
             // Placed when the old copy has stopped.
             return;
@@ -293,20 +302,9 @@ impl Pass<'_> {
         self.commit(workload, template, replica, decided);
         if !same_node {
             let until = (serves && !alone).then(|| self.now + HANDOVER);
-            self.leave(entry, until);
+            self.index.leave(Leaving::of(entry, until));
         }
         self.announce(workload, replica, why, decided);
-    }
-
-    fn leave(&mut self, entry: &PlacementEntry, until: Option<Instant>) {
-        let copy = Leaving {
-            node: entry.spec.node.clone(),
-            key: entry.key.clone(),
-            generation: entry.spec.generation,
-            until,
-        };
-        let at = (self.name.clone(), entry.key.index);
-        self.index.leaving.entry(at).or_default().push(copy);
     }
 
     /// Nowhere else to go. One that is retried by its node is left to it; one that failed for good

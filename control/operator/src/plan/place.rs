@@ -1,6 +1,6 @@
 //! Where a replica goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperion_api::placement::{
@@ -15,6 +15,7 @@ use hyperion_proto::domain::ReplicaKey;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use tracing::error;
 
+use super::status::round;
 use super::{Action, DECISIONS, Pass};
 use crate::index::{Name, PlacementEntry, Template, WorkloadEntry};
 
@@ -57,7 +58,7 @@ impl Pass<'_> {
 
     /// Decides on one node only, as if the replica were not there yet.
     pub(super) fn decide_here(
-        &self,
+        &mut self,
         template: &Template,
         entry: &PlacementEntry,
     ) -> Option<Decided> {
@@ -99,17 +100,36 @@ impl Pass<'_> {
         }
     }
 
-    pub(super) fn request(&self, template: &Template, replica: u32) -> Request {
-        let siblings = self.index.placements.get(&self.name).into_iter().flatten();
+    fn request(&mut self, template: &Template, replica: u32) -> Request {
         Request {
             replica: format!("{}/{replica}", self.name),
-            siblings: siblings
-                .filter(|(index, p)| **index != replica && p.takes_room())
-                .map(|(_, p)| p.spec.node.clone())
-                .collect(),
+            siblings: self.siblings(replica),
             avoid: self.avoid(replica),
             ..template.request.clone()
         }
+    }
+
+    /// Nodes with other replicas of the workload. They are counted once per pass, and not for each
+    /// of ten thousand replicas.
+    fn siblings(&mut self, replica: u32) -> BTreeSet<String> {
+        let placements = self.index.placements.get(&self.name);
+        let spread = self.spread.get_or_insert_with(|| {
+            let mut spread = BTreeMap::new();
+            let all = placements.into_iter().flatten().map(|(_, p)| p);
+            for placement in all.filter(|p| p.takes_room()) {
+                *spread.entry(placement.spec.node.clone()).or_insert(0) += 1;
+            }
+            spread
+        });
+        let own = placements
+            .and_then(|p| p.get(&replica))
+            .filter(|p| p.takes_room())
+            .map(|p| &p.spec.node);
+        spread
+            .iter()
+            .filter(|(node, count)| **count > usize::from(own == Some(*node)))
+            .map(|(node, _)| node.clone())
+            .collect()
     }
 
     fn avoid(&self, replica: u32) -> BTreeMap<String, String> {
@@ -171,6 +191,17 @@ impl Pass<'_> {
             entry.status = held.status.clone();
             entry.status.ready = false;
         }
+        if let Some(spread) = &mut self.spread {
+            if let Some(count) = held
+                .filter(|h| h.takes_room())
+                .and_then(|h| spread.get_mut(&h.spec.node))
+            {
+                *count = count.saturating_sub(1);
+            }
+            if entry.takes_room() {
+                *spread.entry(entry.spec.node.clone()).or_insert(0) += 1;
+            }
+        }
         self.out
             .actions
             .push(Action::Store(Box::new(object(&entry, workload))));
@@ -216,8 +247,8 @@ fn placement_spec(
                 millis: i32::try_from(*millis).unwrap_or(i32::MAX),
             })
             .collect(),
-        hourly_cost: choice.hourly_cost,
-        p99_latency_ms: choice.p99_latency_ms,
+        hourly_cost: round(choice.hourly_cost),
+        p99_latency_ms: choice.p99_latency_ms.map(round),
         explanation: Why {
             scorer: explanation.scorer.clone(),
             candidates: i32::try_from(explanation.candidates).unwrap_or(i32::MAX),
@@ -227,13 +258,17 @@ fn placement_spec(
                 .iter()
                 .map(|(name, value)| ScoreTerm {
                     name: name.clone(),
-                    value: *value,
+                    value: round(*value),
                 })
                 .collect(),
-            score: choice.score,
+            score: round(choice.score),
             runner_up: explanation.runner_up.as_ref().map(|(id, score)| RunnerUp {
                 id: id.clone(),
-                score: if score.is_finite() { *score } else { f64::MIN },
+                score: if score.is_finite() {
+                    round(*score)
+                } else {
+                    f64::MIN
+                },
             }),
         },
     }

@@ -87,6 +87,7 @@ impl Pass<'_> {
             if let Some(held) = self.index.entry_mut(&self.name, replica) {
                 held.status = status.clone();
                 if held.ended() != ended {
+                    self.spread = None;
                     self.index.room_changed(&entry.spec.node);
                 }
             }
@@ -412,6 +413,6 @@ fn shown(nodes: &BTreeSet<String>) -> String {
 }
 
 /// Six digits are plenty, and keep noise in the last bits from becoming a write.
-fn round(value: f64) -> f64 {
+pub(super) fn round(value: f64) -> f64 {
     (value * 1e6).round() / 1e6
 }

@@ -74,7 +74,7 @@ impl World {
                 .collect(),
             labels: serde_json::from_value(labels).unwrap(),
         };
-        self.index.node_up(id, &capabilities);
+        self.index.node_up(id, &capabilities, String::new());
         self.settle();
     }
 
@@ -93,6 +93,44 @@ impl World {
         let object: HyperionWorkload = serde_json::from_value(object).unwrap();
         self.index.apply_workload(DeserializeGuard(Ok(object)));
         self.settle();
+    }
+
+    /// The object as somebody left it whom no check held back.
+    fn unreadable(&mut self, metadata: Value) {
+        let mut full = json!({ "name": "w", "namespace": "default", "uid": "uid-1",
+            "finalizers": [FINALIZER] });
+        full.as_object_mut()
+            .unwrap()
+            .extend(metadata.as_object().unwrap().clone());
+        let object = json!({ "apiVersion": "hyperion.io/v1alpha1", "kind": "HyperionWorkload",
+            "metadata": full, "spec": { "replicas": "many" } });
+        let object: DeserializeGuard<HyperionWorkload> = serde_json::from_value(object).unwrap();
+        assert!(object.0.is_err());
+        self.index.apply_workload(object);
+        self.settle();
+    }
+
+    /// A control plane that has read nodes and placements from the API and nothing else yet.
+    fn restart(&self) -> Self {
+        let mut fresh = Self::new();
+        for (id, node) in &self.index.nodes {
+            fresh.node_spec(id, json!(node.spec));
+        }
+        for placement in self.index.placements() {
+            let mut object = self.objects[&placement.object_name()].clone();
+            object["status"] = json!(placement.status);
+            fresh.index.apply_placement(guard(&object));
+        }
+        fresh
+    }
+
+    fn key(&self, replica: u32) -> ReplicaKey {
+        let placement = self.index.placement(&Self::name(), replica);
+        placement.unwrap().key.clone()
+    }
+
+    fn held_back(&self) -> Vec<String> {
+        self.index.undescribed().into_iter().collect()
     }
 
     fn wait(&mut self, time: Duration) {
@@ -237,6 +275,10 @@ impl World {
         self.index.node_down(id, self.now);
         self.settle();
     }
+}
+
+fn guard<T: serde::de::DeserializeOwned>(object: &Value) -> DeserializeGuard<T> {
+    DeserializeGuard(Ok(serde_json::from_value(object.clone()).unwrap()))
 }
 
 fn aws() -> Value {
@@ -803,4 +845,238 @@ fn a_namesake_made_after_deletion_is_another_workload() {
         w.index.placement(&World::name(), 0).unwrap().key.uid,
         "uid-2"
     );
+}
+
+#[test]
+fn after_a_restart_in_a_rolling_update_nodes_of_old_copies_are_held_back() {
+    let mut first = World::new();
+    first.node("a", json!({}), 0);
+    first.workload(service(4, "i:1"));
+    first.run_all();
+    first.workload(service(4, "i:2"));
+    let generations: Vec<i64> = (0..4).map(|r| first.on(r).unwrap().1).collect();
+    assert_eq!(generations, [2, 1, 1, 1]);
+    let mut second = first.restart();
+    second.workload(service(4, "i:2"));
+    assert_eq!(second.started, [("a".to_owned(), 0, 2)]);
+    assert_eq!(second.held_back(), ["a"]);
+    second.connect("a", json!({}), 0);
+    for _ in 0..4 {
+        second.run_all();
+    }
+    assert_eq!(second.held_back(), [""; 0]);
+    assert_eq!(second.stopped, []);
+}
+
+#[test]
+fn after_a_restart_with_a_refused_spec_its_nodes_are_held_back() {
+    let mut first = World::new();
+    first.node("a", json!({}), 0);
+    first.node("b", json!({}), 0);
+    first.workload(service(1, "i"));
+    first.run_all();
+    let nodes = [first.on(0).unwrap().0];
+    let mut second = first.restart();
+    let mut bad = service(1, "i");
+    bad["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = json!("-1");
+    second.workload(bad);
+    assert_eq!(second.held_back(), nodes);
+    assert_eq!((second.started.len(), second.stopped.len()), (0, 0));
+    second.unreadable(json!({}));
+    assert_eq!(second.held_back(), nodes);
+    second.workload(service(1, "i"));
+    assert_eq!(second.held_back(), [""; 0]);
+    assert_eq!(second.started.len(), 1);
+}
+
+#[test]
+fn a_node_is_held_back_for_a_copy_that_waits_for_its_successor() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.node_spec("a", json!({ "draining": true }));
+    w.settle();
+    assert_eq!(w.held_back(), ["a"]);
+    w.run_all();
+    assert_eq!(w.held_back(), [""; 0]);
+}
+
+#[test]
+fn what_must_not_run_twice_waits_for_a_node_that_is_out_of_reach() {
+    let exclusive = |image| with_policy(service(1, image), json!({ "exclusive": true }));
+    let mut edited = job(1);
+    edited["template"]["spec"]["containers"][0]["image"] = json!("i:2");
+    for (spec, edited) in [(exclusive("i"), exclusive("i:2")), (job(1), edited)] {
+        let mut w = World::new();
+        w.node("a", json!({}), 0);
+        w.workload(spec);
+        w.run_all();
+        w.node("b", json!({}), 0);
+        let key = w.key(0);
+        w.down("a");
+        w.wait(Duration::from_secs(5));
+        w.node_spec("a", json!({ "draining": true }));
+        w.settle();
+        w.workload(edited);
+        w.wait(Duration::from_secs(5));
+        assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
+        w.connect("a", json!({}), 0);
+        assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+        assert_eq!(w.started.len(), 1, "not before the old copy has stopped");
+        w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+        assert_eq!(w.started.last(), Some(&("b".to_owned(), 0, 2)));
+    }
+}
+
+#[test]
+fn after_a_restart_a_job_is_not_moved_before_its_node_has_said_what_it_runs() {
+    let mut first = World::new();
+    first.node("a", json!({}), 0);
+    first.workload(job(1));
+    first.run_all();
+    let mut w = first.restart();
+    w.node_spec("a", json!({ "draining": true }));
+    let mut edited = job(1);
+    edited["template"]["spec"]["containers"][0]["image"] = json!("i:2");
+    w.workload(edited);
+    w.node("b", json!({}), 0);
+    w.connect("a", json!({}), 0);
+    assert_eq!((w.started.len(), w.on(0)), (0, Some(("a".to_owned(), 1))));
+    let key = w.key(0);
+    w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+    assert_eq!(w.started, [("b".to_owned(), 0, 2)]);
+}
+
+#[test]
+fn a_job_whose_node_goes_away_while_it_is_being_stopped_does_not_run_twice() {
+    for returns in [true, false] {
+        let mut w = World::new();
+        w.node("a", json!({}), 0);
+        w.workload(job(1));
+        w.run_all();
+        w.node("b", json!({}), 0);
+        let key = w.key(0);
+        w.node_spec("a", json!({ "draining": true }));
+        w.settle();
+        w.down("a");
+        w.wait(Duration::from_secs(5));
+        assert_eq!((w.stopped.len(), w.started.len()), (1, 1));
+        if returns {
+            w.connect("a", json!({}), 0);
+            assert_eq!(w.stopped.len(), 2, "it is told again");
+            assert_eq!(w.started.len(), 1);
+            w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+        } else {
+            w.wait(REPLACE_AFTER);
+        }
+        assert_eq!(w.started.last(), Some(&("b".to_owned(), 0, 2)));
+    }
+}
+
+#[test]
+fn a_list_that_is_older_than_a_write_deletes_nothing() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.index.reset_placements(Vec::new());
+    w.settle();
+    assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
+    // Once the watch has shown it, a list without it says that somebody deleted it.
+    let echo = guard(&w.objects["w-0"]);
+    w.index.apply_placement(echo);
+    w.index.reset_placements(Vec::new());
+    w.settle();
+    assert_eq!(w.on(0), Some(("a".to_owned(), 2)));
+}
+
+#[test]
+fn a_gpu_of_an_old_copy_is_not_given_away_before_the_copy_is_gone() {
+    let mut w = World::new();
+    w.node("a", json!({}), 1);
+    let mut spec = service(1, "i");
+    spec["template"]["spec"]["containers"][0]["resources"] =
+        json!({ "limits": { "nvidia.com/gpu": "1" } });
+    w.workload(spec);
+    w.run_all();
+    w.node("b", json!({}), 1);
+    let key = w.key(0);
+    let free = |w: &World| w.index.snapshot.nodes[0].gpus[0].free_millis;
+    w.node_spec("a", json!({ "draining": true }));
+    w.settle();
+    assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
+    assert_eq!(free(&w), 0, "it serves until the new one is ready");
+    w.run_all();
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+    assert_eq!(free(&w), 0, "it is being stopped");
+    w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+    assert_eq!(free(&w), 1000);
+    assert_eq!(w.stopped.len(), 1);
+}
+
+#[test]
+fn a_workload_that_cant_be_read_can_be_deleted() {
+    let mut first = World::new();
+    first.node("a", json!({}), 0);
+    first.workload(service(1, "i"));
+    first.run_all();
+    let mut w = first.restart();
+    w.unreadable(json!({}));
+    w.connect("a", json!({}), 0);
+    w.run_all();
+    assert_eq!(w.stopped, []);
+    let key = w.key(0);
+    w.unreadable(json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" }));
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+    assert_eq!(w.finalizers.get("w"), None, "not yet");
+    w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+    assert_eq!(w.on(0), None);
+    assert_eq!(w.finalizers.get("w"), Some(&false));
+}
+
+#[test]
+fn numbers_that_people_read_are_round() {
+    let mut w = World::new();
+    w.node("aws-1", aws(), 1);
+    w.node("aws-2", aws(), 1);
+    w.workload(example());
+    let spec = &w.index.placement(&World::name(), 0).unwrap().spec;
+    let why = &spec.explanation;
+    let mut numbers = vec![spec.hourly_cost, why.score];
+    numbers.extend(spec.p99_latency_ms);
+    numbers.extend(why.runner_up.as_ref().map(|r| r.score));
+    numbers.extend(why.terms.iter().map(|t| t.value));
+    for number in numbers {
+        assert!(
+            (status::round(number) - number).abs() < f64::EPSILON,
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn a_node_that_reports_without_end_does_not_fill_the_memory() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    for index in 0..10_050 {
+        let report = Report {
+            key: ReplicaKey {
+                namespace: "default".to_owned(),
+                workload: "other".to_owned(),
+                uid: "u".to_owned(),
+                index,
+            },
+            generation: 1,
+            phase: ReplicaPhase::Running,
+            ready: true,
+            reason: String::new(),
+            message: String::new(),
+            restarts: 0,
+            pod_ip: String::new(),
+        };
+        w.index.report("a", &report, w.now);
+    }
+    assert_eq!(w.index.nodes["a"].held.len(), 10_000);
 }
