@@ -154,7 +154,9 @@ impl Driver {
         }
         let can_look = self.up.is_some() && self.look.running.is_none();
         let look = self.look.at.filter(|_| can_look);
-        let wakes = self.replicas.values().filter_map(|r| r.wake);
+        // Of the others a wake in the past would make this loop spin: a step or a look ends that.
+        let idle = self.replicas.values().filter(|r| r.idle());
+        let wakes = idle.filter_map(|r| r.wake);
         wakes.filter(|_| self.down.is_none()).chain(look).min()
     }
 
@@ -361,6 +363,14 @@ impl Driver {
         if replica.want.as_ref().is_some_and(|old| old.hash != hash) {
             replica.abort_pull();
         }
+        let again = desired.finished.is_none()
+            && replica
+                .want
+                .as_ref()
+                .is_some_and(|old| old.finished.is_some() && old.hash == hash);
+        if again {
+            replica.memory.start_over();
+        }
         replica.want = Some(Want {
             start: desired.start.clone(),
             hash,
@@ -432,3 +442,7 @@ async fn sleep_until(wake: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

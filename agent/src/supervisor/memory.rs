@@ -22,6 +22,10 @@ pub(super) struct Memory {
     crashes: BTreeMap<String, Crash>,
     next: BTreeMap<String, Next>,
     next_sandbox: u32,
+    /// Sandboxes below are of a try that ended for good.
+    first_sandbox: u32,
+    /// All sandboxes that the next look shows are of such a try.
+    over: bool,
     health: BTreeMap<String, Health>,
     /// Containers seen running by this process of the agent: the end of another is old news.
     alive: BTreeSet<String>,
@@ -99,6 +103,11 @@ impl Memory {
                 next.restarts = 0;
             }
         }
+        if std::mem::take(&mut self.over) {
+            let after = seen.iter().map(|s| s.attempt.saturating_add(1)).max();
+            self.next_sandbox = self.next_sandbox.max(after.unwrap_or(0));
+            self.first_sandbox = self.next_sandbox;
+        }
         for sandbox in seen {
             self.next_sandbox = self.next_sandbox.max(sandbox.attempt + 1);
             for container in &sandbox.containers {
@@ -115,7 +124,7 @@ impl Memory {
     }
 
     fn note_container(&mut self, sandbox: &Sandbox, c: &Container, now: Instant, t: &Tuning) {
-        let same_pod = sandbox.hash == self.hash;
+        let same_pod = sandbox.hash == self.hash && sandbox.attempt >= self.first_sandbox;
         let next = self.next.entry(c.name.clone()).or_default();
         next.attempt = next.attempt.max(c.attempt + 1);
         if same_pod {
@@ -174,6 +183,21 @@ impl Memory {
         self.crashes.insert(c.name.clone(), crash);
     }
 
+    /// Whether it is of a pod.
+    pub(super) fn is_about(&self, hash: &str) -> bool {
+        self.hash == hash
+    }
+
+    /// A job that ended for good is to be tried again with the same pod: what is there now is not
+    /// that try. To be called before any step for it.
+    pub(super) fn start_over(&mut self) {
+        self.over = true;
+        self.crashes.clear();
+        for next in self.next.values_mut() {
+            next.restarts = 0;
+        }
+    }
+
     /// Ends that were counted since the last call: reason, message, warning.
     pub(super) fn news(&mut self) -> Vec<(&'static str, String, bool)> {
         std::mem::take(&mut self.news)
@@ -192,6 +216,11 @@ impl Memory {
     /// Number of the next sandbox.
     pub(super) fn next_sandbox(&self) -> u32 {
         self.next_sandbox
+    }
+
+    /// Number of the first sandbox that counts; those below are of an earlier try.
+    pub(super) fn first_sandbox(&self) -> u32 {
+        self.first_sandbox
     }
 
     /// What the probes of a container said; without any it is neither ready nor dead.

@@ -111,9 +111,12 @@ fn ended(want: &Want, seen: &[Sandbox]) -> Plan {
     Plan::new(step, status)
 }
 
-/// The sandbox to go on with: made from this pod, the one that runs something, the newest.
-fn current<'a>(want: &Want, seen: &'a [Sandbox]) -> Option<&'a Sandbox> {
-    let same = seen.iter().filter(|s| s.hash == want.hash);
+/// The sandbox to go on with: made from this pod for this try, the one that runs something, the
+/// newest.
+fn current<'a>(want: &Want, seen: &'a [Sandbox], first: u32) -> Option<&'a Sandbox> {
+    let same = seen
+        .iter()
+        .filter(|s| s.hash == want.hash && s.attempt >= first);
     same.max_by_key(|s| {
         let running = s.containers.iter().any(|c| c.state == State::Running);
         (s.ready && running, s.ready, s.attempt)
@@ -121,7 +124,7 @@ fn current<'a>(want: &Want, seen: &'a [Sandbox]) -> Option<&'a Sandbox> {
 }
 
 fn pursue(want: &Want, seen: &[Sandbox], memory: &Memory, now: Instant) -> Plan {
-    let current = current(want, seen);
+    let current = current(want, seen, memory.first_sandbox());
     let others = || {
         let rest = seen
             .iter()

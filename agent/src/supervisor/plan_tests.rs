@@ -303,6 +303,41 @@ fn a_job_that_ended_keeps_its_dead_sandbox_and_starts_nothing() {
 }
 
 #[test]
+fn a_job_that_starts_over_takes_nothing_from_the_try_before() {
+    let want = want("h", RestartPolicy::Never, &["a"]);
+    let (mut memory, now) = (with_images(), Instant::now());
+    let mut seen = [sandbox(
+        4,
+        "h",
+        false,
+        vec![container("a", 2, exited(1, now))],
+    )];
+    let plan = decide(Some(&want), &seen, &mut memory, now);
+    assert_eq!((plan.step, plan.status.phase), (None, Phase::Failed));
+    memory.start_over();
+    let plan = decide(Some(&want), &seen, &mut memory, now);
+    let remove = Step::RemoveSandbox { id: "s4".into() };
+    assert_eq!(
+        (plan.step, plan.status.phase),
+        (Some(remove), Phase::Starting)
+    );
+    let plan = decide(Some(&want), &[], &mut memory, now);
+    assert_eq!(plan.step, Some(Step::RunSandbox { attempt: 5 }));
+    seen = [sandbox(5, "h", true, vec![])];
+    let plan = decide(Some(&want), &seen, &mut memory, now);
+    let start = Step::StartContainer {
+        sandbox: "s5".into(),
+        name: "a".into(),
+        attempt: 3,
+        restarts: 0,
+    };
+    assert_eq!(plan.step, Some(start));
+    seen[0].containers.push(container("a", 3, exited(0, now)));
+    let plan = decide(Some(&want), &seen, &mut memory, now);
+    assert_eq!(plan.status.phase, Phase::Succeeded);
+}
+
+#[test]
 fn after_a_power_cut_a_service_starts_in_a_new_sandbox_without_a_wait() {
     let want = want("h", RestartPolicy::Always, &["a"]);
     let (mut memory, now) = (Memory::default(), Instant::now());

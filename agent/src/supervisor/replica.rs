@@ -13,7 +13,7 @@ use super::model::{Sandbox, State, Status, Step, Want};
 use super::notice::Notice;
 use super::probe::{Kind, Spec};
 use super::probing::{self, Target};
-use crate::runtime::Cri;
+use crate::runtime::{Cri, shorten};
 
 /// One replica.
 #[derive(Debug, Default)]
@@ -59,6 +59,11 @@ impl Replica {
         self.seen
             .iter()
             .any(|s| s.id == id || s.containers.iter().any(|c| c.id == id))
+    }
+
+    /// A plan may be made: no step is being done, and what is seen is how it is.
+    pub(super) fn idle(&self) -> bool {
+        self.busy.is_none() && !self.stale
     }
 
     /// A pull has no effect that must be waited for: it ends when what it is for changes.
@@ -135,7 +140,7 @@ impl Replica {
             phase: status.phase.into(),
             ready: status.ready,
             reason: status.reason.clone(),
-            message: status.message.clone(),
+            message: shorten(&status.message),
             restarts: status.restarts,
             pod_ip: status.pod_ip.clone(),
             exit_code: status.exit_code,
@@ -143,17 +148,179 @@ impl Replica {
         }
     }
 
-    /// The last report, for when containerd can't be asked: the phase stays as it was known.
+    /// The last report, for when containerd can't be asked: the phase stays as it was known, as
+    /// long as it is that of what is wanted.
     pub(super) fn blind_report(&self, key: &ReplicaKey, why: &str) -> ReplicaReport {
-        let mut report = self.reported.clone().unwrap_or_else(|| {
+        let last = self.reported.as_ref().filter(|r| !self.outdates(r));
+        let mut report = last.cloned().unwrap_or_else(|| {
             let status = Status::new(ReplicaPhase::Starting, "", "");
             self.report(key, &status)
         });
         if let Some(want) = &self.want {
             report.generation = want.start.generation;
         }
+        if self.absent()
+            && matches!(
+                report.phase(),
+                ReplicaPhase::Starting | ReplicaPhase::Pulling
+            )
+        {
+            // Another node may take it.
+            report.phase = ReplicaPhase::Backoff.into();
+        }
         "RuntimeUnavailable".clone_into(&mut report.reason);
-        why.clone_into(&mut report.message);
+        report.message = shorten(why);
         report
+    }
+
+    /// Whether a report tells of something else than what is wanted now: of another pod, or of a
+    /// try that ended before this one.
+    fn outdates(&self, report: &ReplicaReport) -> bool {
+        let Some(want) = self.want.as_ref().filter(|want| want.finished.is_none()) else {
+            return false;
+        };
+        let over = matches!(
+            report.phase(),
+            ReplicaPhase::Succeeded | ReplicaPhase::Failed
+        );
+        let earlier = report.generation != want.start.generation;
+        (over && earlier) || !self.memory.is_about(&want.hash)
+    }
+
+    /// A replica to be started of which nothing is here, and that is known.
+    fn absent(&self) -> bool {
+        let pending = self.want.as_ref().is_some_and(|w| w.finished.is_none());
+        pending && self.idle() && self.seen.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Finished, Tuning};
+    use super::*;
+    use crate::runtime::labels;
+    use crate::testing::{key, start};
+
+    fn want(generation: u64) -> Want {
+        let start = start("web", 0, generation);
+        Want {
+            hash: labels::pod_hash(&start.pod),
+            start,
+            finished: None,
+            behind: None,
+        }
+    }
+
+    fn sandbox(hash: &str) -> Sandbox {
+        Sandbox {
+            id: "s0".to_owned(),
+            attempt: 0,
+            hash: hash.to_owned(),
+            ready: true,
+            ip: String::new(),
+            grace: Duration::ZERO,
+            containers: Vec::new(),
+        }
+    }
+
+    /// One that was planned with generation 1, and reported.
+    fn replica(phase: ReplicaPhase) -> Replica {
+        let want = want(1);
+        let mut replica = Replica {
+            seen: vec![sandbox(&want.hash)],
+            ..Replica::default()
+        };
+        let (now, tuning) = (Instant::now(), Tuning::default());
+        replica
+            .memory
+            .note(Some(&want), &replica.seen, now, &tuning);
+        replica.want = Some(want);
+        let status = Status {
+            ready: phase == ReplicaPhase::Running,
+            ..Status::new(phase, "", "")
+        };
+        replica.reported = Some(replica.report(&key("web", 0), &status));
+        replica
+    }
+
+    fn blind(replica: &Replica) -> ReplicaReport {
+        let report = replica.blind_report(&key("web", 0), "no answer");
+        assert_eq!(report.reason, "RuntimeUnavailable");
+        let want = replica.want.as_ref().unwrap();
+        assert_eq!(report.generation, want.start.generation);
+        report
+    }
+
+    #[test]
+    fn without_containerd_a_new_try_of_a_job_has_not_ended_yet() {
+        for phase in [ReplicaPhase::Succeeded, ReplicaPhase::Failed] {
+            let mut replica = replica(phase);
+            assert_eq!(blind(&replica).phase(), phase);
+            replica.want = Some(want(2));
+            assert_eq!(blind(&replica).phase(), ReplicaPhase::Starting);
+            // One that is done stays so, whichever generation asks for it.
+            replica.want.as_mut().unwrap().finished = Some(Finished {
+                phase,
+                exit_code: 0,
+                reason: String::new(),
+                message: String::new(),
+            });
+            assert_eq!(blind(&replica).phase(), phase);
+        }
+    }
+
+    #[test]
+    fn without_containerd_another_pod_is_not_ready_and_the_same_one_still_is() {
+        let mut replica = replica(ReplicaPhase::Running);
+        replica.want = Some(want(2));
+        let report = blind(&replica);
+        assert_eq!(
+            (report.phase(), report.ready),
+            (ReplicaPhase::Running, true)
+        );
+        let mut other = want(2);
+        other.start.pod.containers[0].image = "other:1".to_owned();
+        other.hash = labels::pod_hash(&other.start.pod);
+        replica.want = Some(other);
+        let report = blind(&replica);
+        assert_eq!(
+            (report.phase(), report.ready),
+            (ReplicaPhase::Starting, false)
+        );
+        // The plan of the old pod does not come back with the report of the new one.
+        replica.reported = Some(report.clone());
+        assert_eq!(blind(&replica), report);
+    }
+
+    #[test]
+    fn without_containerd_a_replica_that_is_not_here_may_be_taken_elsewhere() {
+        for phase in [ReplicaPhase::Starting, ReplicaPhase::Pulling] {
+            let mut replica = replica(phase);
+            assert_eq!(blind(&replica).phase(), phase, "its sandbox is here");
+            replica.seen.clear();
+            replica.stale = true;
+            assert_eq!(blind(&replica).phase(), phase, "that is not known");
+            replica.stale = false;
+            let report = blind(&replica);
+            assert_eq!(report.phase(), ReplicaPhase::Backoff);
+            replica.reported = Some(report.clone());
+            assert_eq!(blind(&replica), report);
+        }
+        let never_planned = Replica {
+            want: Some(want(1)),
+            ..Replica::default()
+        };
+        assert_eq!(blind(&never_planned).phase(), ReplicaPhase::Backoff);
+    }
+
+    #[test]
+    fn what_a_probe_says_fits_a_report() {
+        let words = format!("readiness probe: \0\u{1b}{}", "x".repeat(100_000));
+        let status = Status::new(ReplicaPhase::Running, "NotReady", words);
+        let report = Replica::default().report(&key("web", 0), &status);
+        assert!(hyperion_proto::convert::report(&report).is_ok());
+        assert!(!report.message.contains(char::is_control));
     }
 }
