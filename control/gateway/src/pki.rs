@@ -14,7 +14,7 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
@@ -40,6 +40,14 @@ pub enum PkiError {
     /// The Secret holds something else.
     #[error("Secret {NAMESPACE}/{NAME}: key {0} is missing or is not PEM")]
     Content(&'static str),
+    /// The certificate is not as it was made.
+    #[error(
+        "Secret {NAMESPACE}/{NAME}: the certificate in key tls.crt is damaged: its signature by itself is wrong"
+    )]
+    Damaged,
+    /// Certificate and key are of two CAs.
+    #[error("Secret {NAMESPACE}/{NAME}: keys tls.crt and tls.key do not belong together")]
+    Pair,
     /// Signing.
     #[error("certificate: {0}")]
     Sign(#[from] rcgen::Error),
@@ -84,6 +92,16 @@ impl Authority {
         let certificate_pem = pem(secret, "tls.crt")?;
         let (_, block) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes())
             .map_err(|_| PkiError::Content("tls.crt"))?;
+        // rcgen panics over names that it can't write again: nothing gets there that we did not
+        // make ourselves, whole and for this key.
+        let (_, certificate) =
+            X509Certificate::from_der(&block.contents).map_err(|_| PkiError::Content("tls.crt"))?;
+        certificate
+            .verify_signature(None)
+            .map_err(|_| PkiError::Damaged)?;
+        if certificate.public_key().raw != key.subject_public_key_info() {
+            return Err(PkiError::Pair);
+        }
         let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)?;
         Ok(Self {
             fleet: fleet.to_owned(),
@@ -289,6 +307,54 @@ mod tests {
         let facts = ca.verify_own(&chain[0]).unwrap();
         assert_eq!(facts.node_id.as_deref(), Some("lab-1"));
         assert_eq!(facts.public_key, request_key(&csr).unwrap());
+    }
+
+    #[test]
+    fn a_damaged_ca_is_refused_by_name() {
+        let (ours, other) = (new_ca("test").unwrap(), new_ca("test").unwrap());
+        let mut mixed = ours.clone();
+        let key = other.data.unwrap()["tls.key"].clone();
+        mixed
+            .data
+            .as_mut()
+            .unwrap()
+            .insert("tls.key".to_owned(), key);
+        let refused = Authority::from_secret(&mixed, "test")
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            refused.contains("tls.crt and tls.key do not belong together"),
+            "{refused}"
+        );
+
+        let mut changed = ours;
+        let certificate = pem(&changed, "tls.crt").unwrap();
+        let (_, mut block) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).unwrap();
+        // The first letter of the fleet's name.
+        let at = block
+            .contents
+            .windows(8)
+            .position(|w| w == b"Hyperion")
+            .unwrap();
+        block.contents[at] = b'h';
+        let text = base64_pem(&block.contents);
+        let data = changed.data.as_mut().unwrap();
+        data.insert("tls.crt".to_owned(), ByteString(text.into_bytes()));
+        let refused = Authority::from_secret(&changed, "test")
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(refused.contains("tls.crt is damaged"), "{refused}");
+    }
+
+    fn base64_pem(der: &[u8]) -> String {
+        // ByteString writes base64.
+        let text = serde_json::to_string(&ByteString(der.to_vec())).unwrap();
+        format!(
+            "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+            text.trim_matches('"')
+        )
     }
 
     #[test]
