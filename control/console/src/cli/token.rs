@@ -1,7 +1,7 @@
 //! Join tokens: `<id>.<secret>`. The cluster keeps the secret's hash only; the token is shown once.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
@@ -171,27 +171,43 @@ fn stored(id: &str, secret: &str, site: &str, expires: Timestamp, uses: u32) -> 
     }
 }
 
+/// A control plane that was started a moment ago makes the CA soon. The tests' API is not patient.
+const CA_COMES: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
+
+const NO_CA: &str = "start hyperion-control once: it makes the CA";
+
 async fn ca_fingerprint(connection: &Connection) -> Result<String, CliError> {
-    const HINT: &str = "start hyperion-control once: it makes the CA";
+    let deadline = Instant::now() + CA_COMES;
+    loop {
+        match ca_fingerprint_now(connection).await {
+            Ok(None) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Ok(None) => {
+                let text = format!("the fleet has no CA yet: no ConfigMap {NAMESPACE}/{CA}");
+                return Err(CliError::new(text).hint(NO_CA));
+            }
+            Ok(Some(fingerprint)) => return Ok(fingerprint),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+async fn ca_fingerprint_now(connection: &Connection) -> Result<Option<String>, CliError> {
     let api: Api<ConfigMap> = Api::namespaced(connection.client.clone(), NAMESPACE);
     let map = api
         .get_opt(CA)
         .await
-        .map_err(|e| CliError::api("read the CA's fingerprint", &e))?
-        .ok_or_else(|| {
-            CliError::new(format!(
-                "the fleet has no CA yet: no ConfigMap {NAMESPACE}/{CA}"
-            ))
-            .hint(HINT)
-        })?;
+        .map_err(|e| CliError::api("read the CA's fingerprint", &e))?;
+    let Some(map) = map else { return Ok(None) };
     let fingerprint = map.data.and_then(|mut d| d.remove("fingerprint"));
     let fingerprint = fingerprint.ok_or_else(|| {
         CliError::new(format!(
             "ConfigMap {NAMESPACE}/{CA} has no key \"fingerprint\""
         ))
-        .hint(HINT)
+        .hint(NO_CA)
     })?;
-    Ok(clean(&fingerprint).into_owned())
+    Ok(Some(clean(&fingerprint).into_owned()))
 }
 
 fn link_address(server: &str) -> String {

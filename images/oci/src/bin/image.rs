@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use hyperion_images::{Image, pack, standard};
 
@@ -48,6 +49,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Standard { programs, output } => {
+            std::fs::create_dir_all(&output)
+                .with_context(|| format!("--output {}", output.display()))?;
             let [demo, pause] = standard(&programs);
             pack(&demo, &output.join("demo.tar"))?;
             pack(&pause, &output.join("pause.tar"))?;
