@@ -173,7 +173,10 @@ impl Case for ApiCase {
         let answer = self.runtime.block_on(send(&self.client, input));
         match answer {
             Some((status, words)) => {
-                assert!(status != 500, "internal error: {words}");
+                // What a real API server answers with 500, too: an apply with a field of metadata
+                // that does not exist.
+                let as_kubernetes = words.contains("failed to create typed patch object");
+                assert!(status != 500 || as_kubernetes, "internal error: {words}");
                 Outcome::text(&words).and(Outcome(u64::from(status)))
             }
             None => Outcome(0),
