@@ -7,8 +7,8 @@ use clap::Parser;
 use hyperion_operator::args::Args;
 use hyperion_operator::run;
 
-/// Gives memory back after ten thousand handshakes, where the C library's allocator keeps it in
-/// pieces: 62 instead of 69 KB per agent, and a fleet is back a quarter sooner.
+/// Ten thousand agents are back after 18 s instead of 30 s with the C library's allocator; memory is
+/// the same.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
