@@ -13,8 +13,8 @@ use hyperion_providers::prices::PRICES;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::proc;
 use crate::report::Report;
+use hyperion_lab::proc;
 
 /// Measure placement decisions on synthetic fleets.
 #[derive(Debug, Clone, clap::Args)]

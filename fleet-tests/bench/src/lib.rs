@@ -7,6 +7,5 @@ pub mod decide;
 pub mod fleet;
 pub mod link;
 pub mod link_server;
-pub mod proc;
 pub mod report;
 pub mod tui;

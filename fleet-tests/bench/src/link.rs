@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::link_server::{self, Server};
-use crate::proc;
 use crate::report::Report;
+use hyperion_lab::proc;
 
 /// Measure the link between agents and control plane.
 #[derive(Debug, Clone, clap::Args)]

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::link::Args;
-use crate::proc;
+use hyperion_lab::proc;
 
 /// Hidden flags of the child process.
 #[derive(Debug, Clone, clap::Args)]

@@ -14,8 +14,8 @@ use hyperion_console::top::simulate::Simulation;
 use hyperion_console::top::state::Options;
 use tokio::time::Instant as Deadline;
 
-use crate::proc;
 use crate::report::Report;
+use hyperion_lab::proc;
 
 /// Measure the fleet's terminal UI.
 #[derive(Debug, Clone, clap::Args)]

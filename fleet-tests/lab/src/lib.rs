@@ -16,6 +16,7 @@ pub mod http;
 pub mod kubectl;
 pub mod measure;
 pub mod needs;
+pub mod proc;
 pub mod process;
 pub mod scene;
 pub mod state;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Measured, build_profile, cores, cpu_model};
-use crate::process::run as run_command;
+use super::{Measured, build_profile, cores};
+use crate::proc::{cpu_model, cpu_seconds, rss_bytes};
 use crate::scene::service;
 use crate::{AgentSpec, Fleet, FleetOptions, needs};
 
@@ -36,19 +36,18 @@ pub fn run(options: &Options) -> Result<Measured> {
     let agent = fleet.agent(0)?;
     let pid = agent.process().id().context("the agent has ended")?.pid;
     let begin = Instant::now();
-    let ticks_before = cpu_ticks(pid)?;
+    let cpu_before = cpu_seconds(pid)?;
     let span = Duration::from_secs(options.seconds.max(1));
-    let mut rss_bytes = 0;
+    let mut most_bytes = 0;
     while begin.elapsed() < span {
-        rss_bytes = rss_bytes.max(resident_bytes(pid)?);
+        most_bytes = most_bytes.max(rss_bytes(pid)?);
         std::thread::sleep(Duration::from_millis(500).min(span));
     }
     let elapsed = begin.elapsed().as_secs_f64();
-    #[expect(clippy::cast_precision_loss, reason = "ticks of some minutes")]
-    let seconds = (cpu_ticks(pid)? - ticks_before) as f64 / ticks_per_second()?;
+    let seconds = cpu_seconds(pid)? - cpu_before;
     let mut measured = Measured::default();
     #[expect(clippy::cast_precision_loss, reason = "bytes of one process")]
-    measured.figure("rss_mb", rss_bytes as f64 / 1e6);
+    measured.figure("rss_mb", most_bytes as f64 / 1e6);
     measured.figure("cpu_percent_of_core", seconds / elapsed * 100.0);
     let program = needs::programs().join("hyperion-agent");
     #[expect(clippy::cast_precision_loss, reason = "bytes of one file")]
@@ -60,31 +59,4 @@ pub fn run(options: &Options) -> Result<Measured> {
     measured.condition("cores", cores());
     measured.condition("cpu", cpu_model());
     Ok(measured)
-}
-
-/// User and system time of a process, clock ticks.
-fn cpu_ticks(pid: u32) -> Result<u64> {
-    let file = format!("/proc/{pid}/stat");
-    let stat = std::fs::read_to_string(&file).with_context(|| file.clone())?;
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest);
-    let mut fields = fields.unwrap_or_default().split_whitespace().skip(11);
-    let mut next = || -> Result<u64> {
-        let field = fields.next().with_context(|| file.clone())?;
-        field.parse().with_context(|| file.clone())
-    };
-    Ok(next()? + next()?)
-}
-
-/// Resident memory of a process, bytes.
-fn resident_bytes(pid: u32) -> Result<u64> {
-    let file = format!("/proc/{pid}/status");
-    let status = std::fs::read_to_string(&file).with_context(|| file.clone())?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kib.context(file)? * 1024)
-}
-
-fn ticks_per_second() -> Result<f64> {
-    let ticks = run_command("getconf", &["CLK_TCK"])?;
-    ticks.trim().parse().context("getconf CLK_TCK")
 }

@@ -9,7 +9,8 @@ use hyperion_api::placement::PlacementPhase;
 use hyperion_api::workload::HyperionWorkload;
 use kube::api::{Api, Patch, PatchParams};
 
-use super::{Measured, build_profile, cores, cpu_model, percentile};
+use super::{Measured, build_profile, cores, percentile};
+use crate::proc::cpu_model;
 use crate::scene::workload;
 use crate::watch::{Watch, client};
 use crate::{AgentSpec, Fleet, FleetOptions, needs};

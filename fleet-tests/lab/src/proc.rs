@@ -27,23 +27,23 @@ pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold spaces; utime and stime are the 12th and 13th after it.
     let rest = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
-    let ticks: u64 = rest
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|v| v.parse::<u64>().unwrap_or(0))
-        .sum();
-    Ok(ticks as f64 / TICKS_PER_SECOND)
+    let mut fields = rest.split_whitespace().skip(11);
+    let mut next = || -> anyhow::Result<u64> {
+        let field = fields.next().context("/proc/PID/stat")?;
+        field.parse().context("/proc/PID/stat")
+    };
+    Ok((next()? + next()?) as f64 / TICKS_PER_SECOND)
 }
 
-/// Model name of the CPU, empty where the kernel does not tell.
+/// Model name of the CPU, `unknown` where the kernel does not tell.
 #[must_use]
 pub fn cpu_model() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|l| l.strip_prefix("model name"));
-    name.map_or_else(String::new, |n| {
-        n.trim_start_matches([' ', '\t', ':']).to_owned()
-    })
+    name.map_or_else(
+        || "unknown".to_owned(),
+        |n| n.trim_start_matches([' ', '\t', ':']).to_owned(),
+    )
 }
 
 #[cfg(test)]
