@@ -101,14 +101,26 @@ impl quinn::ConnectionIdGenerator for AnyConnectionId {
     }
 }
 
+/// What a server serves: tonic's generated services are such.
+pub trait GrpcService:
+    Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
+    + Send
+    + 'static
+{
+}
+
+impl<S> GrpcService for S where
+    S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
+        + Send
+        + 'static
+{
+}
+
 /// Accepts connections until `stop` is cancelled, then closes the endpoint and waits for its
 /// connections to end.
 pub async fn serve<S>(endpoint: quinn::Endpoint, service: S, stop: CancellationToken)
 where
-    S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
+    S: GrpcService + Clone,
     S::Future: Send,
 {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
@@ -148,10 +160,7 @@ async fn connection<S>(
     service: S,
 ) -> Result<(), BoxError>
 where
-    S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
+    S: GrpcService + Clone,
     S::Future: Send,
 {
     // Boxed, here and below: a task keeps room for its largest state as long as it lives, and
@@ -185,10 +194,7 @@ async fn requests<S>(
     service: S,
 ) -> Result<(), BoxError>
 where
-    S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
+    S: GrpcService + Clone,
     S::Future: Send,
 {
     let from = peer.address;
@@ -242,9 +248,7 @@ async fn request<S>(
     service: S,
 ) -> Result<(), BoxError>
 where
-    S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
-        + Send
-        + 'static,
+    S: GrpcService,
     S::Future: Send,
 {
     let (send, body) = Box::pin(respond(resolver, peer, service)).await?;
@@ -259,9 +263,7 @@ async fn respond<S>(
     service: S,
 ) -> Result<(SendHalf, tonic::body::Body), BoxError>
 where
-    S: Service<Request<ChannelBody>, Response = Response<tonic::body::Body>, Error = Infallible>
-        + Send
-        + 'static,
+    S: GrpcService,
     S::Future: Send,
 {
     let (head, stream) = resolver.resolve_request().await?;
