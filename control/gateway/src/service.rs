@@ -503,13 +503,9 @@ impl Session {
                         self.peer.connection.close(code, reason.as_bytes());
                         return (reason.to_owned(), Duration::ZERO);
                     }
-                    if let Some(Body::RuntimeState(runtime)) = &message.body {
-                        self.runtime(printable(&runtime.problem, PROBLEM), status)
-                            .await;
-                    }
                     // Unknown bodies come from newer agents: ignored.
                     if let Some(body) = message.body
-                        && let Err(refused) = Box::pin(self.message(body, id)).await
+                        && let Err(refused) = Box::pin(self.message(body, id, status)).await
                     {
                         debug!(node = %self.node, error = %refused, "message refused");
                     }
@@ -531,7 +527,12 @@ impl Session {
         self.tell(GatewayEvent::Runtime { node, problem }).await;
     }
 
-    async fn message(&self, body: Body, id: u64) -> Result<(), convert::Invalid> {
+    async fn message(
+        &self,
+        body: Body,
+        id: u64,
+        status: &mut HyperionNodeStatus,
+    ) -> Result<(), convert::Invalid> {
         let refuse = |what: &'static str| {
             move |e: convert::Invalid| {
                 self.shared.metrics.refuse(what);
@@ -565,6 +566,10 @@ impl Session {
                 }
                 self.shared.state.send(&self.node, ack);
                 checked?;
+            }
+            Body::RuntimeState(runtime) => {
+                self.runtime(printable(&runtime.problem, PROBLEM), status)
+                    .await;
             }
             Body::RenewCertificate(renew) => {
                 let answer = Body::RenewedCertificate(self.renew(&renew.csr_der));
