@@ -126,14 +126,8 @@ pub(crate) fn resources(registry: &Registry, group: &str, version: &str) -> Opti
     })
 }
 
-fn resource_json(resource: &Resource) -> Value {
-    let mut json = json!({
-        "name": resource.plural,
-        "singularName": resource.singular,
-        "namespaced": resource.namespaced,
-        "kind": resource.kind,
-        "verbs": resource.verbs(),
-    });
+/// Other names, where a resource has some.
+fn add_names(json: &mut Value, resource: &Resource) {
     for (field, list) in [
         ("shortNames", &resource.short_names),
         ("categories", &resource.categories),
@@ -142,6 +136,17 @@ fn resource_json(resource: &Resource) -> Value {
             json[field] = json!(list);
         }
     }
+}
+
+fn resource_json(resource: &Resource) -> Value {
+    let mut json = json!({
+        "name": resource.plural,
+        "singularName": resource.singular,
+        "namespaced": resource.namespaced,
+        "kind": resource.kind,
+        "verbs": resource.verbs(),
+    });
+    add_names(&mut json, resource);
     json
 }
 
@@ -233,14 +238,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
         "singularResource": resource.singular,
         "verbs": resource.verbs(),
     });
-    for (field, list) in [
-        ("shortNames", &resource.short_names),
-        ("categories", &resource.categories),
-    ] {
-        if !list.is_empty() {
-            json[field] = json!(list);
-        }
-    }
+    add_names(&mut json, resource);
     if !subresources.is_empty() {
         json["subresources"] = subresources.into();
     }
