@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::explain::Explanation;
 use crate::features::{self, Features};
-use crate::filter::{Candidate, first_rejection};
+use crate::filter::{Candidate, Constraint, first_rejection};
 use crate::gpu;
 use crate::model::{Request, Snapshot};
 use crate::score::{Score, Scorer};
@@ -45,6 +45,44 @@ pub struct Decision {
     pub explanation: Explanation,
 }
 
+/// A candidate that passed the filter, encoded.
+#[derive(Debug, Clone)]
+pub struct Considered<'a> {
+    /// The candidate.
+    pub candidate: Candidate<'a>,
+    /// What is known of the pair.
+    pub features: Features,
+}
+
+/// Filters and encodes, in order of nodes and offers: for those who choose in another way than by
+/// the highest score, as a policy that learns does. [`choice_of`] makes a choice of one of them.
+#[must_use]
+pub fn consider<'a>(
+    snapshot: &'a Snapshot,
+    request: &Request,
+) -> (Vec<Considered<'a>>, BTreeMap<Constraint, usize>) {
+    let mut rejected = BTreeMap::new();
+    let mut candidates = Vec::new();
+    for candidate in all(snapshot) {
+        match first_rejection(request, &candidate) {
+            Some(constraint) => *rejected.entry(constraint).or_insert(0) += 1,
+            None => candidates.push(Considered {
+                features: features::encode(&snapshot.latency, request, &candidate),
+                candidate,
+            }),
+        }
+    }
+    (candidates, rejected)
+}
+
+fn all(snapshot: &Snapshot) -> impl Iterator<Item = Candidate<'_>> {
+    snapshot
+        .nodes
+        .iter()
+        .map(Candidate::from)
+        .chain(snapshot.offers.iter().map(Candidate::from))
+}
+
 struct Best<'a> {
     candidate: Candidate<'a>,
     features: Features,
@@ -63,12 +101,7 @@ pub fn decide(snapshot: &Snapshot, request: &Request, scorer: &dyn Scorer) -> De
     let mut candidates = 0;
     let mut best: Option<Best<'_>> = None;
     let mut second: Option<(String, f64)> = None;
-    let all = snapshot
-        .nodes
-        .iter()
-        .map(Candidate::from)
-        .chain(snapshot.offers.iter().map(Candidate::from));
-    for candidate in all {
+    for candidate in all(snapshot) {
         if let Some(constraint) = first_rejection(request, &candidate) {
             *rejected.entry(constraint).or_insert(0) += 1;
             continue;
@@ -114,7 +147,7 @@ pub fn decide(snapshot: &Snapshot, request: &Request, scorer: &dyn Scorer) -> De
         runner_up: second,
     };
     Decision {
-        choice: best.and_then(|b| to_choice(request, &b)),
+        choice: best.and_then(|b| choice_of(request, &b.candidate, &b.features, b.total)),
         explanation,
     }
 }
@@ -136,17 +169,24 @@ fn ranks(a: (&str, f64), b: (&str, f64)) -> Ordering {
     b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0))
 }
 
-fn to_choice(request: &Request, best: &Best<'_>) -> Option<Choice> {
-    let id = best.candidate.id.to_owned();
+/// The choice of `candidate`, with devices assigned; none where the GPUs asked for are not there.
+#[must_use]
+pub fn choice_of(
+    request: &Request,
+    candidate: &Candidate<'_>,
+    features: &Features,
+    score: f64,
+) -> Option<Choice> {
+    let id = candidate.id.to_owned();
     Some(Choice {
-        candidate: if best.candidate.node.is_some() {
+        candidate: if candidate.node.is_some() {
             CandidateRef::Node(id)
         } else {
             CandidateRef::Offer(id)
         },
-        gpus: gpu::assign(&request.gpu, best.candidate.gpus)?,
-        hourly_cost: best.features.hourly_cost.unwrap_or(0.0),
-        p99_latency_ms: best.features.p99_ms,
-        score: best.total,
+        gpus: gpu::assign(&request.gpu, candidate.gpus)?,
+        hourly_cost: features.hourly_cost.unwrap_or(0.0),
+        p99_latency_ms: features.p99_ms,
+        score,
     })
 }

@@ -1,7 +1,8 @@
 //! What a replica costs: its dominant share of the machine's price.
 
 use crate::filter::{Candidate, is_owned};
-use crate::model::Request;
+use crate::latency::place_of;
+use crate::model::{Location, Provider, Request};
 
 /// US dollars per hour of the replica's share of the machine, or none where the price is unknown
 /// (missing, negative or not finite).
@@ -40,4 +41,34 @@ pub fn replica_share(request: &Request, candidate: &Candidate<'_>) -> Option<f64
     ))
     .max(part(gpu_asked, candidate.gpus.len() as u64 * 1000));
     Some(price * share.min(1.0))
+}
+
+/// US dollars per GiB between regions of one provider. Published prices of 2025 lie between 0.01
+/// and 0.02 on each continent; the dearer one is taken.
+const EGRESS_SAME_PROVIDER: f64 = 0.02;
+/// US dollars per GiB out of a provider to the internet: the first tier of AWS and Azure is 0.09
+/// and 0.087, GCP's 0.12 (published prices of 2025); the middle one is taken.
+const EGRESS_INTERNET: f64 = 0.09;
+
+/// US dollars to bring the request's data to `to` once. Nothing is paid within a region, and what
+/// comes from a site pays nothing either.
+#[must_use]
+pub fn egress_usd(request: &Request, to: &Location) -> f64 {
+    let (Some(from), true) = (&request.data_locality, request.data_gib > 0.0) else {
+        return 0.0;
+    };
+    if from.0.starts_with("site:") || *from == place_of(to) {
+        return 0.0;
+    }
+    let same = to.provider != Provider::Edge
+        && from
+            .0
+            .split_once(':')
+            .is_some_and(|(p, _)| p == to.provider.as_str());
+    let per_gib = if same {
+        EGRESS_SAME_PROVIDER
+    } else {
+        EGRESS_INTERNET
+    };
+    per_gib * request.data_gib
 }

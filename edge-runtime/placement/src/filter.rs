@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::cost;
 use crate::gpu;
 use crate::model::{
-    CapacityType, GpuDevice, Location, Node, Offer, Request, Resources, Taint, Tier, Toleration,
+    CapacityType, GpuDevice, Location, Node, Offer, Request, Resources, Supply, Taint, Tier,
+    Toleration,
 };
 
 /// A hard constraint, named in the word that a user wrote for it. The order is the order in which
@@ -93,8 +94,10 @@ pub struct Candidate<'a> {
     pub gpus: &'a [GpuDevice],
     /// US dollars per hour for the whole machine; not finite or negative counts as unknown.
     pub price_per_hour: f64,
-    /// Monthly reclaim probability of spot capacity.
-    pub reclaim_rate: f32,
+    /// How sure it is to be had and kept.
+    pub supply: Supply,
+    /// Seconds until a replica can start there; 0 for a node.
+    pub startup_s: f32,
     /// The node, unless it is an offer.
     pub node: Option<&'a Node>,
 }
@@ -110,7 +113,8 @@ impl<'a> From<&'a Node> for Candidate<'a> {
             free: node.free,
             gpus: &node.gpus,
             price_per_hour: node.price_per_hour,
-            reclaim_rate: 0.0,
+            supply: node.supply,
+            startup_s: 0.0,
             node: Some(node),
         }
     }
@@ -127,7 +131,8 @@ impl<'a> From<&'a Offer> for Candidate<'a> {
             free: offer.allocatable,
             gpus: &offer.gpus,
             price_per_hour: offer.price_per_hour,
-            reclaim_rate: offer.reclaim_rate,
+            supply: offer.supply,
+            startup_s: offer.startup_s,
             node: None,
         }
     }

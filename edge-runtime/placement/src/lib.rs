@@ -16,10 +16,12 @@ pub mod filter;
 pub mod gpu;
 pub mod latency;
 pub mod model;
+pub mod policy;
+pub mod reward;
 pub mod score;
 
 pub use check::{Violation, check};
-pub use choose::{CandidateRef, Choice, Decision, decide};
+pub use choose::{CandidateRef, Choice, Considered, Decision, choice_of, consider, decide};
 pub use explain::Explanation;
 pub use filter::Constraint;
 pub use score::{RulesScorer, Scorer};

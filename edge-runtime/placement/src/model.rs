@@ -190,6 +190,27 @@ pub struct Location {
     pub geography: Option<Geography>,
 }
 
+/// How sure one can be of getting and keeping a machine of this kind.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Supply {
+    /// Monthly probability of reclaim as published, 0 to 1; 0 for what is never reclaimed.
+    pub reclaim_rate: f32,
+    /// Reclaims per running hour that were seen of late in this pool (zone and type).
+    pub reclaims_per_hour: f32,
+    /// Share of the last hours in which the pool could give a machine, 0 to 1; 1 where unknown.
+    pub obtainable: f32,
+}
+
+impl Default for Supply {
+    fn default() -> Self {
+        Self {
+            reclaim_rate: 0.0,
+            reclaims_per_hour: 0.0,
+            obtainable: 1.0,
+        }
+    }
+}
+
 /// A machine with a Hyperion agent, as one decision sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Node {
@@ -223,6 +244,9 @@ pub struct Node {
     pub cpu_utilization: f32,
     /// Ids of images known to be on the node.
     pub images: Vec<String>,
+    /// How long it can be expected to stay.
+    #[serde(default)]
+    pub supply: Supply,
 }
 
 /// Capacity that does not exist yet but can be bought.
@@ -244,8 +268,12 @@ pub struct Offer {
     pub gpus: Vec<GpuDevice>,
     /// US dollars per hour for the whole instance.
     pub price_per_hour: f64,
-    /// Monthly probability of reclaim, 0 to 1 (0 for on-demand).
-    pub reclaim_rate: f32,
+    /// How sure it is to be had and kept.
+    #[serde(default)]
+    pub supply: Supply,
+    /// Seconds from asking for it until a replica can start there; 0 where unknown.
+    #[serde(default)]
+    pub startup_s: f32,
 }
 
 /// A place of the latency matrix: `aws:us-east-1`, `site:lab`, or a geography's clients `geo:EU`.
@@ -303,6 +331,21 @@ pub struct Request {
     pub clients: Vec<Client>,
     /// Soft: the place its data is close to.
     pub data_locality: Option<Place>,
+    /// GiB that it reads from there before it can work; 0 where unknown.
+    #[serde(default)]
+    pub data_gib: f64,
+    /// Mean time that one request keeps the replica busy, milliseconds; none where not measured.
+    #[serde(default)]
+    pub service_ms: Option<f64>,
+    /// Hours of work left, for jobs; none where unknown.
+    #[serde(default)]
+    pub expected_hours: Option<f64>,
+    /// Hours of work that are lost when its machine is reclaimed: half its checkpoint interval.
+    #[serde(default)]
+    pub at_risk_hours: f64,
+    /// The node where the replica runs now; none where it has to be placed.
+    #[serde(default)]
+    pub current: Option<String>,
     /// Images its containers need.
     pub images: Vec<String>,
     /// Fields of the template that only a Kubernetes cluster can run (`spec.volumes`, …); an
@@ -325,4 +368,7 @@ pub struct Snapshot {
     pub offers: Vec<Offer>,
     /// Round-trip times.
     pub latency: LatencyMatrix,
+    /// Replicas that wait for a place.
+    #[serde(default)]
+    pub queue: u32,
 }

@@ -46,6 +46,7 @@ fn node(id: &str, provider: Provider, region: &str, geography: Option<Geography>
         price_per_hour: if edge { 0.0 } else { 0.2 },
         cpu_utilization: 0.1,
         images: Vec::new(),
+        supply: Supply::default(),
     }
 }
 
@@ -70,6 +71,11 @@ fn request() -> Request {
         latency_target_ms: None,
         clients: Vec::new(),
         data_locality: None,
+        data_gib: 0.0,
+        service_ms: None,
+        expected_hours: None,
+        at_risk_hours: 0.0,
+        current: None,
         images: Vec::new(),
         cluster_only_fields: Vec::new(),
         siblings: BTreeSet::new(),
@@ -100,6 +106,7 @@ fn fleet() -> Snapshot {
         ],
         offers: Vec::new(),
         latency,
+        queue: 0,
     }
 }
 
@@ -213,7 +220,7 @@ fn replicas_spread_over_equal_nodes() {
 /// The encoding is a contract with trained policies: a change here needs a new schema number.
 #[test]
 fn feature_vector_is_golden() {
-    use hyperion_placement::features::{LEN, TABLE, encode, table_hash};
+    use hyperion_placement::features::*;
     let s = fleet();
     let mut r = request();
     r.goal = Goal::Latency;
@@ -222,24 +229,49 @@ fn feature_vector_is_golden() {
         weight: 1.0,
     }];
     let f = encode(&s.latency, &r, &(&s.nodes[2]).into());
-    assert_eq!(TABLE.len(), LEN);
-    let named: Vec<(&str, String)> = TABLE
+    let asked = encode_request(&r, &Summary::of(&s));
+    let groups: [(&[Slot], &[f32]); 4] = [
+        (NODE, &f.node),
+        (REQUEST, &asked),
+        (PAIR, &f.pair),
+        (FIT, &f.fit),
+    ];
+    let named: Vec<(&str, String)> = groups
         .iter()
-        .zip(f.values)
-        .filter(|(_, v)| *v != 0.0)
+        .flat_map(|(table, values)| table.iter().zip(*values))
+        .filter(|(_, v)| **v != 0.0)
         .map(|(slot, v)| (slot.name, format!("{v:.5}")))
         .collect();
     let expected = [
+        ("price", "0.18232"),
+        ("price_known", "1.00000"),
+        ("free_cpu", "1.00000"),
+        ("free_memory", "1.00000"),
+        ("cores", "0.40236"),
+        ("memory", "0.54931"),
+        ("cpu_utilization", "0.10000"),
+        ("obtainable", "1.00000"),
         ("goal_latency", "1.00000"),
         ("is_service", "1.00000"),
+        ("cpu_asked", "0.13516"),
+        ("memory_asked", "0.17329"),
+        ("clients_known", "1.00000"),
+        ("service_time", "0.44794"),
+        ("edge_share_of_nodes", "0.33333"),
+        ("edge_free_cpu", "1.00000"),
+        ("cloud_free_cpu", "1.00000"),
         ("replica_cost", "0.02469"),
         ("replica_cost_known", "1.00000"),
-        ("p99", "0.58049"),
+        ("cost_reward", "0.58779"),
+        ("idle_p99", "0.57762"),
         ("p99_known", "1.00000"),
+        ("latency_reward", "0.96046"),
+        ("idle_reward", "0.60323"),
         ("free_cpu_after", "0.87500"),
         ("free_memory_after", "0.87500"),
-        ("cpu_utilization", "0.10000"),
         ("images_present", "1.00000"),
+        ("p99", "0.62289"),
+        ("latency_reward_lost_to_load", "0.39301"),
     ];
     let expected: Vec<(&str, String)> = expected
         .iter()
@@ -328,6 +360,7 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
             nodes,
             offers: Vec::new(),
             latency: fleet().latency,
+            queue: 0,
         })
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use hyperion_placement::model::{
     CapacityType, Client, Geography, Goal, GpuDevice, GpuRequest, Location, Node, Offer, Place,
-    Provider, Request, Resources, Snapshot, Tier, WorkloadType,
+    Provider, Request, Resources, Snapshot, Supply, Tier, WorkloadType,
 };
 use hyperion_placement::{RulesScorer, decide};
 use hyperion_providers::prices::PRICES;
@@ -76,6 +76,7 @@ pub fn run(args: &Args) -> anyhow::Result<Report> {
         nodes: nodes(args.nodes, args.seed),
         offers: offers(args.offers, args.seed),
         latency: hyperion_providers::latency_matrix(),
+        queue: 0,
     };
     let requests = requests(args.seed);
     let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
@@ -213,6 +214,7 @@ fn usual(allocatable: Resources, gpus: Vec<GpuDevice>, rng: &mut StdRng) -> Node
         images: (0..rng.random_range(0..5))
             .map(|i| format!("registry.example/app-{i}:1"))
             .collect(),
+        supply: Supply::default(),
     }
 }
 
@@ -298,11 +300,15 @@ pub fn offers(count: usize, seed: u64) -> Vec<Offer> {
                 allocatable: size_of(row.2),
                 gpus,
                 price_per_hour: price,
-                reclaim_rate: if capacity_type == CapacityType::Spot {
-                    0.1
-                } else {
-                    0.0
+                supply: Supply {
+                    reclaim_rate: if capacity_type == CapacityType::Spot {
+                        0.1
+                    } else {
+                        0.0
+                    },
+                    ..Supply::default()
                 },
+                startup_s: 90.0,
             }
         })
         .collect();
@@ -374,6 +380,11 @@ fn request(n: usize, rng: &mut StdRng) -> Request {
         latency_target_ms: Some(100.0),
         clients,
         data_locality: None,
+        data_gib: 0.0,
+        service_ms: None,
+        expected_hours: None,
+        at_risk_hours: 0.0,
+        current: None,
         images: vec!["registry.example/app-1:1".to_owned()],
         cluster_only_fields: Vec::new(),
         siblings: Default::default(),

@@ -7,7 +7,7 @@ use hyperion_api::node::{HyperionNode, HyperionNodeSpec, HyperionNodeStatus};
 use hyperion_api::quantity;
 use hyperion_placement::gpu;
 use hyperion_placement::model::{
-    CapacityType, GpuDevice, Location, Node, Provider, Resources, Taint, Tier,
+    CapacityType, GpuDevice, Location, Node, Provider, Resources, Supply, Taint, Tier,
 };
 use hyperion_proto::domain::{Capabilities, ReplicaKey};
 use kube::ResourceExt;
@@ -107,6 +107,7 @@ impl NodeEntry {
             price_per_hour: facts.price_per_hour,
             cpu_utilization: 0.0,
             images: Vec::new(),
+            supply: Supply::default(),
         })
     }
 }

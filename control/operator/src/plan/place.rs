@@ -68,6 +68,7 @@ impl Pass<'_> {
             nodes: vec![node],
             offers: Vec::new(),
             latency: self.index.snapshot.latency.clone(),
+            queue: self.index.snapshot.queue,
         };
         let mut request = self.request(template, entry.key.index);
         request.avoid.clear();

@@ -1,0 +1,1 @@
+//! The best that perfect knowledge could do.

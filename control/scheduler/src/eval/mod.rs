@@ -1,0 +1,1 @@
+//! Many episodes, figures with confidence intervals, tables and plots.

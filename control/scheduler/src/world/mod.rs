@@ -1,0 +1,1 @@
+//! Measured prices, latencies and traces.
