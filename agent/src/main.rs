@@ -2,15 +2,18 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use hyperion_agent::config::{Config, LogFormat};
+use hyperion_agent::command::{self, Command};
+use hyperion_agent::config::LogFormat;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
-    log_to_stderr(config.log_format);
+    let command = Command::read(std::env::args_os()).unwrap_or_else(|e| e.exit());
+    log_to_stderr(match &command {
+        Command::Run(config) => config.log_format,
+        Command::Image(_) => LogFormat::Text,
+    });
     // One thread: the agent waits most of its life, and a second thread costs a stack and an
     // arena of the allocator.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -19,7 +22,12 @@ fn main() -> ExitCode {
         .thread_stack_size(512 * 1024)
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(hyperion_agent::run(config)),
+        Ok(runtime) => match command {
+            Command::Run(config) => runtime.block_on(hyperion_agent::run(*config)),
+            Command::Image(image) => {
+                runtime.block_on(command::image(image, &mut std::io::stdout().lock()))
+            }
+        },
         Err(e) => Err(e.into()),
     };
     match ended {

@@ -156,6 +156,56 @@ fn a_broken_identity_is_named() {
     assert!(text.contains("identity.json: not an identity"), "{text}");
 }
 
+/// A tar file with one file in it.
+fn tar(path: &std::path::Path, name: &str, content: &str) {
+    let mut bytes = vec![0; 512];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    bytes[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+    bytes[156] = b'0';
+    bytes[257..262].copy_from_slice(b"ustar");
+    bytes.extend(content.as_bytes());
+    bytes.resize(bytes.len().next_multiple_of(512) + 1024, 0);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn an_image_that_cant_be_imported_is_named_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, other, image) = (
+        dir.path().join("text"),
+        dir.path().join("other.tar"),
+        dir.path().join("image.tar"),
+    );
+    std::fs::write(&text, "x".repeat(4096)).unwrap();
+    tar(&other, "readme", "no image");
+    let index = format!(
+        r#"{{"manifests": [{{"digest": "sha256:{}", "size": 2}}]}}"#,
+        "0".repeat(64)
+    );
+    tar(&image, "index.json", &index);
+    let socket = dir.path().join("no-containerd.sock");
+    for (file, culprit, reason) in [
+        (&dir.path().join("gone"), "gone", "No such file"),
+        (&dir.path().to_owned(), "", "directory"),
+        (&text, "text", "not an OCI image archive"),
+        (&other, "other.tar", "not an OCI image layout"),
+        (&image, "no-containerd.sock", "No such file"),
+    ] {
+        let (code, said) = fails(
+            Command::new(env!("CARGO_BIN_EXE_hyperion-agent"))
+                .env("HYPERION_TOKEN", TOKEN)
+                .args(["image", "import"])
+                .arg(file)
+                .arg("--containerd-socket")
+                .arg(&socket)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped()),
+        );
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(culprit) && said.contains(reason), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn a_refused_token_ends_it_and_a_good_one_runs_until_sigterm() {
     let control = Control::start();

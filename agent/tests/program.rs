@@ -253,3 +253,26 @@ async fn ten_containers_outlive_the_program_and_cost_it_little() {
     assert!(!log.contains("ERROR"), "{log}");
     println!("{log}");
 }
+
+#[test]
+fn image_import_prints_the_names_that_it_brought() {
+    if let Some(reason) = missing() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    let containerd = Containerd::start();
+    let name = "localhost/from-file:1";
+    let tar = containerd.image(name, &["/bin/sh"]);
+    let output = Command::new(env!("CARGO_BIN_EXE_hyperion-agent"))
+        .args(["image", "import"])
+        .arg(&tar)
+        .arg("--containerd-socket")
+        .arg(containerd.socket())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{name}\n"));
+    let images = containerd.ctr(&["image", "ls", "-q"]).unwrap();
+    assert!(images.lines().any(|line| line == name), "{images}");
+}

@@ -102,7 +102,7 @@ impl Archive {
             }
             let size = octal(&header[124..136])
                 .filter(|_| header[257..262] == *b"ustar")
-                .ok_or_else(|| archive.invalid(format!("no tar header at byte {at}")))?;
+                .ok_or_else(|| archive.invalid(no_header(at, &header)))?;
             let offset = at + BLOCK;
             let fits = offset.checked_add(size).is_some_and(|end| end <= length);
             if !fits || archive.files.len() >= MAX_ENTRIES {
@@ -187,6 +187,20 @@ impl Archive {
     }
 }
 
+/// Why there is no tar header here. Compressed archives are what people try first.
+fn no_header(at: u64, found: &[u8]) -> String {
+    let packed = [
+        (&[0x1f, 0x8b][..], "gzip"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+        (&[0xfd, b'7', b'z', b'X', b'Z'], "xz"),
+    ];
+    let with = packed.iter().find(|(magic, _)| found.starts_with(magic));
+    match with {
+        Some((_, with)) if at == 0 => format!("compressed with {with}: decompress it first"),
+        _ => format!("not an OCI image archive: no tar header at byte {at}"),
+    }
+}
+
 fn text(field: &[u8]) -> String {
     let end = field.iter().position(|byte| *byte == 0);
     String::from_utf8_lossy(&field[..end.unwrap_or(field.len())]).into_owned()
@@ -261,6 +275,14 @@ mod tests {
                 .to_string()
                 .contains("index.json")
         );
+    }
+
+    #[test]
+    fn a_compressed_archive_is_called_that() {
+        let mut gzip = vec![0x1f, 0x8b];
+        gzip.resize(1024, 0);
+        let error = open(&gzip).unwrap_err().to_string();
+        assert!(error.contains("compressed with gzip"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,135 @@
+//! What the program is asked to do: to be the agent, or one thing beside it.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, CommandFactory, FromArgMatches, Subcommand};
+
+use crate::config::Config;
+use crate::runtime::{Cri, import_oci_tar, shorten};
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// To be the agent, until it is stopped.
+    Run(Box<Config>),
+    /// Something with this machine's images, and then to end.
+    Image(Image),
+}
+
+// The commands beside the agent itself. A doc comment would become the program's description.
+#[derive(Debug, Subcommand)]
+enum Beside {
+    /// Images on this machine
+    Image {
+        #[command(subcommand)]
+        image: Image,
+    },
+}
+
+/// Something with this machine's images.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Image {
+    /// Bring images from a file into containerd, for machines without a registry
+    Import(Import),
+}
+
+/// Flags of `image import`.
+#[derive(Debug, Clone, Args)]
+pub struct Import {
+    /// OCI image layout in a tar file, as `ctr image export` writes it; not compressed
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Socket of containerd
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    pub containerd_socket: PathBuf,
+}
+
+impl Command {
+    /// Reads a command line; the first word is the program's name.
+    ///
+    /// # Errors
+    /// Names the flag or word that is wrong. Also help and version, which are to be printed.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        // The flags of the agent need not, and can't, be given where something else is asked for.
+        let program = Beside::augment_subcommands(Config::command())
+            .subcommand_negates_reqs(true)
+            .args_conflicts_with_subcommands(true);
+        let matches = program.try_get_matches_from(words)?;
+        if matches.subcommand_name().is_some() {
+            let Beside::Image { image } = Beside::from_arg_matches(&matches)?;
+            return Ok(Self::Image(image));
+        }
+        Config::from_arg_matches(&matches).map(|config| Self::Run(Box::new(config)))
+    }
+}
+
+/// Does something with images, and writes the names of those that it brought to `out`, one a line.
+///
+/// # Errors
+/// Names the file and what is wrong with it, or containerd's socket.
+pub async fn image(command: Image, out: &mut impl Write) -> anyhow::Result<()> {
+    let Image::Import(Import {
+        file,
+        containerd_socket,
+    }) = command;
+    let names = import_oci_tar(&Cri::new(containerd_socket), &file).await?;
+    for name in names {
+        // It comes from the file: a terminal must not obey it.
+        writeln!(out, "{}", shorten(&name)).context("standard output")?;
+    }
+    out.flush().context("standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, String> {
+        let words = line.split(' ').map(OsString::from);
+        Command::read(words).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn without_a_command_it_is_the_agent() {
+        let command = read("hyperion-agent --control c:7444 --site lab").unwrap();
+        let Command::Run(config) = command else {
+            panic!("{command:?}");
+        };
+        assert_eq!(
+            (config.control.as_str(), config.site.as_str()),
+            ("c:7444", "lab")
+        );
+        assert!(read("hyperion-agent").unwrap_err().contains("--control"));
+    }
+
+    #[test]
+    fn an_import_needs_no_flag_of_the_agent() {
+        let command = read("hyperion-agent image import a.tar --containerd-socket s").unwrap();
+        let Command::Image(Image::Import(import)) = command else {
+            panic!("{command:?}");
+        };
+        assert_eq!(import.file, PathBuf::from("a.tar"));
+        assert_eq!(import.containerd_socket, PathBuf::from("s"));
+    }
+
+    #[test]
+    fn a_line_that_asks_for_two_things_or_none_is_refused() {
+        for bad in [
+            "hyperion-agent image",
+            "hyperion-agent image import",
+            "hyperion-agent image import a.tar b.tar",
+            "hyperion-agent image import a.tar --control c:7444",
+            "hyperion-agent --control c:7444 image import a.tar",
+            "hyperion-agent image remove a",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}
