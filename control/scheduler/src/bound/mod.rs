@@ -1,1 +1,113 @@
-//! The best that perfect knowledge could do.
+//! The best that perfect knowledge could do: an upper bound on the reward of an episode that no
+//! scheduler can exceed, however it decides.
+//!
+//! Each workload's best plan is found exactly, by dynamic programming over time, on its own
+//! ([`plan`]); what couples workloads, the room on owned devices, is priced (Lagrangian
+//! relaxation; Fisher, "The Lagrangian Relaxation Method for Solving Integer Programming
+//! Problems", Management Science 27(1), 1981). For any prices that are not negative,
+//!
+//! ```text
+//! bound(prices) = Σ workloads best plan's reward less what it pays for room
+//!               + Σ devices, hours price × room
+//! ```
+//!
+//! is at least the reward of every schedule, so the lowest over some rounds of subgradient steps is
+//! given. Whatever else is simplified is simplified in favour of the planner: it pays its own share
+//! of a bought instance, never waits for one to boot, knows every reclaim in advance and loses no
+//! work, and has the lowest price and the least load of each quarter of an hour.
+
+mod plan;
+
+use crate::scenario::Scenario;
+use hyperion_placement::reward::RewardWeights;
+use plan::{Item, Room};
+
+/// Hours of a step of the plan.
+pub const STEP: f64 = 0.25;
+/// Hours for which room on a device has one price.
+const PRICED: f64 = 1.0;
+/// Resources of a device that are priced: CPU, GPU.
+const RESOURCES: usize = 2;
+
+/// An upper bound on an episode's reward.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bound {
+    /// No scheduler earns more in all.
+    pub reward: f64,
+    /// The same over the hours that workloads ask for, as rewards of schedulers are given.
+    pub mean_reward: f64,
+    /// Without prices for room: every workload as if alone.
+    pub mean_reward_alone: f64,
+}
+
+/// Computes the bound with `rounds` of subgradient steps; more rounds only lower it.
+#[must_use]
+pub fn bound(scenario: &Scenario, weights: &RewardWeights, rounds: u32) -> Bound {
+    let items: Vec<Item> = scenario
+        .workloads
+        .iter()
+        .map(|w| Item::new(scenario, w, weights))
+        .collect();
+    let demanded: f64 = scenario
+        .workloads
+        .iter()
+        .map(|w| w.demanded_hours().min(scenario.horizon - w.arrival))
+        .sum();
+    let hours = (scenario.horizon / PRICED).ceil() as usize;
+    let mut prices = vec![0.0; scenario.devices.len() * hours * RESOURCES];
+    let up = uptime(scenario, hours);
+    let (mut best, mut alone) = (f64::INFINITY, f64::INFINITY);
+    for round in 0..=rounds {
+        let room = Room {
+            prices: &prices,
+            hours,
+        };
+        let mut usage = vec![0.0; prices.len()];
+        let mut total = 0.0;
+        for item in &items {
+            total += item.best(&room, &mut usage);
+        }
+        for (price, up) in prices.iter().zip(&up) {
+            total += price * up;
+        }
+        if round == 0 {
+            alone = total;
+        }
+        best = best.min(total);
+        // Room that is asked for beyond what there is becomes dearer, unused room cheaper.
+        let step = 2.0 / (1.0 + f64::from(round)).sqrt();
+        for ((price, used), up) in prices.iter_mut().zip(&usage).zip(&up) {
+            *price = (*price + step * (used - up) / PRICED).max(0.0);
+        }
+    }
+    let per_hour = |total: f64| {
+        if demanded > 0.0 {
+            total / demanded
+        } else {
+            0.0
+        }
+    };
+    Bound {
+        reward: best,
+        mean_reward: per_hour(best),
+        mean_reward_alone: per_hour(alone),
+    }
+}
+
+/// Hours that each device is up in each priced hour, once for each resource.
+fn uptime(scenario: &Scenario, hours: usize) -> Vec<f64> {
+    let mut up = Vec::with_capacity(scenario.devices.len() * hours * RESOURCES);
+    for device in &scenario.devices {
+        for hour in 0..hours {
+            let from = hour as f64 * PRICED;
+            let share = device
+                .up
+                .integral(from, (from + PRICED).min(scenario.horizon));
+            up.extend([share; RESOURCES]);
+        }
+    }
+    up
+}
+
+#[cfg(test)]
+mod tests;

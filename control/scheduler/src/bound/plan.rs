@@ -1,0 +1,402 @@
+//! One workload's best plan against known prices, by dynamic programming over time.
+
+use hyperion_placement::cost;
+use hyperion_placement::filter::{Candidate, first_rejection};
+use hyperion_placement::latency;
+use hyperion_placement::model::{Node, Place, Request, WorkloadType};
+use hyperion_placement::reward::{JOB_P99_MS, RewardWeights, Weights};
+
+use super::{PRICED, RESOURCES, STEP};
+use crate::scenario::{Path, Pool, Scenario, Workload};
+
+/// Reward per hour in the system without serving or working.
+const WAIT: f64 = -1.0;
+
+/// Prices of room on devices.
+pub struct Room<'a> {
+    /// By device, hour and resource: reward per hour of all of it.
+    pub prices: &'a [f64],
+    /// Priced hours of an episode.
+    pub hours: usize,
+}
+
+impl Room<'_> {
+    fn index(&self, device: usize, step: usize) -> usize {
+        let hour = ((step as f64 * STEP) / PRICED) as usize;
+        (device * self.hours + hour.min(self.hours - 1)) * RESOURCES
+    }
+}
+
+/// A place where the workload could be.
+struct Spot {
+    /// Index of the device, unless it would be bought.
+    device: Option<usize>,
+    /// Shares of the device's CPU and GPUs that it takes.
+    takes: [f64; RESOURCES],
+    /// By step: reward per hour at the best moment of the step; none where it can't be had.
+    rate: Vec<Option<f64>>,
+    /// By step: it can be had at the step's beginning, so that one may stay from the step before.
+    kept: Vec<bool>,
+    /// Hours to start for the first time, and again.
+    first: f64,
+    again: f64,
+    /// Reward lost for the dollars of a start.
+    dollars: f64,
+}
+
+/// A workload with all places where it could be.
+pub struct Item {
+    spots: Vec<Spot>,
+    job: bool,
+    /// First step, and the step after the last.
+    from: usize,
+    until: usize,
+    /// By step: hours of it that the workload is in the system.
+    lengths: Vec<f64>,
+    /// Units of work of one step; 1 for services, whose work does not run out.
+    units: usize,
+    /// Hours of the last unit.
+    last_unit: f64,
+}
+
+impl Item {
+    /// Looks everything up.
+    pub fn new(scenario: &Scenario, workload: &Workload, weights: &RewardWeights) -> Self {
+        let end = match workload.request.workload_type {
+            WorkloadType::Service => workload.end.min(scenario.horizon),
+            WorkloadType::Job => scenario.horizon,
+        };
+        let steps = (scenario.horizon / STEP).ceil() as usize;
+        let from = ((workload.arrival.max(0.0) / STEP) as usize).min(steps);
+        let until = ((end / STEP).ceil() as usize).clamp(from, steps);
+        let lengths = (0..steps)
+            .map(|k| {
+                let begin = k as f64 * STEP;
+                (end.min(begin + STEP) - workload.arrival.max(begin)).max(0.0)
+            })
+            .collect();
+        let job = workload.request.workload_type == WorkloadType::Job;
+        let units = if job {
+            (workload.work_hours / STEP).ceil().max(1.0) as usize
+        } else {
+            1
+        };
+        let looker = Looker {
+            scenario,
+            workload,
+            weights: weights.of(workload.request.goal),
+            steps,
+            from,
+            until,
+        };
+        let bought = scenario.pools.iter().filter_map(|pool| looker.pool(pool));
+        let owned = (0..scenario.devices.len()).filter_map(|i| looker.device(i));
+        Self {
+            spots: bought.chain(owned).collect(),
+            job,
+            from,
+            until,
+            lengths,
+            units,
+            last_unit: workload.work_hours - (units - 1) as f64 * STEP,
+        }
+    }
+
+    /// Reward of the best plan less what it pays for room; adds what it takes to `usage`.
+    pub fn best(&self, room: &Room<'_>, usage: &mut [f64]) -> f64 {
+        let (spots, units) = (self.spots.len(), self.units);
+        let steps = self.until - self.from;
+        if steps == 0 {
+            return 0.0;
+        }
+        // Gains by unit of work left and spot, of the step after and of this one.
+        let width = units + 1;
+        let mut run_next = vec![f64::NEG_INFINITY; width * spots];
+        let mut run = run_next.clone();
+        let (mut again_next, mut first_next) = (vec![0.0; width], vec![0.0; width]);
+        let mut stays = vec![false; steps * width * spots];
+        // Spot + 1, or 0 to wait.
+        let mut again_to = vec![0_u16; steps * width];
+        let mut first_to = vec![0_u16; steps * width];
+        for step in (0..steps).rev() {
+            let k = self.from + step;
+            let length = self.lengths[k];
+            let last = step + 1 == steps;
+            let mut again = vec![0.0; width];
+            let mut first = vec![0.0; width];
+            for left in 1..width {
+                let (hours, after) = if self.job {
+                    let hours = if left == 1 { self.last_unit } else { STEP };
+                    (hours, left - 1)
+                } else {
+                    (length, left)
+                };
+                again[left] = WAIT * length + if last { 0.0 } else { again_next[left] };
+                first[left] = WAIT * length + if last { 0.0 } else { first_next[left] };
+                for (s, spot) in self.spots.iter().enumerate() {
+                    let Some(rate) = spot.rate[k] else {
+                        run[left * spots + s] = f64::NEG_INFINITY;
+                        continue;
+                    };
+                    let mut gain = rate * hours - self.rent(spot, room, k, hours);
+                    if !(last || (self.job && after == 0)) {
+                        let stay = if spot.kept[k + 1] {
+                            run_next[after * spots + s]
+                        } else {
+                            f64::NEG_INFINITY
+                        };
+                        stays[(step * width + left) * spots + s] = stay >= again_next[after];
+                        gain += stay.max(again_next[after]);
+                    }
+                    run[left * spots + s] = gain;
+                    // A service earns nothing while it starts, and its move leaves no gap.
+                    let lost = |hours: f64| {
+                        let hours = hours.min(length);
+                        if self.job {
+                            hours
+                        } else {
+                            hours * (1.0 + rate)
+                        }
+                    };
+                    let to_first = gain - lost(spot.first) - spot.dollars;
+                    let to_again = gain - if self.job { spot.again } else { 0.0 } - spot.dollars;
+                    let here = s as u16 + 1;
+                    if to_first > first[left] {
+                        (first[left], first_to[step * width + left]) = (to_first, here);
+                    }
+                    if to_again > again[left] {
+                        (again[left], again_to[step * width + left]) = (to_again, here);
+                    }
+                }
+            }
+            std::mem::swap(&mut run, &mut run_next);
+            (again_next, first_next) = (again, first);
+        }
+        let stays = |step: usize, left: usize, s: usize| stays[(step * width + left) * spots + s];
+        self.walk(room, usage, &first_to, &again_to, stays);
+        first_next[units]
+    }
+
+    fn rent(&self, spot: &Spot, room: &Room<'_>, k: usize, hours: f64) -> f64 {
+        let Some(device) = spot.device else {
+            return 0.0;
+        };
+        let at = room.index(device, k);
+        let prices = &room.prices[at..at + RESOURCES];
+        prices
+            .iter()
+            .zip(spot.takes)
+            .map(|(p, t)| p * t)
+            .sum::<f64>()
+            * hours
+    }
+
+    /// Follows the best plan and notes the room that it takes.
+    fn walk(
+        &self,
+        room: &Room<'_>,
+        usage: &mut [f64],
+        first_to: &[u16],
+        again_to: &[u16],
+        stays: impl Fn(usize, usize, usize) -> bool,
+    ) {
+        let width = self.units + 1;
+        let (mut at, mut placed, mut left) = (None::<usize>, false, self.units);
+        for step in 0..self.until - self.from {
+            if left == 0 {
+                return;
+            }
+            let k = self.from + step;
+            let spot = at.or_else(|| {
+                let to = if placed { again_to } else { first_to };
+                usize::from(to[step * width + left]).checked_sub(1)
+            });
+            let Some(s) = spot else { continue };
+            placed = true;
+            let hours = match (self.job, left) {
+                (true, 1) => self.last_unit,
+                (true, _) => STEP,
+                (false, _) => self.lengths[k],
+            };
+            if let Some(device) = self.spots[s].device {
+                let at = room.index(device, k);
+                for (used, takes) in usage[at..at + RESOURCES]
+                    .iter_mut()
+                    .zip(self.spots[s].takes)
+                {
+                    *used += takes * hours;
+                }
+            }
+            at = stays(step, left, s).then_some(s);
+            if self.job {
+                left -= 1;
+            }
+        }
+    }
+}
+
+/// Looks up what one workload would meet at the places of a scenario.
+struct Looker<'a> {
+    scenario: &'a Scenario,
+    workload: &'a Workload,
+    weights: Weights,
+    steps: usize,
+    from: usize,
+    until: usize,
+}
+
+impl Looker<'_> {
+    fn pool(&self, pool: &Pool) -> Option<Spot> {
+        let node = Node {
+            id: pool.offer.id.clone(),
+            location: pool.offer.location.clone(),
+            arch: pool.offer.arch.clone(),
+            capacity_type: pool.offer.capacity_type,
+            instance_type: pool.offer.instance_type.clone(),
+            allocatable: pool.offer.allocatable,
+            free: pool.offer.allocatable,
+            gpus: pool.offer.gpus.clone(),
+            labels: std::collections::BTreeMap::new(),
+            taints: Vec::new(),
+            schedulable: true,
+            ready: true,
+            price_per_hour: pool.price.at(0.0),
+            cpu_utilization: 0.0,
+            images: Vec::new(),
+            supply: pool.offer.supply,
+        };
+        self.spot(
+            None,
+            node,
+            &pool.obtainable,
+            Some(&pool.price),
+            pool.network_gbps,
+        )
+    }
+
+    fn device(&self, index: usize) -> Option<Spot> {
+        let device = &self.scenario.devices[index];
+        let node = device.node.clone();
+        self.spot(Some(index), node, &device.up, None, device.network_gbps)
+    }
+
+    fn spot(
+        &self,
+        device: Option<usize>,
+        mut node: Node,
+        open: &Path,
+        price: Option<&Path>,
+        network_gbps: f64,
+    ) -> Option<Spot> {
+        let request = &self.workload.request;
+        let matrix = &self.scenario.latency;
+        let rtt = latency::client_rtt_ms(matrix, request, &node.location);
+        (node.ready, node.schedulable) = (true, true);
+        let mut rate = vec![None; self.steps];
+        let mut any = false;
+        for (k, rate) in rate.iter_mut().enumerate().take(self.until).skip(self.from) {
+            let (begin, end) = (k as f64 * STEP, (k + 1) as f64 * STEP);
+            if most(open, begin, end) <= 0.0 {
+                continue;
+            }
+            if let Some(price) = price {
+                node.price_per_hour = least(price, begin, end);
+            }
+            let candidate = Candidate::from(&node);
+            if first_rejection(request, &candidate).is_some() {
+                continue;
+            }
+            *rate = Some(self.rate(&candidate, rtt, begin, end));
+            any = true;
+        }
+        if !any {
+            return None;
+        }
+        let kept = (0..self.steps).map(|k| open.at(k as f64 * STEP) > 0.0);
+        let candidate = Candidate::from(&node);
+        let again = self.workload.load_hours + self.data_hours(request, &candidate);
+        let image = self.workload.image_gib * GBIT_PER_GIB / network_gbps.max(1e-3) / 3600.0;
+        Some(Spot {
+            device,
+            takes: takes(request, &node),
+            kept: kept.collect(),
+            first: again + image,
+            again,
+            dollars: dollars(&self.weights, cost::egress_usd(request, &node.location)),
+            rate,
+        })
+    }
+
+    fn rate(&self, candidate: &Candidate<'_>, rtt: Option<f64>, begin: f64, end: f64) -> f64 {
+        let request = &self.workload.request;
+        let cost =
+            cost::replica_share(request, candidate).map_or(0.0, |usd| self.weights.cost_term(usd));
+        if request.workload_type == WorkloadType::Job {
+            return cost + self.weights.latency / JOB_P99_MS;
+        }
+        let all = candidate.allocatable.cpu_millis.max(1) as f64;
+        let busy = least(&self.workload.load, begin, end) * request.resources.cpu_millis as f64;
+        let latency = rtt.map_or(0.0, |rtt| {
+            let p99 = rtt * latency::P99_FACTOR
+                + latency::sojourn_p99_ms(latency::service_ms(request), busy / all);
+            self.weights.latency_term(p99)
+        });
+        cost + latency
+    }
+
+    fn data_hours(&self, request: &Request, candidate: &Candidate<'_>) -> f64 {
+        let Some(from) = &request.data_locality else {
+            return 0.0;
+        };
+        let to = latency::place_of(candidate.location);
+        transfer_hours(self.scenario, from, &to, request.data_gib)
+    }
+}
+
+const GBIT_PER_GIB: f64 = 8.589_934_592;
+
+/// Hours to bring data from one place to another.
+fn transfer_hours(scenario: &Scenario, from: &Place, to: &Place, gib: f64) -> f64 {
+    if from == to || gib <= 0.0 {
+        return 0.0;
+    }
+    let pair = if from < to {
+        (from.clone(), to.clone())
+    } else {
+        (to.clone(), from.clone())
+    };
+    let gbps = scenario.throughput.get(&pair).copied().unwrap_or(1.0);
+    gib * GBIT_PER_GIB / gbps.max(1e-3) / 3600.0
+}
+
+/// Reward lost for dollars beyond the hourly cost.
+fn dollars(weights: &Weights, usd: f64) -> f64 {
+    weights.cost_term(0.2) * usd / 0.2
+}
+
+fn takes(request: &Request, node: &Node) -> [f64; RESOURCES] {
+    let cpu = request.resources.cpu_millis as f64 / node.allocatable.cpu_millis.max(1) as f64;
+    let asked = f64::from(request.gpu.count) * f64::from(request.gpu.millis.clamp(1, 1000));
+    let gpu = asked / (node.gpus.len().max(1) as f64 * 1000.0);
+    [cpu, gpu]
+}
+
+/// Lowest value of a path between two times.
+fn least(path: &Path, begin: f64, end: f64) -> f64 {
+    fold(path, begin, end, f64::min)
+}
+
+/// Highest value of a path between two times.
+fn most(path: &Path, begin: f64, end: f64) -> f64 {
+    fold(path, begin, end, f64::max)
+}
+
+fn fold(path: &Path, begin: f64, end: f64, pick: fn(f64, f64) -> f64) -> f64 {
+    let mut found = path.at(begin);
+    let mut at = begin;
+    while let Some(next) = path.next_change(at).filter(|t| *t < end) {
+        found = pick(found, path.at(next));
+        at = next;
+    }
+    found
+}
