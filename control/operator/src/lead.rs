@@ -172,10 +172,10 @@ impl Work {
                     self.listed[0] = true;
                 }
             },
-            Seen::Placement(Change::Apply(object)) => index.apply_placement(object),
+            Seen::Placement(Change::Apply(object)) => index.apply_placement(object, now),
             Seen::Placement(Change::Delete(object)) => index.delete_placement(&object),
             Seen::Placement(Change::Reset(list)) => {
-                index.reset_placements(list);
+                index.reset_placements(list, now);
                 self.listed[1] = true;
             }
             Seen::Node(Change::Apply(object)) => index.apply_node(object, now),

@@ -203,6 +203,57 @@ async fn a_restart_of_the_control_plane_restarts_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restart_in_a_handover_leaves_the_old_copy_until_the_new_one_is_ready() {
+    let mut control = Control::start("30s").await;
+    let old = control.agent(&[], 0).await;
+    control.apply(service("web", 1)).await;
+    control.running("web").await;
+    let mut new = control.agent(&[], 0).await;
+    new.runtime.lock().unwrap().fate = Some((ReplicaPhase::Starting, "Slow"));
+    control
+        .node_spec(&old.id(), json!({ "draining": true }))
+        .await;
+    new.holding("told to start it", &[("web", 0)]).await;
+    control.stop().await;
+    let lists = new.runtime.lock().unwrap().lists;
+    control.run().await;
+    eventually("lists are complete", || async {
+        let told = new.runtime.lock().unwrap().lists;
+        if told > lists {
+            Ok(())
+        } else {
+            Err(format!("{told}"))
+        }
+    })
+    .await;
+    // What the old node is told arrives in order: this comes after a list that stops things.
+    control
+        .node_spec(&old.id(), json!({ "draining": false }))
+        .await;
+    let mut more = service("more", 1);
+    more["spec"]["template"]["spec"]["nodeSelector"] = json!({ "hyperion.io/node": old.id() });
+    control.apply(more).await;
+    old.holding("old copy and more", &[("more", 0), ("web", 0)])
+        .await;
+
+    new.runtime.lock().unwrap().fate = None;
+    new.disconnect().await;
+    new.connect();
+    old.holding("handed over", &[("more", 0)]).await;
+    new.holding("runs", &[("web", 0)]).await;
+    assert_eq!((old.starts("web", 0), new.starts("web", 0)), (1, 1));
+    let placements = control.placements();
+    eventually("no old copy is named", || async {
+        let placement = placements.get("web-0").await.unwrap();
+        match placement.metadata.annotations.filter(|a| !a.is_empty()) {
+            None => Ok(()),
+            Some(named) => Err(format!("{named:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_objects_are_refused_or_named_and_stall_nobody() {
     let control = Control::start("30s").await;
     let agent = control.agent(&[], 0).await;

@@ -5,6 +5,7 @@
 //! Every change marks the workloads that it may matter to as dirty; the caller takes them with
 //! [`Index::take_dirty`].
 
+mod handover;
 mod nodes;
 mod placements;
 mod workloads;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use hyperion_placement::model::{LatencyMatrix, Snapshot};
 use hyperion_proto::domain::ReplicaKey;
 
+pub use handover::{HANDOVER, LEAVING};
 pub use nodes::NodeEntry;
 pub use placements::{Failure, Leaving, PlacementEntry, phase_of};
 pub use workloads::{Broken, Template, WorkloadEntry};

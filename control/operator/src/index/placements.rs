@@ -54,6 +54,8 @@ pub struct PlacementEntry {
     pub returned: bool,
     /// The object is being deleted.
     pub deleting: bool,
+    /// The object names old copies that go on until this one is ready.
+    pub names_leaving: bool,
 }
 
 impl PlacementEntry {
@@ -76,6 +78,7 @@ impl PlacementEntry {
             moving: false,
             returned: false,
             deleting: false,
+            names_leaving: false,
         }
     }
 
@@ -99,6 +102,12 @@ impl PlacementEntry {
             PlacementPhase::Failed => self.stopping.is_none(),
             _ => false,
         }
+    }
+
+    /// Ready by its node's word on this generation: a status in the API may be of the one before.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.status.ready && self.status.observed_generation == self.spec.generation
     }
 
     /// True while its node keeps room for it.
@@ -188,7 +197,7 @@ pub fn phase_of(phase: ReplicaPhase) -> PlacementPhase {
 
 impl Index {
     /// A placement as the API holds it. An echo of an older decision changes nothing.
-    pub fn apply_placement(&mut self, object: DeserializeGuard<HyperionPlacement>) {
+    pub fn apply_placement(&mut self, object: DeserializeGuard<HyperionPlacement>, now: Instant) {
         let object = match object.0 {
             Ok(object) => object,
             Err(e) => {
@@ -227,7 +236,10 @@ impl Index {
             uid: object.spec.workload_uid.clone(),
             index: replica,
         };
+        let (node, generation) = (&object.spec.node, object.spec.generation);
+        let names_leaving = self.take_up(&key, node, generation, &object.metadata, now);
         let mut entry = PlacementEntry::decided(key, object.spec, self.resources(&name));
+        entry.names_leaving = names_leaving;
         (entry.stored, entry.seen) = (entry.spec.generation, true);
         entry.status = object.status.unwrap_or_default();
         self.put(entry);
@@ -352,7 +364,11 @@ impl Index {
     }
 
     /// The complete list, after a watch began anew. It may be older than the last writes.
-    pub fn reset_placements(&mut self, list: Vec<DeserializeGuard<HyperionPlacement>>) {
+    pub fn reset_placements(
+        &mut self,
+        list: Vec<DeserializeGuard<HyperionPlacement>>,
+        now: Instant,
+    ) {
         let mut gone: std::collections::BTreeMap<(Name, u32), i64> = self
             .placements()
             .filter(|p| p.stored > 0 && p.seen)
@@ -365,7 +381,7 @@ impl Index {
                 let namespace = o.namespace().unwrap_or_default();
                 gone.remove(&(Name::new(&namespace, &o.spec.workload), replica));
             }
-            self.apply_placement(object);
+            self.apply_placement(object, now);
         }
         for ((name, replica), generation) in gone {
             self.gone(&name, replica, generation);

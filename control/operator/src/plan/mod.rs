@@ -443,7 +443,7 @@ impl Pass<'_> {
                 }
                 let served = successor
                     .as_ref()
-                    .is_none_or(|s| s.status.ready || s.ended() || s.stopping.is_some());
+                    .is_none_or(|s| s.ready() || s.ended() || s.stopping.is_some());
                 let due = copy.until.is_none_or(|until| until <= self.now);
                 if let (None, false, false, Some(until)) = (copy.stopping, served, due, copy.until)
                 {
@@ -466,6 +466,7 @@ impl Pass<'_> {
                     self.index.room_changed(&copy.node);
                 }
             }
+            self.end_handover(replica);
         }
     }
 }

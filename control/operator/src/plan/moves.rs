@@ -13,7 +13,7 @@ use hyperion_placement::model::Node;
 
 use super::Pass;
 use super::place::Decided;
-use crate::index::{Failure, Leaving, PlacementEntry, Template, WorkloadEntry};
+use crate::index::{Failure, HANDOVER, Leaving, PlacementEntry, Template, WorkloadEntry};
 
 /// Why a replica needs a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +53,6 @@ impl fmt::Display for Why {
 /// Nodes that have not been heard since this control plane began may still be on their way back:
 /// agents wait up to 15 s between attempts.
 pub const FIRST_CONTACT: Duration = Duration::from_secs(20);
-/// How long an old copy may wait for its successor to be ready.
-const HANDOVER: Duration = Duration::from_secs(60);
 /// How long a replica may fail to be created (no image, no runtime) before another node is tried.
 const CREATE_FAILURES: Duration = Duration::from_secs(10);
 /// Restarts before another node is tried.
@@ -299,11 +297,12 @@ impl Pass<'_> {
         if matches!(why, Why::Moving(_)) && !self.stopped(replica, true) {
             return;
         }
-        self.commit(workload, template, replica, decided);
         if !same_node {
             let until = (serves && !alone).then(|| self.now + HANDOVER);
             self.index.leave(Leaving::of(entry, until));
         }
+        // Names what leaves.
+        self.commit(workload, template, replica, decided);
         self.announce(workload, replica, why, decided);
     }
 

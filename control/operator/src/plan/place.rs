@@ -17,7 +17,7 @@ use tracing::error;
 
 use super::status::round;
 use super::{Action, DECISIONS, Pass};
-use crate::index::{Name, PlacementEntry, Template, WorkloadEntry};
+use crate::index::{LEAVING, Name, PlacementEntry, Template, WorkloadEntry};
 
 /// Written into placements that this program decides.
 pub const DECIDED_BY: &str = "control-plane";
@@ -186,7 +186,11 @@ impl Pass<'_> {
             uid: workload.uid().to_owned(),
             index: replica,
         };
+        let leaving = self
+            .index
+            .leaving_annotation(&(self.name.clone(), replica), &spec.node);
         let mut entry = PlacementEntry::decided(key, spec, template.request.resources);
+        entry.names_leaving = leaving.is_some();
         if let Some(held) = held {
             (entry.retries, entry.status.since) = (held.retries, held.status.since.clone());
             entry.status = held.status.clone();
@@ -205,8 +209,25 @@ impl Pass<'_> {
         }
         self.out
             .actions
-            .push(Action::Store(Box::new(object(&entry, workload))));
+            .push(Action::Store(Box::new(object(&entry, leaving))));
         self.index.put(entry);
+    }
+
+    /// Has a placement stored again once no old copy goes on any more: it must not name them to the
+    /// next control plane.
+    pub(super) fn end_handover(&mut self, replica: u32) {
+        if self.index.hands_over(&(self.name.clone(), replica)) {
+            return;
+        }
+        let Some(entry) = self.index.entry_mut(&self.name, replica) else {
+            return;
+        };
+        // Of one that is about to be deleted nothing is stored.
+        if entry.names_leaving && !entry.deleting && entry.stopping.is_none() {
+            entry.names_leaving = false;
+            let object = object(entry, None);
+            self.out.actions.push(Action::Store(Box::new(object)));
+        }
     }
 }
 
@@ -287,18 +308,19 @@ pub(super) fn rejections(explanation: &Explanation) -> Vec<Rejection> {
         .collect()
 }
 
-fn object(entry: &PlacementEntry, workload: &WorkloadEntry) -> HyperionPlacement {
+fn object(entry: &PlacementEntry, leaving: Option<String>) -> HyperionPlacement {
     let mut object = HyperionPlacement::new(&entry.object_name(), entry.spec.clone());
     object.metadata.namespace = Some(entry.key.namespace.clone());
     object.metadata.labels = Some(BTreeMap::from([
         (LABEL_WORKLOAD.to_owned(), label(&entry.key.workload)),
         (LABEL_NODE.to_owned(), label(&entry.spec.node)),
     ]));
+    object.metadata.annotations = leaving.map(|text| BTreeMap::from([(LEAVING.to_owned(), text)]));
     object.metadata.owner_references = Some(vec![OwnerReference {
         api_version: "hyperion.io/v1alpha1".to_owned(),
         kind: "HyperionWorkload".to_owned(),
         name: entry.key.workload.clone(),
-        uid: workload.uid().to_owned(),
+        uid: entry.key.uid.clone(),
         controller: Some(true),
         block_owner_deletion: Some(true),
     }]);

@@ -1,5 +1,7 @@
 //! Behaviour of passes, without an API server and without a clock.
 
+mod handover;
+
 use std::collections::BTreeMap;
 
 use hyperion_api::node::HyperionNode;
@@ -113,13 +115,14 @@ impl World {
     /// A control plane that has read nodes and placements from the API and nothing else yet.
     fn restart(&self) -> Self {
         let mut fresh = Self::new();
+        fresh.now = self.now;
         for (id, node) in &self.index.nodes {
             fresh.node_spec(id, json!(node.spec));
         }
         for placement in self.index.placements() {
             let mut object = self.objects[&placement.object_name()].clone();
             object["status"] = json!(placement.status);
-            fresh.index.apply_placement(guard(&object));
+            fresh.index.apply_placement(guard(&object), fresh.now);
         }
         fresh
     }
@@ -783,7 +786,8 @@ fn placements_read_at_the_start_are_told_again_and_not_decided_again() {
     second.node_spec("a", json!({ "site": "lab" }));
     for object in first.objects.values() {
         let object = serde_json::from_value(object.clone()).unwrap();
-        second.index.apply_placement(DeserializeGuard(Ok(object)));
+        let object = DeserializeGuard(Ok(object));
+        second.index.apply_placement(object, second.now);
     }
     let spec = serde_json::to_value(&first.index.workloads[&World::name()].object.spec).unwrap();
     second.workload(spec);
@@ -981,13 +985,13 @@ fn a_list_that_is_older_than_a_write_deletes_nothing() {
     w.node("a", json!({}), 0);
     w.workload(service(1, "i"));
     w.run_all();
-    w.index.reset_placements(Vec::new());
+    w.index.reset_placements(Vec::new(), w.now);
     w.settle();
     assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
     // Once the watch has shown it, a list without it says that somebody deleted it.
     let echo = guard(&w.objects["w-0"]);
-    w.index.apply_placement(echo);
-    w.index.reset_placements(Vec::new());
+    w.index.apply_placement(echo, w.now);
+    w.index.reset_placements(Vec::new(), w.now);
     w.settle();
     assert_eq!(w.on(0), Some(("a".to_owned(), 2)));
 }

@@ -366,6 +366,8 @@ pub struct Runtime {
     held: BTreeMap<Replica, Held>,
     /// Containers started, ever.
     pub starts: HashMap<Replica, u32>,
+    /// Complete lists received, ever.
+    pub lists: u32,
     /// What happens to replicas instead of running.
     pub fate: Option<(ReplicaPhase, &'static str)>,
 }
@@ -533,7 +535,8 @@ async fn serve(
 
 fn stop_others(sender: &LinkSender, runtime: &Mutex<Runtime>, wanted: &[ReplicaKey]) {
     let others: Vec<(ReplicaKey, u64)> = {
-        let runtime = runtime.lock().unwrap();
+        let mut runtime = runtime.lock().unwrap();
+        runtime.lists += 1;
         let held = runtime.held.values();
         held.filter(|h| !wanted.contains(&h.key))
             .map(|h| (h.key.clone(), h.generation))
