@@ -48,6 +48,8 @@ pub const NAMESPACE: &str = "hyperion-system";
 pub struct GatewayConfig {
     /// UDP address for agents.
     pub link_addr: SocketAddr,
+    /// Where agents find it, `HOST:PORT`, where that can't be told from [`Self::link_addr`].
+    pub link_advertise: Option<String>,
     /// For Secrets and HyperionNodes.
     pub client: kube::Client,
     /// Trust domain of the node certificates.
@@ -169,6 +171,10 @@ pub async fn start(
     let local_addr = endpoint
         .local_addr()
         .map_err(|e| GatewayError::Bind(config.link_addr, e))?;
+    let advertised = config
+        .link_advertise
+        .unwrap_or_else(|| pki::link_address(local_addr));
+    authority.publish(&config.client, &advertised).await?;
     let (events, receiver) = mpsc::channel(EVENTS);
     let stop = CancellationToken::new();
     let done = CancellationToken::new();

@@ -4,13 +4,14 @@
 //! what the winner wrote. Two CAs would lock out every device that enrolled with the other.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyperion_link::identity::{BACKDATE, CertificateFacts, fingerprint, spiffe_uri};
 use hyperion_link::transport::SERVER_NAME;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, ObjectMeta, PostParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
@@ -20,9 +21,11 @@ use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
 };
 use time::OffsetDateTime;
+use tracing::warn;
 use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
 use crate::NAMESPACE;
+use crate::nodes::MANAGER;
 
 /// Secret and ConfigMap name.
 const NAME: &str = "hyperion-ca";
@@ -37,6 +40,9 @@ pub enum PkiError {
     /// API server.
     #[error("Secret {NAMESPACE}/{NAME}: {0}")]
     Api(#[from] kube::Error),
+    /// What everyone may read can't be written.
+    #[error("ConfigMap {NAMESPACE}/{NAME}: {0}")]
+    Publish(kube::Error),
     /// The Secret holds something else.
     #[error("Secret {NAMESPACE}/{NAME}: key {0} is missing or is not PEM")]
     Content(&'static str),
@@ -60,6 +66,7 @@ pub enum PkiError {
 pub struct Authority {
     fleet: String,
     certificate: CertificateDer<'static>,
+    certificate_pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -81,9 +88,7 @@ impl Authority {
                 Err(e) => return Err(e.into()),
             },
         };
-        let authority = Self::from_secret(&secret, fleet)?;
-        authority.publish(client, &pem(&secret, "tls.crt")?).await?;
-        Ok(authority)
+        Self::from_secret(&secret, fleet)
     }
 
     fn from_secret(secret: &Secret, fleet: &str) -> Result<Self, PkiError> {
@@ -106,27 +111,38 @@ impl Authority {
         Ok(Self {
             fleet: fleet.to_owned(),
             certificate: CertificateDer::from(block.contents),
+            certificate_pem,
             issuer,
         })
     }
 
-    /// The certificate for everyone: the console prints its fingerprint with join tokens.
-    async fn publish(&self, client: &kube::Client, certificate_pem: &str) -> Result<(), PkiError> {
+    /// What everyone may read, and the console prints with join tokens: the certificate, its
+    /// fingerprint, and where agents find the gateway. Brings an older one up to date.
+    ///
+    /// # Errors
+    /// There is none yet and it can't be made.
+    pub async fn publish(&self, client: &kube::Client, link_address: &str) -> Result<(), PkiError> {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
-        let data = BTreeMap::from([
-            ("ca.crt".to_owned(), certificate_pem.to_owned()),
-            ("fingerprint".to_owned(), self.fingerprint()),
-        ]);
         let map = ConfigMap {
             metadata: named(),
-            data: Some(data),
+            data: Some(BTreeMap::from([
+                ("ca.crt".to_owned(), self.certificate_pem.clone()),
+                ("fingerprint".to_owned(), self.fingerprint()),
+                ("link-address".to_owned(), link_address.to_owned()),
+            ])),
             ..Default::default()
         };
         match maps.create(&PostParams::default(), &map).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(e) => Err(e.into()),
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(e) => return Err(PkiError::Publish(e)),
         }
+        let params = PatchParams::apply(MANAGER).force();
+        if let Err(e) = maps.patch(NAME, &params, &Patch::Apply(map)).await {
+            // The one that is there serves; at worst the console prints an old address.
+            warn!(error = %e, "cannot update ConfigMap {NAMESPACE}/{NAME}");
+        }
+        Ok(())
     }
 
     /// Fingerprint of the CA certificate.
@@ -225,6 +241,17 @@ impl Authority {
     }
 }
 
+/// What is said of an address for agents where nobody said more: an address that only this machine
+/// understands, or that means all of them, becomes `:PORT`, and readers know the host.
+#[must_use]
+pub fn link_address(bound: SocketAddr) -> String {
+    if bound.ip().is_unspecified() || bound.ip().is_loopback() {
+        format!(":{}", bound.port())
+    } else {
+        bound.to_string()
+    }
+}
+
 /// Public key of a request that is signed by it.
 ///
 /// # Errors
@@ -307,6 +334,20 @@ mod tests {
         let facts = ca.verify_own(&chain[0]).unwrap();
         assert_eq!(facts.node_id.as_deref(), Some("lab-1"));
         assert_eq!(facts.public_key, request_key(&csr).unwrap());
+    }
+
+    #[test]
+    fn an_address_that_others_cant_use_is_said_by_its_port() {
+        for (bound, said) in [
+            ("0.0.0.0:7444", ":7444"),
+            ("[::]:1", ":1"),
+            ("127.0.0.1:9000", ":9000"),
+            ("[::1]:9000", ":9000"),
+            ("10.1.2.3:7444", "10.1.2.3:7444"),
+            ("[2001:db8::1]:7444", "[2001:db8::1]:7444"),
+        ] {
+            assert_eq!(link_address(bound.parse().unwrap()), said);
+        }
     }
 
     #[test]

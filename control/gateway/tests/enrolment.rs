@@ -55,6 +55,27 @@ async fn a_token_makes_a_node_of_its_site() {
 }
 
 #[tokio::test]
+async fn a_restart_says_anew_where_agents_find_it() {
+    const MAP: &str = "/api/v1/namespaces/hyperion-system/configmaps/hyperion-ca";
+    let fleet = Fleet::start().await;
+    let (api, port) = (fleet.api.clone(), fleet.gateway.local_addr().port());
+    let mut map = api.get(MAP).unwrap();
+    assert_eq!(map["data"]["link-address"], format!(":{port}"));
+    assert_eq!(map["data"]["fingerprint"], fleet.gateway.ca_fingerprint());
+    // As an older release left it, and with something of somebody else.
+    map["data"]["link-address"].take();
+    map["data"]["theirs"] = serde_json::json!("kept");
+    api.put(MAP, map);
+    let fleet = fleet.restart().await;
+    let map = api.get(MAP).unwrap();
+    assert_eq!(map["data"]["link-address"], format!(":{port}"));
+    assert_eq!(map["data"]["theirs"], "kept");
+    // It leads all the same where it may not change it.
+    api.fail_writes_of("configmaps/hyperion-ca", true);
+    fleet.restart().await;
+}
+
+#[tokio::test]
 async fn each_bad_token_is_refused_with_its_reason() {
     let fleet = Fleet::start().await;
     let cases = [

@@ -25,6 +25,10 @@ pub struct Args {
     /// Address for agents (UDP, QUIC)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7444")]
     pub link_addr: SocketAddr,
+    /// Where agents find that address, for `hyperion token create`; by default --link-addr, with
+    /// the API server's host where it names none that others understand
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    pub link_advertise: Option<String>,
     /// Where the embedded API writes the kubeconfig for kubectl
     #[arg(long, value_name = "FILE", requires = "embedded")]
     pub kubeconfig_out: Option<PathBuf>,
@@ -63,6 +67,27 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+fn host_and_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("no port")?;
+    let address = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let ok = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let ok = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+            !host.is_empty() && host.len() <= 253 && host.chars().all(ok)
+        }
+    };
+    if !ok {
+        return Err(format!(
+            "{host:?} is not a host; an IPv6 address goes in brackets"
+        ));
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(text.to_owned()),
+        _ => Err(format!("{port:?} is not a port")),
+    }
+}
+
 fn fleet_name(text: &str) -> Result<String, String> {
     let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if text.is_empty() || text.len() > 63 || !text.chars().all(ok) {
@@ -85,11 +110,21 @@ mod tests {
             vec!["--replace-after", "soon"],
             vec!["--fleet", "a/b"],
             vec!["--api-addr", "localhost"],
+            vec!["--link-advertise", "host"],
+            vec!["--link-advertise", ":7444"],
+            vec!["--link-advertise", "host:0"],
+            vec!["--link-advertise", "::1:7444"],
+            vec!["--link-advertise", "[host]:7444"],
+            vec!["--link-advertise", "a b:7444"],
         ] {
             let words = std::iter::once("hyperion-control").chain(bad.iter().copied());
             assert!(Args::try_parse_from(words).is_err(), "{bad:?}");
         }
         let words = ["hyperion-control", "--embedded", "--data-dir", "d"];
         assert!(Args::try_parse_from(words).is_ok());
+        for good in ["host.lan:7444", "10.0.0.1:1", "[2001:db8::1]:7444"] {
+            let words = words.iter().copied().chain(["--link-advertise", good]);
+            assert!(Args::try_parse_from(words).is_ok(), "{good}");
+        }
     }
 }

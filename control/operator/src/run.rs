@@ -36,6 +36,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         data_dir,
         api_addr,
         link_addr,
+        link_advertise,
         kubeconfig_out,
         http_addr,
         fleet,
@@ -69,6 +70,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         directory,
         metrics,
         link_addr,
+        link_advertise,
         fleet,
         certificate_ttl,
         replace_after,
@@ -170,6 +172,7 @@ struct Control {
     directory: Arc<Directory>,
     metrics: Metrics,
     link_addr: SocketAddr,
+    link_advertise: Option<String>,
     fleet: String,
     certificate_ttl: Duration,
     replace_after: Duration,
@@ -209,6 +212,7 @@ impl Control {
         let mut counters = Registry::default();
         let config = GatewayConfig {
             link_addr: self.link_addr,
+            link_advertise: self.link_advertise.clone(),
             client: self.client.clone(),
             fleet: self.fleet.clone(),
             certificate_ttl: self.certificate_ttl,

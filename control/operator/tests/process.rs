@@ -8,6 +8,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{eventually, free_port, get};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::Api;
 use tokio::process::{Child, Command};
 
 fn program(args: &[String]) -> Command {
@@ -154,4 +156,35 @@ async fn after_kill_9_the_next_start_leads_at_once() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test]
+async fn where_agents_find_it_is_published_and_follows_the_flags() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let addresses = Addresses::new();
+    let port = addresses.link.rsplit(':').next().unwrap().to_owned();
+    for (flag, expected) in [
+        (
+            Some("--link-advertise=edge.example:9000"),
+            "edge.example:9000",
+        ),
+        (None, &*format!(":{port}")),
+    ] {
+        let mut args = addresses.args();
+        args.extend(flag.map(str::to_owned));
+        let mut child = program(&args).spawn().unwrap();
+        addresses.serving().await;
+        let file = addresses.dir.path().join("kubeconfig");
+        let read = kube::config::Kubeconfig::read_from(file).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(read, &Default::default())
+            .await
+            .unwrap();
+        let client = kube::Client::try_from(config).unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(client, "hyperion-system");
+        let data = maps.get("hyperion-ca").await.unwrap().data.unwrap();
+        assert_eq!(data["link-address"], expected);
+        assert!(data["fingerprint"].starts_with("sha256:"));
+        signal(&child, rustix::process::Signal::TERM);
+        child.wait().await.unwrap();
+    }
 }

@@ -283,6 +283,7 @@ pub(crate) async fn serve(dir: &Path, args: &ServeArgs) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let config = GatewayConfig {
         link_addr: args.link_addr,
+        link_advertise: None,
         client: api.client(),
         fleet: "hyperion".to_owned(),
         certificate_ttl: Duration::from_secs(24 * 3600),

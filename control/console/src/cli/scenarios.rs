@@ -298,6 +298,28 @@ async fn a_token_is_printed_once_and_stored_as_a_hash() {
 }
 
 #[tokio::test]
+async fn a_token_s_command_goes_where_the_control_plane_says() {
+    let ca = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hyperion-ca"},
+                    "data": {"fingerprint": "sha256:abc", "link-address": "edge.example:9000"}});
+    let stored = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}});
+    for (flag, expected) in [(None, "edge.example:9000"), (Some("other:1"), "other:1")] {
+        let server = Server::new(vec![
+            ("GET /api/v1/", 200, ca.to_string()),
+            ("POST /api/v1/", 201, stored.to_string()),
+        ]);
+        let (out, text) = captured();
+        let mut args = token_args();
+        args.control = flag.map(str::to_owned);
+        let create = token::Command::Create(args);
+        token::run(&server.connection, &create, &out).await.unwrap();
+        let printed: Value = serde_json::from_str(&text()).unwrap();
+        let command = printed["command"].as_str().unwrap();
+        let start = format!("hyperion-agent --control {expected} --token ");
+        assert!(command.starts_with(&start), "{command}");
+    }
+}
+
+#[tokio::test]
 async fn a_fleet_without_a_ca_gets_no_token() {
     let script = vec![(
         "GET /api/v1/",

@@ -57,8 +57,8 @@ pub struct Create {
     /// How many nodes may join with it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub uses: u32,
-    /// Address of the control plane for agents, for the printed command; by default the API
-    /// server's host and port 7444
+    /// Address of the control plane for agents, for the printed command; by default what
+    /// hyperion-control says of itself, or the API server's host and port 7444
     #[arg(long, value_name = "HOST:PORT")]
     pub control: Option<String>,
     /// Output.
@@ -100,7 +100,7 @@ pub async fn run(connection: &Connection, command: &Command, out: &Out) -> Resul
 }
 
 async fn create(connection: &Connection, args: &Create, out: &Out) -> Result<(), CliError> {
-    let fingerprint = ca_fingerprint(connection).await?;
+    let Fleet { fingerprint, link } = fleet(connection).await?;
     let (id, secret) = (random(ID_CHARS), random(SECRET_CHARS));
     let ttl = SignedDuration::try_from(args.ttl).unwrap_or(SignedDuration::from_hours(1));
     let expires = Timestamp::now()
@@ -118,7 +118,7 @@ async fn create(connection: &Connection, args: &Create, out: &Out) -> Result<(),
     let token = format!("{id}.{secret}");
     let control = match &args.control {
         Some(address) => address.clone(),
-        None => link_address(&connection.server),
+        None => link_address(&connection.server, link.as_deref()),
     };
     let command = format!(
         "hyperion-agent --control {control} --token {token} --ca-fingerprint {fingerprint} --site {}",
@@ -176,10 +176,17 @@ const CA_COMES: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
 
 const NO_CA: &str = "start hyperion-control once: it makes the CA";
 
-async fn ca_fingerprint(connection: &Connection) -> Result<String, CliError> {
+/// What hyperion-control says of its fleet.
+struct Fleet {
+    fingerprint: String,
+    /// Where agents find it, `HOST:PORT` or `:PORT`; older ones do not say it.
+    link: Option<String>,
+}
+
+async fn fleet(connection: &Connection) -> Result<Fleet, CliError> {
     let deadline = Instant::now() + CA_COMES;
     loop {
-        match ca_fingerprint_now(connection).await {
+        match fleet_now(connection).await {
             Ok(None) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -187,33 +194,50 @@ async fn ca_fingerprint(connection: &Connection) -> Result<String, CliError> {
                 let text = format!("the fleet has no CA yet: no ConfigMap {NAMESPACE}/{CA}");
                 return Err(CliError::new(text).hint(NO_CA));
             }
-            Ok(Some(fingerprint)) => return Ok(fingerprint),
+            Ok(Some(fleet)) => return Ok(fleet),
             Err(e) => return Err(e),
         }
     }
 }
 
-async fn ca_fingerprint_now(connection: &Connection) -> Result<Option<String>, CliError> {
+async fn fleet_now(connection: &Connection) -> Result<Option<Fleet>, CliError> {
     let api: Api<ConfigMap> = Api::namespaced(connection.client.clone(), NAMESPACE);
     let map = api
         .get_opt(CA)
         .await
         .map_err(|e| CliError::api("read the CA's fingerprint", &e))?;
     let Some(map) = map else { return Ok(None) };
-    let fingerprint = map.data.and_then(|mut d| d.remove("fingerprint"));
+    let mut data = map.data.unwrap_or_default();
+    let (fingerprint, link) = (data.remove("fingerprint"), data.remove("link-address"));
     let fingerprint = fingerprint.ok_or_else(|| {
         CliError::new(format!(
             "ConfigMap {NAMESPACE}/{CA} has no key \"fingerprint\""
         ))
         .hint(NO_CA)
     })?;
-    Ok(Some(clean(&fingerprint).into_owned()))
+    Ok(Some(Fleet {
+        fingerprint: clean(&fingerprint).into_owned(),
+        link,
+    }))
 }
 
-fn link_address(server: &str) -> String {
+/// Where agents find the control plane: as it says itself, with the API server's host where it
+/// names none.
+fn link_address(server: &str, said: Option<&str>) -> String {
+    let said = said.and_then(|s| {
+        let (host, port) = s.rsplit_once(':')?;
+        let port = port.parse::<u16>().ok().filter(|p| *p > 0)?;
+        // It becomes part of a command that people paste.
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".-[]:".contains(c);
+        host.chars().all(plain).then_some((host, port))
+    });
+    let (host, port) = said.unwrap_or(("", LINK_PORT));
+    if !host.is_empty() {
+        return format!("{host}:{port}");
+    }
     let uri: Option<http::Uri> = server.parse().ok();
     let host = uri.as_ref().and_then(http::Uri::host).unwrap_or("CONTROL");
-    format!("{host}:{LINK_PORT}")
+    format!("{host}:{port}")
 }
 
 /// Random characters of a-z and 0-9.
@@ -381,8 +405,21 @@ mod tests {
     }
 
     #[test]
-    fn agents_are_sent_to_the_api_servers_host() {
-        assert_eq!(link_address("https://10.0.0.1:6443/"), "10.0.0.1:7444");
-        assert_eq!(link_address("https://[::1]:7443/"), "[::1]:7444");
+    fn agents_are_sent_to_the_api_servers_host_where_nothing_else_is_said() {
+        let at = |server| link_address(server, None);
+        assert_eq!(at("https://10.0.0.1:6443/"), "10.0.0.1:7444");
+        assert_eq!(at("https://[::1]:7443/"), "[::1]:7444");
+    }
+
+    #[test]
+    fn agents_are_sent_where_the_control_plane_says() {
+        let at = |said| link_address("https://10.0.0.1:6443/", Some(said));
+        assert_eq!(at("edge.example:9000"), "edge.example:9000");
+        assert_eq!(at("[2001:db8::1]:9000"), "[2001:db8::1]:9000");
+        assert_eq!(at(":9000"), "10.0.0.1:9000");
+        // Nothing but an address gets into the command.
+        for bad in ["", "host", "host:0", "$(reboot):1", "a b:1", "a;b:1"] {
+            assert_eq!(at(bad), "10.0.0.1:7444", "{bad}");
+        }
     }
 }

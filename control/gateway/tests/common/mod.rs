@@ -55,6 +55,7 @@ impl Fleet {
         let mut registry = Registry::default();
         let config = GatewayConfig {
             link_addr,
+            link_advertise: None,
             client: api.client(),
             fleet: "hyperion".to_owned(),
             certificate_ttl: ttl,

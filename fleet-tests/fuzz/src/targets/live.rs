@@ -49,6 +49,7 @@ impl Scene {
         );
         let config = GatewayConfig {
             link_addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            link_advertise: None,
             client: api.client(),
             fleet: "hyperion".to_owned(),
             certificate_ttl: Duration::from_secs(24 * 3600),
