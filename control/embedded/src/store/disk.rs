@@ -220,5 +220,7 @@ impl Disk {
 
 /// Bytes of an object with its new revision in it.
 pub(super) fn encode(value: &serde_json::Value) -> Result<Bytes, serde_json::Error> {
-    serde_json::to_vec(value).map(Bytes::from)
+    // Without the room that the writer had left: it would be kept as long as the object.
+    let bytes = serde_json::to_vec(value)?;
+    Ok(bytes.into_boxed_slice().into())
 }
