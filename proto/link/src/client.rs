@@ -177,9 +177,9 @@ impl tower::Service<Request<tonic::body::Body>> for H3Channel {
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let stream = send.send_request(Request::from_parts(parts, ())).await?;
-            let (write, mut read) = stream.split();
+            let (mut write, mut read) = stream.split();
             tokio::spawn(async move {
-                if let Err(e) = body::write_body(write, body).await {
+                if let Err(e) = body::write_body(&mut write, body).await {
                     debug!(error = %e, "request body ended");
                 }
             });

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::identity::peer_leaf;
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Certificate that the TLS handshake verified against the CA; none during enrolment.
-    pub certificate: Option<Vec<u8>>,
+    pub certificate: Option<Arc<[u8]>>,
     /// Address when the request arrived; may change later.
     pub address: SocketAddr,
     /// To close it or to read its round-trip time.
@@ -163,48 +164,38 @@ where
     S: GrpcService + Clone,
     S::Future: Send,
 {
-    // Boxed, here and below: a task keeps room for its largest state as long as it lives, and
-    // handshakes are large, short, and not in progress for ten thousand agents at once.
+    // Boxed, here and below: a task keeps room for its largest state as long as it lives, and for
+    // what it hands on twice; handshakes are large, short, and not in progress for ten thousand
+    // agents at once.
     let established = Box::pin(tokio::time::timeout(HANDSHAKE, establish(incoming))).await;
     drop(turn);
-    let Some((connection, h3)) = established.map_err(|_| "no handshake in time")?? else {
+    let Some((h3, peer)) = established.map_err(|_| "no handshake in time")?? else {
         return Ok(());
     };
-    let peer = Peer {
-        certificate: peer_leaf(&connection).map(|der| der.to_vec()),
-        address: connection.remote_address(),
-        connection: connection.clone(),
-    };
     if peer.certificate.is_some() {
-        return requests(connection, h3, peer, service).await;
+        return requests(h3, peer, service).await;
     }
-    let served = requests(connection.clone(), h3, peer, service);
-    let ended = Box::pin(tokio::time::timeout(WITHOUT_CERTIFICATE, served)).await;
-    ended.unwrap_or_else(|_| {
+    let connection = peer.connection.clone();
+    let served = tokio::time::timeout(WITHOUT_CERTIFICATE, requests(h3, peer, service));
+    Box::pin(served).await.unwrap_or_else(|_| {
         connection.close(0_u32.into(), b"enrolment took too long");
         Ok(())
     })
 }
 
 /// Serves a connection's requests, each in a task of its own.
-async fn requests<S>(
-    connection: quinn::Connection,
-    mut h3: H3,
-    peer: Peer,
-    service: S,
-) -> Result<(), BoxError>
+async fn requests<S>(mut h3: Box<H3>, peer: Box<Peer>, service: S) -> Result<(), BoxError>
 where
     S: GrpcService + Clone,
     S::Future: Send,
 {
-    let from = peer.address;
     let mut first = true;
     loop {
         let accepted = if first {
-            tokio::time::timeout(FIRST_REQUEST, h3.accept())
+            Box::pin(tokio::time::timeout(FIRST_REQUEST, h3.accept()))
                 .await
                 .map_err(|_| {
-                    connection.close(0_u32.into(), b"no request");
+                    peer.connection.close(0_u32.into(), b"no request");
                     "no request in time"
                 })?
         } else {
@@ -214,9 +205,10 @@ where
         let Some(resolver) = accepted? else {
             return Ok(());
         };
-        let (peer, service) = (peer.clone(), service.clone());
+        let from = peer.address;
+        let responding = Box::pin(respond(resolver, Peer::clone(&peer), service.clone()));
         tokio::spawn(async move {
-            if let Err(e) = request(resolver, peer, service).await {
+            if let Err(e) = request(responding).await {
                 debug!(peer = %from, error = %e, "request ended");
             }
         });
@@ -225,7 +217,7 @@ where
 
 type H3 = h3::server::Connection<h3_quinn::Connection, Bytes>;
 
-async fn establish(incoming: quinn::Incoming) -> Result<Option<(quinn::Connection, H3)>, BoxError> {
+async fn establish(incoming: quinn::Incoming) -> Result<Option<(Box<H3>, Box<Peer>)>, BoxError> {
     let from = incoming.remote_address();
     let connection = match incoming.await {
         Ok(connection) => connection,
@@ -239,20 +231,20 @@ async fn establish(incoming: quinn::Incoming) -> Result<Option<(quinn::Connectio
         .max_field_section_size(16 * 1024)
         .build::<_, Bytes>(h3_quinn::Connection::new(connection.clone()))
         .await?;
-    Ok(Some((connection, h3)))
+    let peer = Peer {
+        certificate: peer_leaf(&connection).map(|der| der.as_ref().into()),
+        address: connection.remote_address(),
+        connection,
+    };
+    Ok(Some((Box::new(h3), Box::new(peer))))
 }
 
-async fn request<S>(
-    resolver: h3::server::RequestResolver<h3_quinn::Connection, Bytes>,
-    peer: Peer,
-    service: S,
-) -> Result<(), BoxError>
+async fn request<F>(responding: Pin<Box<F>>) -> Result<(), BoxError>
 where
-    S: GrpcService,
-    S::Future: Send,
+    F: Future<Output = Result<(SendHalf, tonic::body::Body), BoxError>>,
 {
-    let (send, body) = Box::pin(respond(resolver, peer, service)).await?;
-    body::write_body(send, body).await
+    let (mut send, body) = responding.await?;
+    body::write_body(&mut send, body).await
 }
 
 type SendHalf = h3::server::RequestStream<h3_quinn::SendStream<Bytes>, Bytes>;
