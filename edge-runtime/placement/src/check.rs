@@ -2,7 +2,7 @@
 //! every hard constraint, whoever decided.
 
 use crate::choose::{CandidateRef, Choice};
-use crate::model::{CapacityType, Request, Resources, Snapshot, Taint, Toleration};
+use crate::model::{CapacityType, Node, Offer, Request, Resources, Snapshot, Taint, Toleration};
 
 /// A broken hard constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,17 +23,37 @@ pub fn check(
     request: &Request,
     choice: &Choice,
 ) -> Result<(), Vec<Violation>> {
+    let place = match &choice.candidate {
+        CandidateRef::Node(id) => snapshot.node(id).map(Place::Node).ok_or(("node", id)),
+        CandidateRef::Offer(id) => snapshot.offer(id).map(Place::Offer).ok_or(("offer", id)),
+    };
+    match place {
+        Ok(place) => check_place(place, request, choice),
+        Err((constraint, id)) => Err(vec![Violation {
+            constraint,
+            detail: format!("{id} is not in the snapshot"),
+        }]),
+    }
+}
+
+/// What a choice names.
+pub(crate) enum Place<'a> {
+    Node(&'a Node),
+    Offer(&'a Offer),
+}
+
+/// [`check`], for those who found the machine.
+pub(crate) fn check_place(
+    place: Place<'_>,
+    request: &Request,
+    choice: &Choice,
+) -> Result<(), Vec<Violation>> {
     let mut found = Vec::new();
     let mut broken =
         |constraint: &'static str, detail: String| found.push(Violation { constraint, detail });
-    let (location, arch, free, gpus) = match &choice.candidate {
-        CandidateRef::Node(id) => {
-            let Some(node) = snapshot.nodes.iter().find(|n| n.id == *id) else {
-                return Err(vec![Violation {
-                    constraint: "node",
-                    detail: format!("{id} is not in the snapshot"),
-                }]);
-            };
+    let (location, arch, free, gpus) = match place {
+        Place::Node(node) => {
+            let id = &node.id;
             if !(node.ready && node.schedulable) {
                 broken("notReady", format!("{id} is not ready or is cordoned"));
             }
@@ -65,13 +85,8 @@ pub fn check(
             }
             (&node.location, &node.arch, node.free, &node.gpus)
         }
-        CandidateRef::Offer(id) => {
-            let Some(offer) = snapshot.offers.iter().find(|o| o.id == *id) else {
-                return Err(vec![Violation {
-                    constraint: "offer",
-                    detail: format!("{id} is not in the snapshot"),
-                }]);
-            };
+        Place::Offer(offer) => {
+            let id = &offer.id;
             // An offer is bought whole.
             if let Some(most) = request.max_hourly_cost
                 && (offer.price_per_hour > most || offer.price_per_hour.is_nan())

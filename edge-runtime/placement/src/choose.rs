@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::explain::Explanation;
-use crate::features::{self, Features};
+use crate::explain::{self, Explanation, Ranked, TOP};
+use crate::features::{self, Features, Kind, Summary};
 use crate::filter::{Candidate, Constraint, first_rejection};
 use crate::gpu;
 use crate::model::{Request, Snapshot};
-use crate::score::{Score, Scorer};
+use crate::score::Scorer;
 
 /// What was chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,76 +83,11 @@ fn all(snapshot: &Snapshot) -> impl Iterator<Item = Candidate<'_>> {
         .chain(snapshot.offers.iter().map(Candidate::from))
 }
 
-struct Best<'a> {
-    candidate: Candidate<'a>,
-    features: Features,
-    score: Score,
-    total: f64,
-}
-
 /// Scores are compared after rounding to this many steps per unit, and ties go to the smaller id:
 /// a difference in the last bits between two machines rarely changes a decision.
 const STEPS: f64 = 1e6;
 
-/// Filters, scores and chooses. The order of nodes and offers in the snapshot does not matter.
-#[must_use]
-pub fn decide(snapshot: &Snapshot, request: &Request, scorer: &dyn Scorer) -> Decision {
-    let mut rejected = BTreeMap::new();
-    let mut candidates = 0;
-    let mut best: Option<Best<'_>> = None;
-    let mut second: Option<(String, f64)> = None;
-    for candidate in all(snapshot) {
-        if let Some(constraint) = first_rejection(request, &candidate) {
-            *rejected.entry(constraint).or_insert(0) += 1;
-            continue;
-        }
-        candidates += 1;
-        let features = features::encode(&snapshot.latency, request, &candidate);
-        let score = scorer.score(request, &candidate, &features);
-        let total = rounded(score.total());
-        let challenger = Best {
-            candidate,
-            features,
-            score,
-            total,
-        };
-        match &best {
-            Some(b) if !beats(&challenger, b) => {
-                let beaten = (challenger.candidate.id, challenger.total);
-                if second
-                    .as_ref()
-                    .is_none_or(|(id, t)| ranks(beaten, (id, *t)) == Ordering::Less)
-                {
-                    second = Some((beaten.0.to_owned(), beaten.1));
-                }
-            }
-            _ => {
-                second = best.take().map(|b| (b.candidate.id.to_owned(), b.total));
-                best = Some(challenger);
-            }
-        }
-    }
-    let terms = best.as_ref().map_or_else(Vec::new, |b| {
-        b.score
-            .terms
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), *value))
-            .collect()
-    });
-    let explanation = Explanation {
-        scorer: scorer.name().to_owned(),
-        candidates,
-        rejected,
-        terms,
-        runner_up: second,
-    };
-    Decision {
-        choice: best.and_then(|b| choice_of(request, &b.candidate, &b.features, b.total)),
-        explanation,
-    }
-}
-
-fn rounded(total: f64) -> f64 {
+pub(crate) fn rounded(total: f64) -> f64 {
     if total.is_finite() {
         (total * STEPS).round() / STEPS
     } else {
@@ -160,13 +95,145 @@ fn rounded(total: f64) -> f64 {
     }
 }
 
-fn beats(a: &Best<'_>, b: &Best<'_>) -> bool {
-    ranks((a.candidate.id, a.total), (b.candidate.id, b.total)) == Ordering::Less
+/// What candidates are ordered by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rank<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) offer: bool,
+    /// After [`rounded`].
+    pub(crate) total: f64,
 }
 
-/// `Less` means a goes first.
-fn ranks(a: (&str, f64), b: (&str, f64)) -> Ordering {
-    b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0))
+impl Rank<'_> {
+    pub(crate) fn goes_before(&self, other: &Rank<'_>) -> bool {
+        let order = other
+            .total
+            .total_cmp(&self.total)
+            .then_with(|| self.id.cmp(other.id))
+            .then_with(|| self.offer.cmp(&other.offer));
+        order == Ordering::Less
+    }
+}
+
+/// A candidate among the best.
+#[derive(Debug, Clone)]
+pub(crate) struct Best<'a> {
+    pub(crate) candidate: Candidate<'a>,
+    pub(crate) total: f64,
+}
+
+impl<'a> Best<'a> {
+    fn rank(&self) -> Rank<'a> {
+        Rank {
+            id: self.candidate.id,
+            offer: self.candidate.node.is_none(),
+            total: self.total,
+        }
+    }
+}
+
+/// Filters, scores and chooses. The order of nodes and offers in the snapshot does not matter.
+#[must_use]
+pub fn decide(snapshot: &Snapshot, request: &Request, scorer: &dyn Scorer) -> Decision {
+    let ready = scorer.for_request(request, &Summary::of(snapshot));
+    let scorer = ready.as_deref().unwrap_or(scorer);
+    let mut rejected = BTreeMap::new();
+    let mut candidates = 0;
+    let mut top: Vec<Best<'_>> = Vec::with_capacity(TOP + 1);
+    for candidate in all(snapshot) {
+        if let Some(constraint) = first_rejection(request, &candidate) {
+            *rejected.entry(constraint).or_insert(0) += 1;
+            continue;
+        }
+        candidates += 1;
+        let features = features::encode(&snapshot.latency, request, &candidate);
+        let total = rounded(scorer.total(request, &candidate, &features));
+        let challenger = Best { candidate, total };
+        let rank = challenger.rank();
+        let place = top.partition_point(|b| !rank.goes_before(&b.rank()));
+        if place < TOP {
+            top.insert(place, challenger);
+            top.truncate(TOP);
+        }
+    }
+    let features = top
+        .first()
+        .map(|b| features::encode(&snapshot.latency, request, &b.candidate));
+    conclude(request, scorer, candidates, rejected, &top, features)
+}
+
+/// Writes up a decision. `features` are the winner's; `scorer` has read the request.
+pub(crate) fn conclude(
+    request: &Request,
+    scorer: &dyn Scorer,
+    candidates: usize,
+    rejected: BTreeMap<Constraint, usize>,
+    top: &[Best<'_>],
+    features: Option<Features>,
+) -> Decision {
+    let best = top.first().zip(features);
+    let explanation = Explanation {
+        scorer: scorer.name().to_owned(),
+        candidates,
+        rejected,
+        terms: best.as_ref().map_or_else(Vec::new, |(b, features)| {
+            scorer.score(request, &b.candidate, features).named()
+        }),
+        runner_up: top.get(1).map(|b| (b.candidate.id.to_owned(), b.total)),
+        top: top
+            .iter()
+            .map(|b| Ranked {
+                candidate: reference(&b.candidate),
+                score: b.total,
+                terms: Vec::new(),
+            })
+            .collect(),
+        flips: Vec::new(),
+    };
+    Decision {
+        choice: best.and_then(|(b, f)| choice_of(request, &b.candidate, &f, b.total)),
+        explanation,
+    }
+}
+
+fn reference(candidate: &Candidate<'_>) -> CandidateRef {
+    let id = candidate.id.to_owned();
+    if candidate.node.is_some() {
+        CandidateRef::Node(id)
+    } else {
+        CandidateRef::Offer(id)
+    }
+}
+
+/// Fills in what [`decide`] leaves out because few read it: the terms of the best candidates, and
+/// what would have to change for the second to win.
+pub fn explain(
+    snapshot: &Snapshot,
+    request: &Request,
+    scorer: &dyn Scorer,
+    explanation: &mut Explanation,
+) {
+    let ready = scorer.for_request(request, &Summary::of(snapshot));
+    let top: Vec<(Candidate<'_>, Kind)> = explanation
+        .top
+        .iter()
+        .map_while(|ranked| {
+            let candidate = match &ranked.candidate {
+                CandidateRef::Node(id) => snapshot.node(id).map(Candidate::from),
+                CandidateRef::Offer(id) => snapshot.offer(id).map(Candidate::from),
+            }?;
+            Some((
+                candidate,
+                features::kind(&snapshot.latency, request, &candidate),
+            ))
+        })
+        .collect();
+    explain::fill(
+        ready.as_deref().unwrap_or(scorer),
+        request,
+        &top,
+        explanation,
+    );
 }
 
 /// The choice of `candidate`, with devices assigned; none where the GPUs asked for are not there.
@@ -177,13 +244,8 @@ pub fn choice_of(
     features: &Features,
     score: f64,
 ) -> Option<Choice> {
-    let id = candidate.id.to_owned();
     Some(Choice {
-        candidate: if candidate.node.is_some() {
-            CandidateRef::Node(id)
-        } else {
-            CandidateRef::Offer(id)
-        },
+        candidate: reference(candidate),
         gpus: gpu::assign(&request.gpu, candidate.gpus)?,
         hourly_cost: features.hourly_cost.unwrap_or(0.0),
         p99_latency_ms: features.p99_ms,

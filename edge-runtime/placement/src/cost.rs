@@ -2,7 +2,7 @@
 
 use crate::filter::{Candidate, is_owned};
 use crate::latency::place_of;
-use crate::model::{Location, Provider, Request};
+use crate::model::{Location, Provider, Request, Resources};
 
 /// US dollars per hour of the replica's share of the machine, or none where the price is unknown
 /// (missing, negative or not finite).
@@ -13,14 +13,32 @@ use crate::model::{Location, Provider, Request};
 /// whole, so it costs its whole price.
 #[must_use]
 pub fn replica_share(request: &Request, candidate: &Candidate<'_>) -> Option<f64> {
-    let price = candidate.price_per_hour;
+    share_of(
+        request,
+        candidate.price_per_hour,
+        is_owned(candidate),
+        candidate.node.is_none(),
+        candidate.allocatable,
+        candidate.gpus.len(),
+    )
+}
+
+/// [`replica_share`], by what it depends on.
+pub(crate) fn share_of(
+    request: &Request,
+    price: f64,
+    owned: bool,
+    bought_whole: bool,
+    allocatable: Resources,
+    gpus: usize,
+) -> Option<f64> {
     if !price.is_finite() || price < 0.0 {
         return None;
     }
-    if price == 0.0 && !is_owned(candidate) {
+    if price == 0.0 && !owned {
         return None;
     }
-    if candidate.node.is_none() {
+    if bought_whole {
         return Some(price);
     }
     let part = |asked: u64, all: u64| {
@@ -31,15 +49,12 @@ pub fn replica_share(request: &Request, candidate: &Candidate<'_>) -> Option<f64
         }
     };
     let gpu_asked = u64::from(request.gpu.count) * u64::from(request.gpu.millis.clamp(1, 1000));
-    let share = part(
-        request.resources.cpu_millis,
-        candidate.allocatable.cpu_millis,
-    )
-    .max(part(
-        request.resources.memory_bytes,
-        candidate.allocatable.memory_bytes,
-    ))
-    .max(part(gpu_asked, candidate.gpus.len() as u64 * 1000));
+    let share = part(request.resources.cpu_millis, allocatable.cpu_millis)
+        .max(part(
+            request.resources.memory_bytes,
+            allocatable.memory_bytes,
+        ))
+        .max(part(gpu_asked, gpus as u64 * 1000));
     Some(price * share.min(1.0))
 }
 
@@ -54,17 +69,32 @@ const EGRESS_INTERNET: f64 = 0.09;
 /// comes from a site pays nothing either.
 #[must_use]
 pub fn egress_usd(request: &Request, to: &Location) -> f64 {
+    let same_place = || {
+        request
+            .data_locality
+            .as_ref()
+            .is_some_and(|from| *from == place_of(to))
+    };
+    egress_to(request, to.provider, same_place)
+}
+
+/// [`egress_usd`], by what it depends on.
+pub(crate) fn egress_to(
+    request: &Request,
+    provider: Provider,
+    same_place: impl FnOnce() -> bool,
+) -> f64 {
     let (Some(from), true) = (&request.data_locality, request.data_gib > 0.0) else {
         return 0.0;
     };
-    if from.0.starts_with("site:") || *from == place_of(to) {
+    if from.0.starts_with("site:") || same_place() {
         return 0.0;
     }
-    let same = to.provider != Provider::Edge
+    let same = provider != Provider::Edge
         && from
             .0
             .split_once(':')
-            .is_some_and(|(p, _)| p == to.provider.as_str());
+            .is_some_and(|(p, _)| p == provider.as_str());
     let per_gib = if same {
         EGRESS_SAME_PROVIDER
     } else {

@@ -16,7 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::cost;
 use crate::filter::Candidate;
 use crate::latency;
-use crate::model::{CapacityType, Goal, LatencyMatrix, Request, Snapshot, Tier, WorkloadType};
+use crate::model::{
+    CapacityType, Goal, GpuDevice, LatencyMatrix, Node, Request, Snapshot, Tier, WorkloadType,
+};
 use crate::reward::{RewardWeights, Weights};
 
 /// Grows with every change of meaning that the table's text does not show.
@@ -191,19 +193,37 @@ impl Summary {
             queue: snapshot.queue,
             ..Self::default()
         };
-        for node in snapshot.nodes.iter().filter(|n| n.ready && n.schedulable) {
-            let tier = match node.location.tier {
-                Tier::Edge => &mut summary.edge,
-                Tier::Cloud => &mut summary.cloud,
-            };
-            tier.nodes += 1;
-            tier.cpu += node.allocatable.cpu_millis;
-            tier.free_cpu += node.free.cpu_millis;
-            tier.gpu += node.gpus.len() as u64 * 1000;
-            let free = |g: &crate::model::GpuDevice| u64::from(g.free_millis.min(1000));
-            tier.free_gpu += node.gpus.iter().map(free).sum::<u64>();
+        for node in &snapshot.nodes {
+            summary.add(node);
         }
         summary
+    }
+
+    /// Counts a node.
+    pub fn add(&mut self, node: &Node) {
+        self.count(node, u64::wrapping_add);
+    }
+
+    /// Takes back what [`Self::add`] counted of the same node.
+    pub fn remove(&mut self, node: &Node) {
+        self.count(node, u64::wrapping_sub);
+    }
+
+    fn count(&mut self, node: &Node, with: fn(u64, u64) -> u64) {
+        if !(node.ready && node.schedulable) {
+            return;
+        }
+        let tier = match node.location.tier {
+            Tier::Edge => &mut self.edge,
+            Tier::Cloud => &mut self.cloud,
+        };
+        let free = |g: &GpuDevice| u64::from(g.free_millis.min(1000));
+        let put = |sum: &mut u64, value: u64| *sum = with(*sum, value);
+        put(&mut tier.nodes, 1);
+        put(&mut tier.cpu, node.allocatable.cpu_millis);
+        put(&mut tier.free_cpu, node.free.cpu_millis);
+        put(&mut tier.gpu, node.gpus.len() as u64 * 1000);
+        put(&mut tier.free_gpu, node.gpus.iter().map(free).sum());
     }
 }
 
@@ -532,12 +552,17 @@ pub fn encode_fit(
 /// Encodes one pair. `candidate` has passed the filter.
 #[must_use]
 pub fn encode(matrix: &LatencyMatrix, request: &Request, candidate: &Candidate<'_>) -> Features {
+    encode_of(&kind(matrix, request, candidate), request, candidate)
+}
+
+/// [`encode`], with what was looked up before.
+#[must_use]
+pub fn encode_of(kind: &Kind, request: &Request, candidate: &Candidate<'_>) -> Features {
     let weights = RewardWeights::default().of(request.goal);
-    let kind = kind(matrix, request, candidate);
-    let (fit, p99_ms) = encode_fit(&kind, &weights, request, candidate);
+    let (fit, p99_ms) = encode_fit(kind, &weights, request, candidate);
     Features {
         node: encode_node(candidate),
-        pair: encode_pair(&kind, &weights, request, candidate),
+        pair: encode_pair(kind, &weights, request, candidate),
         fit,
         hourly_cost: kind.hourly_cost,
         p99_ms,

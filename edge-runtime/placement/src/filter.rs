@@ -47,6 +47,24 @@ pub enum Constraint {
 }
 
 impl Constraint {
+    /// Every constraint, in the order in which they are tried.
+    pub const ALL: [Self; 14] = [
+        Self::NotReady,
+        Self::Cordoned,
+        Self::Geographies,
+        Self::Clouds,
+        Self::Tiers,
+        Self::Architecture,
+        Self::NodeSelector,
+        Self::Taints,
+        Self::ClusterOnly,
+        Self::Gpu,
+        Self::Cpu,
+        Self::Memory,
+        Self::MaxHourlyCost,
+        Self::RecentFailure,
+    ];
+
     /// The word shown to people and written to status.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -196,13 +214,13 @@ pub fn first_rejection(request: &Request, candidate: &Candidate<'_>) -> Option<C
         .map(|(constraint, _)| *constraint)
 }
 
-fn allowed<T: PartialEq>(list: &[T], value: &T) -> bool {
+pub(crate) fn allowed<T: PartialEq>(list: &[T], value: &T) -> bool {
     list.is_empty() || list.contains(value)
 }
 
 /// A node whose geography is unknown is refused where geographies are demanded: sovereignty is
 /// never assumed.
-fn geography_allowed(request: &Request, location: &Location) -> bool {
+pub(crate) fn geography_allowed(request: &Request, location: &Location) -> bool {
     request.geographies.is_empty()
         || location
             .geography
@@ -224,7 +242,11 @@ fn taints_tolerated(request: &Request, candidate: &Candidate<'_>) -> bool {
     node.taints
         .iter()
         .filter(|t| t.effect != "PreferNoSchedule")
-        .all(|taint| request.tolerations.iter().any(|t| tolerates(t, taint)))
+        .all(|taint| tolerated(request, taint))
+}
+
+pub(crate) fn tolerated(request: &Request, taint: &Taint) -> bool {
+    request.tolerations.iter().any(|t| tolerates(t, taint))
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {

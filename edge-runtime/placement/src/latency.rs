@@ -1,18 +1,18 @@
 //! Latency between places, and the p99 that a replica's clients would see.
 
 use crate::filter::Candidate;
-use crate::model::{LatencyMatrix, Location, Place, Provider, Request};
+use crate::model::{Client, LatencyMatrix, Location, Place, Provider, Request};
 
 /// Most that queueing is taken to add, milliseconds: what waits longer is shed.
-const MAX_WAIT_MS: f64 = 2000.0;
+pub(crate) const MAX_WAIT_MS: f64 = 2000.0;
 /// Assumed service time of one request, milliseconds, until it is measured.
 pub const SERVICE_MS: f64 = 5.0;
 /// Squared coefficient of variation of service times; inference takes nearly the same each time.
-const SERVICE_CV2: f64 = 0.2;
+pub(crate) const SERVICE_CV2: f64 = 0.2;
 /// p99 over mean of wide-area round trips is taken as this factor.
 pub const P99_FACTOR: f64 = 1.3;
 /// A replica is taken to keep this share of what it asks for busy, until it is measured.
-const TYPICAL_USE: f64 = 0.5;
+pub(crate) const TYPICAL_USE: f64 = 0.5;
 
 impl LatencyMatrix {
     /// Records a round trip; both directions are one entry.
@@ -58,25 +58,38 @@ pub fn client_rtt_ms(
     location: &Location,
 ) -> Option<f64> {
     let here = place_of(location);
+    weighted_rtt(request, |client| {
+        let client = &client.place;
+        // An edge site stands among the clients of its geography.
+        matrix.rtt(client, &here).or_else(|| {
+            if location.provider != Provider::Edge {
+                return None;
+            }
+            let near = Place(format!("geo:{}", location.geography?));
+            if near == *client {
+                Some(NEAR_MS)
+            } else {
+                matrix.rtt(&near, client)
+            }
+        })
+    })
+}
+
+/// Round trip between an edge site and the clients of its geography, milliseconds.
+pub(crate) const NEAR_MS: f64 = 10.0;
+
+/// Mean of the clients' round trips by their weights; none where one of them is not known.
+pub(crate) fn weighted_rtt(
+    request: &Request,
+    mut rtt: impl FnMut(&Client) -> Option<f64>,
+) -> Option<f64> {
     let (mut sum, mut weights) = (0.0, 0.0);
     for client in &request.clients {
         let weight = f64::from(client.weight);
         if !weight.is_finite() || weight <= 0.0 {
             continue;
         }
-        // An edge site stands among the clients of its geography.
-        let rtt = matrix.rtt(&client.place, &here).or_else(|| {
-            if location.provider != Provider::Edge {
-                return None;
-            }
-            let near = Place(format!("geo:{}", location.geography?));
-            if near == client.place {
-                Some(10.0)
-            } else {
-                matrix.rtt(&near, &client.place)
-            }
-        })?;
-        sum += weight * rtt;
+        sum += weight * rtt(client)?;
         weights += weight;
     }
     (weights > 0.0).then(|| sum / weights)

@@ -372,3 +372,24 @@ pub struct Snapshot {
     #[serde(default)]
     pub queue: u32,
 }
+
+impl Snapshot {
+    /// The node with this id, by halving where the nodes are sorted as they should be.
+    #[must_use]
+    pub fn node(&self, id: &str) -> Option<&Node> {
+        find(&self.nodes, id, |n| &n.id)
+    }
+
+    /// The offer with this id, likewise.
+    #[must_use]
+    pub fn offer(&self, id: &str) -> Option<&Offer> {
+        find(&self.offers, id, |o| &o.id)
+    }
+}
+
+fn find<'a, T>(all: &'a [T], id: &str, of: impl Fn(&T) -> &str) -> Option<&'a T> {
+    match all.binary_search_by(|item| of(item).cmp(id)) {
+        Ok(at) => all.get(at),
+        Err(_) => all.iter().find(|item| of(item) == id),
+    }
+}
