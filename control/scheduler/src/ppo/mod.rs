@@ -3,6 +3,42 @@
 //!
 //! The learner knows nothing of fleets: an [`Environment`] hands it turns, each with what is known
 //! of the request and of every candidate, and takes the index of the chosen one.
+//!
+//! - [`Trainer`]: plays and learns, iteration by iteration; [`Config`] says how;
+//! - [`Trainer::imitate`]: learns from another scheduler's choices first;
+//! - [`play`]: one episode with any chooser, [`Actor`]: the chooser that a network is;
+//! - [`FeatureStats`]: what the features were like in training, for the guard of a policy file.
+//!
+//! How it works and what the settings do: `docs/training.md`.
+
+mod act;
+mod adam;
+mod batch;
+mod checkpoint;
+mod config;
+mod error;
+mod imitate;
+mod loss;
+mod model;
+mod parallel;
+mod parameters;
+mod random;
+mod returns;
+mod rollout;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod trainer;
+
+pub use act::Actor;
+pub use checkpoint::Checkpoint;
+pub use config::{Adam, Config, Schedule, Taste};
+pub use error::Error;
+pub use imitate::{Example, Imitation, ImitationProgress, demonstrate};
+pub use model::{CRITIC_HIDDEN, POOLED};
+pub use rollout::{Episode, play};
+pub use stats::{FeatureStats, SlotStats};
+pub use trainer::{Progress, Trainer};
 
 use hyperion_placement::features::{FIT_LEN, NODE_LEN, PAIR_LEN, REQUEST_LEN};
 
