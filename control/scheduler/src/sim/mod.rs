@@ -1,1 +1,76 @@
-//! One episode played with a scheduler.
+//! One episode played with a scheduler: event-driven, in virtual time; the seed decides everything
+//! and no clock is read. The rules are in `docs/simulator.md`.
+//!
+//! - [`Simulator`] plays to the next decision ([`Simulator::next_decision`]) and takes the answer
+//!   ([`Simulator::act`]); filter, features and check are those of production;
+//! - [`run`] plays a whole episode with a [`Brain`];
+//! - [`FleetEnv`] is the same for the learner;
+//! - [`Outcome`]: the figures.
+
+mod act;
+mod brain;
+mod env;
+mod event;
+mod handle;
+mod host;
+mod outcome;
+mod random;
+mod rates;
+mod replica;
+mod simulator;
+mod truth;
+mod view;
+
+pub use brain::{Brain, ScorerBrain, Truth, best, rounded, run};
+pub use env::FleetEnv;
+pub use outcome::{Figures, Outcome, Record, Tail};
+pub use replica::Account;
+pub use simulator::{Counts, DecisionPoint, Simulator};
+
+use hyperion_placement::reward::RewardWeights;
+
+/// Reward per hour in the system without serving or working.
+pub const WAIT_PENALTY: f64 = -1.0;
+/// US dollars that cost the reward of one hour at this hourly price, where they are paid beyond
+/// the hourly cost.
+const UNIT_USD: f64 = 0.2;
+/// A launch that is refused is known to be after this, hours.
+const REFUSAL_HOURS: f64 = 1.0 / 60.0;
+/// A pool that refused is not offered for this long, hours.
+const COOL_DOWN_HOURS: f64 = 10.0 / 60.0;
+/// Spot instances die this long after their notice, hours.
+const NOTICE_HOURS: f64 = 2.0 / 60.0;
+/// An instance without promises is given back after this, hours.
+const GIVE_BACK_HOURS: f64 = 5.0 / 60.0;
+/// Who waits is decided anew after this at the latest, hours.
+const PATIENCE_HOURS: f64 = 5.0 / 60.0;
+/// Gigabits in a GiB.
+const GBIT_PER_GIB: f64 = 8.589_934_592;
+
+/// Settings of the simulator that are not the world's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SimConfig {
+    /// Weights of the reward.
+    pub weights: RewardWeights,
+    /// Hours between two decisions of a replica that runs; 0 for never.
+    pub reconsider_hours: f64,
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        Self {
+            weights: RewardWeights::default(),
+            reconsider_hours: 0.5,
+        }
+    }
+}
+
+/// Hours to transfer data.
+fn transfer_hours(gib: f64, gbps: f64) -> f64 {
+    gib.max(0.0) * GBIT_PER_GIB / gbps.max(1e-3) / 3600.0
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) use tests::support as tests_support;

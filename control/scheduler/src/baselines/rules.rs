@@ -1,0 +1,45 @@
+//! Production's rules.
+
+use hyperion_placement::choose::Considered;
+use hyperion_placement::model::{Request, Snapshot};
+use hyperion_placement::score::{RulesScorer, Scorer};
+
+use crate::sim::{Brain, Truth, best, rounded};
+
+/// The rules scorer; a replica that runs stays unless the gain in score is worth a move.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Gain in score that a move has to bring.
+    pub gain: f64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { gain: 1.0 }
+    }
+}
+
+impl Brain for Rules {
+    fn name(&self) -> &str {
+        "rules"
+    }
+
+    fn decide(
+        &mut self,
+        _: &Snapshot,
+        request: &Request,
+        candidates: &[Considered<'_>],
+        _: &dyn Truth,
+    ) -> Option<usize> {
+        let score = |c: &Considered<'_>| {
+            RulesScorer
+                .score(request, &c.candidate, &c.features)
+                .total()
+        };
+        let index = best(candidates, score)?;
+        let here = request.current.as_deref();
+        let here = candidates.iter().find(|c| here == Some(c.candidate.id));
+        here.is_none_or(|c| rounded(score(&candidates[index])) > rounded(score(c)) + self.gain)
+            .then_some(index)
+    }
+}
