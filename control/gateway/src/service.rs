@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::channel::mpsc as queue;
 use futures::stream::BoxStream;
+use futures::{SinkExt, StreamExt};
 use hyperion_api::node::{HyperionNode, HyperionNodeStatus};
 use hyperion_link::identity::CertificateFacts;
 use hyperion_link::server::Peer;
@@ -19,7 +20,6 @@ use hyperion_proto::{convert, domain};
 use kube::api::Api;
 use rand::RngExt;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
@@ -206,20 +206,16 @@ impl AgentService for AgentEndpoint {
             self.shared.metrics.refuse("stream");
             info!(peer = %peer.address, error = status.message(), "stream refused");
         })?;
-        let (outgoing, receiver) = mpsc::channel(OUTGOING);
-        let session = Session {
+        let (outgoing, receiver) = queue::channel(OUTGOING);
+        let session = Box::new(Session {
             shared: self.shared.clone(),
             node,
             peer,
             outgoing,
             expires: AtomicU64::new(expires),
-        };
-        tokio::spawn(session.run(request.into_inner()));
-        Ok(Response::new(
-            ReceiverStream::new(receiver)
-                .map(|message| *message)
-                .boxed(),
-        ))
+        });
+        tokio::spawn(session.run(Box::new(request.into_inner())));
+        Ok(Response::new(receiver.map(|message| *message).boxed()))
     }
 }
 
@@ -334,13 +330,14 @@ impl Drop for OpenSession {
 }
 
 impl Session {
-    async fn run(self, mut incoming: Streaming<StreamMessage>) {
+    /// Boxed, both: a task keeps room for its arguments twice.
+    async fn run(self: Box<Self>, mut incoming: Box<Streaming<StreamMessage>>) {
         let (open, mut status) = match Box::pin(self.open(&mut incoming)).await {
             Ok(opened) => opened,
             Err(status) => {
                 info!(node = %self.node, peer = %self.peer.address, error = status.message(), "stream refused");
                 self.shared.metrics.refuse("hello");
-                let _ = self.outgoing.send(Box::new(Err(status))).await;
+                let _ = self.outgoing.clone().send(Box::new(Err(status))).await;
                 return;
             }
         };

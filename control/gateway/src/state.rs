@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::channel::mpsc;
 use hyperion_api::fleet::{LiveNode, LiveNodes};
 use hyperion_link::transport::{self, CLOSE_REVOKED};
 use hyperion_proto::agent_v1::stream_message::Body;
@@ -12,7 +13,7 @@ use hyperion_proto::agent_v1::{
     FetchLogs, LogChunk, StartReplica, StopReplica, StreamMessage, Welcome,
 };
 use hyperion_proto::domain::{ReplicaKey, Telemetry};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::logs::{LogChunks, LogSinks};
@@ -23,8 +24,8 @@ pub const OUTGOING: usize = 256;
 /// Replicas' bytes in a welcome; half of what an agent takes.
 const MAX_WELCOME: usize = transport::MAX_TO_AGENT / 2;
 
-/// Outgoing half of a session.
-/// (boxed: a channel sets memory for 32 messages aside, for each of ten thousand sessions).
+/// Outgoing half of a session. Not tokio's channel: that sets memory for 32 messages aside, for each
+/// of ten thousand sessions that rarely have one waiting.
 pub type Outgoing = mpsc::Sender<Box<Result<StreamMessage, tonic::Status>>>;
 
 /// A stream that wants to be a session.
@@ -295,10 +296,13 @@ impl State {
         if !inner.complete {
             return;
         }
-        for node in before.difference(&inner.held_back) {
-            if inner.sessions.contains_key(node) {
-                inner.greet(node);
-            }
+        let released: Vec<String> = before
+            .difference(&inner.held_back)
+            .filter(|node| inner.sessions.contains_key(*node))
+            .cloned()
+            .collect();
+        for node in released {
+            inner.greet(&node);
         }
     }
 
@@ -385,7 +389,7 @@ impl Inner {
         }
     }
 
-    fn cancel_log(&self, node: &str, request_id: u64) {
+    fn cancel_log(&mut self, node: &str, request_id: u64) {
         let cancel = FetchLogs {
             request_id,
             cancel: true,
@@ -396,7 +400,7 @@ impl Inner {
 
     /// Sends the welcome. What does not fit in one message follows as single orders, and the node
     /// then does not learn that the list is complete: it keeps too much rather than too little.
-    fn greet(&self, node: &str) {
+    fn greet(&mut self, node: &str) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let mut welcome = Welcome {
             replicas: Vec::new(),
@@ -422,8 +426,8 @@ impl Inner {
         }
     }
 
-    fn send(&self, node: &str, body: Body) -> bool {
-        let Some(session) = self.sessions.get(node) else {
+    fn send(&mut self, node: &str, body: Body) -> bool {
+        let Some(session) = self.sessions.get_mut(node) else {
             return false;
         };
         let sent = session

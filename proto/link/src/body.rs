@@ -103,7 +103,7 @@ async fn pump(stream: &mut impl ReadHalf, tx: &mut mpsc::Sender<Item>) {
             }
         }
     }
-    match stream.trailers().await {
+    match Box::pin(stream.trailers()).await {
         Ok(Some(trailers)) => {
             drop(tx.send(Item::Trailers(Box::new(trailers))).await);
         }
@@ -155,10 +155,11 @@ where
             Ok(data) => stream.data(data).await?,
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
-                    stream.trailers(trailers).await?;
+                    // Boxed: once in a stream's life.
+                    Box::pin(stream.trailers(trailers)).await?;
                 }
             }
         }
     }
-    stream.finish().await
+    Box::pin(stream.finish()).await
 }

@@ -144,8 +144,12 @@ where
         let Ok(turn) = turn else { break };
         let from = incoming.remote_address();
         let service = service.clone();
+        // Boxed, here and below: a task keeps room for its largest state as long as it lives, and
+        // for what it hands on twice; handshakes are large, short, and not in progress for ten
+        // thousand agents at once.
+        let handshake = Box::pin(tokio::time::timeout(HANDSHAKE, establish(incoming)));
         tokio::spawn(async move {
-            if let Err(e) = connection(incoming, turn, service).await {
+            if let Err(e) = connection(handshake, turn, service).await {
                 // A refused handshake is the peer's business until somebody looks for it.
                 debug!(peer = %from, error = %e, "connection ended");
             }
@@ -156,7 +160,7 @@ where
 }
 
 async fn connection<S>(
-    incoming: quinn::Incoming,
+    handshake: Pin<Box<tokio::time::Timeout<impl Future<Output = Established>>>>,
     turn: OwnedSemaphorePermit,
     service: S,
 ) -> Result<(), BoxError>
@@ -164,23 +168,22 @@ where
     S: GrpcService + Clone,
     S::Future: Send,
 {
-    // Boxed, here and below: a task keeps room for its largest state as long as it lives, and for
-    // what it hands on twice; handshakes are large, short, and not in progress for ten thousand
-    // agents at once.
-    let established = Box::pin(tokio::time::timeout(HANDSHAKE, establish(incoming))).await;
+    let established = handshake.await;
     drop(turn);
     let Some((h3, peer)) = established.map_err(|_| "no handshake in time")?? else {
         return Ok(());
     };
-    if peer.certificate.is_some() {
-        return requests(h3, peer, service).await;
+    let (known, connection) = (peer.certificate.is_some(), peer.connection.clone());
+    let served = Box::pin(requests(h3, peer, service));
+    if known {
+        return served.await;
     }
-    let connection = peer.connection.clone();
-    let served = tokio::time::timeout(WITHOUT_CERTIFICATE, requests(h3, peer, service));
-    Box::pin(served).await.unwrap_or_else(|_| {
-        connection.close(0_u32.into(), b"enrolment took too long");
-        Ok(())
-    })
+    Box::pin(tokio::time::timeout(WITHOUT_CERTIFICATE, served))
+        .await
+        .unwrap_or_else(|_| {
+            connection.close(0_u32.into(), b"enrolment took too long");
+            Ok(())
+        })
 }
 
 /// Serves a connection's requests, each in a task of its own.
@@ -217,7 +220,10 @@ where
 
 type H3 = h3::server::Connection<h3_quinn::Connection, Bytes>;
 
-async fn establish(incoming: quinn::Incoming) -> Result<Option<(Box<H3>, Box<Peer>)>, BoxError> {
+/// A connection after its handshake; none where the handshake was refused.
+type Established = Result<Option<(Box<H3>, Box<Peer>)>, BoxError>;
+
+async fn establish(incoming: quinn::Incoming) -> Established {
     let from = incoming.remote_address();
     let connection = match incoming.await {
         Ok(connection) => connection,
