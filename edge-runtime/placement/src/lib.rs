@@ -2,8 +2,9 @@
 //! -> check -> explain. Pure: no clock, no randomness, no I/O, so that the same inputs give the
 //! same decision on every machine.
 //!
-//! [`decide`] is the way in. It walks the candidates once, in order of id, so its work grows with
-//! their number and nothing else.
+//! [`decide`] is the way in, and the reference: it walks a snapshot once, in order of id, so its
+//! work grows with the number of candidates and nothing else. [`Fleet`] decides the same on a fleet
+//! that is kept up to date in place, and much faster.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -13,6 +14,7 @@ pub mod cost;
 pub mod explain;
 pub mod features;
 pub mod filter;
+pub mod fleet;
 pub mod gpu;
 pub mod latency;
 pub mod model;
@@ -25,4 +27,5 @@ pub use check::{Violation, check};
 pub use choose::{CandidateRef, Choice, Considered, Decision, choice_of, consider, decide};
 pub use explain::Explanation;
 pub use filter::Constraint;
+pub use fleet::{Fleet, FleetError, Scratch};
 pub use score::{PolicyScorer, RulesScorer, Scorer};

@@ -1,0 +1,329 @@
+//! One pass over the fleet: filters, counts, and finds those that may be among the best.
+
+use super::Fleet;
+use super::decide::{Mode, Scratch};
+use super::interned::Lanes as LaneSet;
+use super::kinds::{EXACT, Kind, LANES, below, ones};
+use super::rough::{Bounds, Lanes, RoughNetwork, RoughRules};
+use crate::explain::TOP;
+use crate::filter::Constraint;
+use crate::gpu;
+use crate::model::Request;
+
+/// Marks on lanes, cheap to set and to clear.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Marks {
+    masks: Vec<u16>,
+    touched: Vec<u32>,
+}
+
+impl Marks {
+    fn clear(&mut self, blocks: usize) {
+        for block in self.touched.drain(..) {
+            if let Some(mask) = self.masks.get_mut(block as usize) {
+                *mask = 0;
+            }
+        }
+        self.masks.resize(blocks, 0);
+    }
+
+    pub(super) fn set(&mut self, block: u32, lanes: u16) {
+        self.masks[block as usize] |= lanes;
+        self.touched.push(block);
+    }
+
+    pub(super) fn of(&self, block: u32) -> u16 {
+        self.masks.get(block as usize).copied().unwrap_or(0)
+    }
+}
+
+/// A candidate, and where its score lies.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    pub(super) handle: u32,
+    pub(super) block: u32,
+    pub(super) lane: u32,
+    pub(super) lower: f32,
+    pub(super) upper: f32,
+}
+
+/// The scores that are certain to be reached by as many candidates as an explanation names.
+struct Floor {
+    best: [f32; TOP],
+    /// False where all candidates are wanted.
+    used: bool,
+}
+
+impl Floor {
+    const fn least(&self) -> f32 {
+        if self.used {
+            self.best[TOP - 1]
+        } else {
+            f32::NEG_INFINITY
+        }
+    }
+
+    fn raise(&mut self, lower: f32) {
+        if lower > self.best[TOP - 1] {
+            let place = self.best.partition_point(|b| *b >= lower);
+            self.best[place..].rotate_right(1);
+            self.best[place] = lower;
+        }
+    }
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives on the stack of a pass, and a box would be an allocation for each kind"
+)]
+enum Rough<'a> {
+    Unknown,
+    Rules(RoughRules),
+    Network(RoughNetwork<'a>),
+}
+
+/// Walks all kinds. Fills `scratch.found` with all candidates, or those that may be among the best
+/// [`TOP`], and `scratch.rejected`. Returns the number of candidates.
+pub(super) fn walk(
+    fleet: &Fleet,
+    request: &Request,
+    mode: &Mode<'_>,
+    all: bool,
+    scratch: &mut Scratch,
+) -> usize {
+    prepare(fleet, request, scratch);
+    let mut walk = Walk {
+        fleet,
+        request,
+        mode,
+        scratch,
+        candidates: 0,
+        floor: Floor {
+            best: [f32::NEG_INFINITY; TOP],
+            used: !all,
+        },
+    };
+    for kind in fleet.kinds.iter().flatten() {
+        walk.kind(kind);
+    }
+    let (candidates, least) = (walk.candidates, walk.floor.least());
+    scratch.found.retain(|f| f.upper >= least);
+    candidates
+}
+
+fn prepare(fleet: &Fleet, request: &Request, scratch: &mut Scratch) {
+    scratch.found.clear();
+    scratch.rejected = [0; Constraint::ALL.len()];
+    fleet.places.reach(request, &mut scratch.reach);
+    fleet.images.shares(&request.images, &mut scratch.images);
+    let blocks = fleet.blocks.len();
+    for marks in [
+        &mut scratch.selected,
+        &mut scratch.avoided,
+        &mut scratch.siblings,
+        &mut scratch.singled,
+    ] {
+        marks.clear(blocks);
+    }
+    let mark = |marks: &mut Marks, handle: u32| {
+        let entry = fleet.entry(handle);
+        marks.set(entry.block, 1 << entry.lane);
+    };
+    let both = |id: &str| [fleet.nodes.get(id), fleet.offers.get(id)];
+    for id in request.avoid.keys() {
+        for handle in both(id).into_iter().flatten() {
+            mark(&mut scratch.avoided, *handle);
+        }
+    }
+    for id in &request.siblings {
+        for handle in both(id).into_iter().flatten() {
+            mark(&mut scratch.siblings, *handle);
+        }
+    }
+    for handle in request.current.iter().flat_map(|id| both(id)).flatten() {
+        mark(&mut scratch.singled, *handle);
+    }
+    for handle in fleet.places.named(request) {
+        mark(&mut scratch.singled, handle);
+    }
+    select(fleet, request, &mut scratch.selected);
+}
+
+/// Marks the lanes that carry all labels of the selector.
+fn select(fleet: &Fleet, request: &Request, selected: &mut Marks) {
+    let carriers = |(key, value): (&String, &String)| fleet.labels.lanes(key, value);
+    let all = || request.node_selector.iter().map(carriers);
+    let Some(fewest) = all().flatten().min_by_key(|lanes| lanes.len()) else {
+        return;
+    };
+    for (block, lanes) in fewest {
+        let mask = all().fold(*lanes, |mask, others| {
+            mask & others.map_or(0, |others: &LaneSet| {
+                others.get(block).copied().unwrap_or(0)
+            })
+        });
+        if mask != 0 {
+            selected.set(*block, mask);
+        }
+    }
+}
+
+struct Walk<'a, 's> {
+    fleet: &'a Fleet,
+    request: &'a Request,
+    mode: &'a Mode<'a>,
+    scratch: &'s mut Scratch,
+    candidates: usize,
+    floor: Floor,
+}
+
+impl<'a> Walk<'a, '_> {
+    /// Counts lanes under a constraint and returns those that are left.
+    fn reject(&mut self, live: u16, failed: u16, constraint: Constraint) -> u16 {
+        self.scratch.rejected[constraint as usize] += (live & failed).count_ones() as usize;
+        live & !failed
+    }
+
+    fn kind(&mut self, kind: &'a Kind) {
+        let ruled_out = kind.ruled_out(self.request);
+        let repels = kind.repels(self.request);
+        let too_dear = self.request.max_hourly_cost.is_some_and(|most| {
+            !kind
+                .hourly_cost(self.request)
+                .is_some_and(|cost| cost <= most)
+        });
+        let mut rough = None;
+        for id in &kind.blocks {
+            let block = &self.fleet.blocks[*id as usize];
+            let live = self.reject(block.live(), !block.ready, Constraint::NotReady);
+            let live = self.reject(live, !block.schedulable, Constraint::Cordoned);
+            if let Some(constraint) = ruled_out {
+                self.reject(live, u16::MAX, constraint);
+                continue;
+            }
+            let live = self.labelled(kind, *id, live);
+            if let Some(constraint) = repels {
+                self.reject(live, u16::MAX, constraint);
+                continue;
+            }
+            let live = self.with_room(kind, *id, live);
+            if too_dear {
+                self.reject(live, u16::MAX, Constraint::MaxHourlyCost);
+                continue;
+            }
+            let avoided = self.scratch.avoided.of(*id);
+            let live = self.reject(live, avoided, Constraint::RecentFailure);
+            if live != 0 {
+                self.candidates += live.count_ones() as usize;
+                if rough.is_none() {
+                    rough = Some(self.rough(kind));
+                }
+                if let Some(rough) = &rough {
+                    self.score(rough, *id, live);
+                }
+            }
+        }
+    }
+
+    fn labelled(&mut self, kind: &Kind, block: u32, live: u16) -> u16 {
+        if self.request.node_selector.is_empty() {
+            return live;
+        }
+        let selected = if kind.key.offer {
+            0
+        } else {
+            self.scratch.selected.of(block)
+        };
+        self.reject(live, !selected, Constraint::NodeSelector)
+    }
+
+    fn with_room(&mut self, kind: &Kind, block: u32, live: u16) -> u16 {
+        let (request, fleet) = (self.request, self.fleet);
+        let lanes = &fleet.blocks[block as usize];
+        let gpus_of = |lane: usize| fleet.machine(lanes.handles[lane]).candidate().gpus;
+        let short = if request.gpu.count == 0 {
+            0
+        } else if kind.is_wide() {
+            ones(live)
+                .filter(|lane| !gpu::fits(&request.gpu, gpus_of(*lane)))
+                .fold(0, |mask, lane| mask | 1 << lane)
+        } else {
+            let needed = request.gpu.millis.clamp(1, gpu::WHOLE) as u16;
+            lanes.short_of_gpus(kind.key.gpus, needed, request.gpu.count)
+        };
+        let live = self.reject(live, short, Constraint::Gpu);
+        let asked = request.resources;
+        let mut short = below(&lanes.cpu_free, asked.cpu_millis as f64);
+        if asked.cpu_millis >= EXACT {
+            short = lane_by_lane(live, |lane| {
+                fleet.free(lanes.handles[lane]).cpu_millis < asked.cpu_millis
+            });
+        }
+        let live = self.reject(live, short, Constraint::Cpu);
+        let mut short = below(&lanes.memory_free, asked.memory_bytes as f64);
+        if asked.memory_bytes >= EXACT {
+            short = lane_by_lane(live, |lane| {
+                fleet.free(lanes.handles[lane]).memory_bytes < asked.memory_bytes
+            });
+        }
+        self.reject(live, short, Constraint::Memory)
+    }
+
+    fn rough(&self, kind: &'a Kind) -> Rough<'a> {
+        let reach = &self.scratch.reach[kind.class as usize];
+        match self.mode {
+            Mode::One(_) => Rough::Unknown,
+            Mode::Rules => {
+                RoughRules::new(self.request, kind, reach).map_or(Rough::Unknown, Rough::Rules)
+            }
+            Mode::Network { layout, ready, .. } => {
+                RoughNetwork::new(layout, &ready.prepared, self.request, kind, reach)
+                    .map_or(Rough::Unknown, Rough::Network)
+            }
+        }
+    }
+
+    fn score(&mut self, rough: &Rough<'_>, id: u32, live: u16) {
+        let block = &self.fleet.blocks[id as usize];
+        let lanes = Lanes {
+            block,
+            images: &self.scratch.images,
+            siblings: self.scratch.siblings.of(id),
+        };
+        let mut bounds = match rough {
+            Rough::Unknown => Bounds::UNKNOWN,
+            Rough::Rules(rules) => rules.bounds(&lanes),
+            Rough::Network(network) => network.bounds(&lanes, &self.fleet.embeddings[id as usize]),
+        };
+        for lane in ones(live & (self.scratch.singled.of(id) | block.odd)) {
+            bounds.lower[lane] = f32::NEG_INFINITY;
+            bounds.upper[lane] = f32::INFINITY;
+        }
+        let least = self.floor.least();
+        for lane in ones(live & at_least(&bounds.upper, least)) {
+            let (lower, upper) = (bounds.lower[lane], bounds.upper[lane]);
+            self.floor.raise(lower);
+            self.scratch.found.push(Found {
+                handle: block.handles[lane],
+                block: id,
+                lane: lane as u32,
+                lower,
+                upper,
+            });
+        }
+    }
+}
+
+fn at_least(values: &[f32; LANES], least: f32) -> u16 {
+    let mut enough = [0_u8; LANES];
+    for (enough, value) in enough.iter_mut().zip(values) {
+        *enough = u8::from(*value >= least);
+    }
+    super::kinds::pack(&enough)
+}
+
+fn lane_by_lane(live: u16, fails: impl Fn(usize) -> bool) -> u16 {
+    ones(live)
+        .filter(|lane| fails(*lane))
+        .fold(0, |mask, lane| mask | 1 << lane)
+}
