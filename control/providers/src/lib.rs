@@ -47,16 +47,22 @@ const CLIENT_REGION: &[(Geography, &str)] = &[
     (Geography::Au, "aws:ap-southeast-2"),
 ];
 
-/// Measured round trips between regions, and, derived from them, from each geography's clients
-/// (`geo:EU`) to regions and to each other: the round trip from the geography's main region plus
-/// the last mile.
+/// Measured round trips between regions, and from each geography's clients, as [`with_clients`]
+/// derives them.
 #[must_use]
 pub fn latency_matrix() -> LatencyMatrix {
     let mut matrix = LatencyMatrix::default();
     for (a, b, ms) in rtt::RTT_MS {
         matrix.insert(&place(a), &place(b), *ms);
     }
-    let between = matrix.clone();
+    with_clients(&matrix)
+}
+
+/// Adds to round trips between regions those of each geography's clients (`geo:EU`) to regions and
+/// to each other: the round trip from the geography's main region plus the last mile.
+#[must_use]
+pub fn with_clients(between: &LatencyMatrix) -> LatencyMatrix {
+    let mut matrix = between.clone();
     let mut regions: Vec<Place> = between
         .rtt_ms
         .keys()

@@ -4,7 +4,18 @@
 //! Times are hours of virtual time since the episode began; paths also cover the history before
 //! it (negative times), from which schedulers see what a pool did of late.
 
+mod check;
+mod dice;
+mod draw;
+mod edge;
+mod pools;
+mod size;
+mod workloads;
+
 use hyperion_placement::model::{LatencyMatrix, Node, Offer, Request, WorkloadType};
+
+pub use dice::Dice;
+pub use size::{Size, Split};
 
 /// A value that changes at given times. Sorted by time; the first value also holds before it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -144,6 +155,9 @@ pub struct Scenario {
         f64,
     >,
 }
+
+#[cfg(test)]
+mod draw_tests;
 
 #[cfg(test)]
 mod tests {
