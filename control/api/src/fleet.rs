@@ -2,7 +2,8 @@
 //! (`/api/v1/namespaces/hyperion-system/services/hyperion-control:http/proxy/fleet/v1/…`), so that
 //! a laptop needs nothing but a kubeconfig.
 //!
-//! - `GET nodes?since=VERSION` -> [`LiveNodes`]: nodes whose live state changed after `VERSION`.
+//! - `GET nodes?since=VERSION` -> [`LiveFleet`]: nodes whose live state changed after `VERSION`, and
+//!   who decides now.
 //! - `GET logs?namespace=&workload=&replica=&container=&tail=&follow=` -> text, chunked.
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,37 @@ use serde::{Deserialize, Serialize};
 pub const PROXY_PREFIX: &str =
     "/api/v1/namespaces/hyperion-system/services/hyperion-control:http/proxy/fleet/v1";
 
-/// Answer to `GET nodes`.
+/// Answer to `GET nodes`: [`LiveNodes`], and beside its fields `scorer`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveFleet {
+    /// Nodes.
+    #[serde(flatten)]
+    pub live: LiveNodes,
+    /// Who decides.
+    #[serde(default)]
+    pub scorer: ScorerStatus,
+}
+
+/// Who decides where replicas go, and whether that is who was asked to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ScorerStatus {
+    /// `rules`, or the name of the policy that decides.
+    pub decides: String,
+    /// The policy that is loaded: the first digits of its file's hash; empty where none is.
+    pub policy: String,
+    /// Where it comes from: `built-in`, `file PATH`, `configmap NAMESPACE/NAME`, or `rules`.
+    pub source: String,
+    /// Rules decide, and the policy only watches.
+    pub shadow: bool,
+    /// Why the policy that was asked for is refused; empty where it is not.
+    pub refused: String,
+    /// Decisions that a guard rail gave to rules since the control plane began.
+    pub fallbacks: u64,
+}
+
+/// The nodes of an answer to `GET nodes`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LiveNodes {

@@ -82,6 +82,12 @@ pub struct GpuAssignment {
 pub struct Explanation {
     /// Scorer that ranked the candidates: `rules`, or a policy's name.
     pub scorer: String,
+    /// The policy that was loaded: the first digits of its file's hash; empty where none was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub policy: String,
+    /// Why rules decided although a policy was to; empty where it did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fallback: String,
     /// Candidates left after the filter.
     pub candidates: i32,
     /// Nodes and offers ruled out, by constraint.
@@ -95,6 +101,44 @@ pub struct Explanation {
     /// Best other candidate and its score, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner_up: Option<RunnerUp>,
+    /// The best candidates, the winner first, at most five.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<Ranked>,
+    /// What would have to change for the second to win; empty where nothing that was tried does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub second_wins: String,
+    /// What rules would have chosen, where a policy decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules_choice: Option<OtherChoice>,
+    /// What the policy would have chosen, where rules decided and the policy only watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_choice: Option<OtherChoice>,
+}
+
+/// One of the best candidates.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ranked {
+    /// Node or offer.
+    pub id: String,
+    /// Its total score.
+    pub score: f64,
+    /// Its score, term by term.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub terms: Vec<ScoreTerm>,
+}
+
+/// What another scorer would have chosen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OtherChoice {
+    /// Node or offer.
+    pub id: String,
+    /// US dollars per hour of the replica's share; 0 where unknown or free.
+    pub hourly_cost: f64,
+    /// Estimated p99 latency seen by clients, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p99_latency_ms: Option<f64>,
 }
 
 /// One term of a score.

@@ -218,14 +218,53 @@ default/llm  service · goal default · ◐ Degraded 1/2 ready
 
 replica 0 → edge-1  edge lab owned  ● Running
   generation 3 by control-plane · scorer rules · 2 candidates
+  runner-up edge-2 with +0.500
   latency    +0.500 ━━━━━━━━━━━━━━━━━━━━
   cost       +0.250 ━━━━━━━━━━
   score      +0.750
-  runner-up edge-2 with +0.500
   7 ruled out, by constraint
     memory       7 ━━━━━━━━━━━━━━━━━━━━
 ";
     assert_eq!(text(), expected, "{}", text());
+}
+
+#[tokio::test]
+async fn explain_shows_how_a_policy_decided_and_what_rules_would_have_chosen() {
+    let term = |name: &str, value: f64| json!({"name": name, "value": value});
+    let mut object = placement();
+    let why = &mut object["spec"]["explanation"];
+    why["scorer"] = json!("ppo");
+    why["policy"] = json!("3f9c2a71be04");
+    why["top"] = json!([
+        {"id": "edge-1", "score": 0.75, "terms": [term("latency", 0.5), term("cost", 0.25)]},
+        {"id": "edge-2", "score": 0.5, "terms": [term("latency", 0.6), term("cost", -0.1), term("move", 0.0)]},
+    ]);
+    why["secondWins"] = json!("edge-2 would win if its price fell from 0.2000 to 0.1000 USD/h");
+    why["rulesChoice"] = json!({"id": "edge-3", "hourlyCost": 0.0, "p99LatencyMs": 30.0});
+    let server = Server::new(vec![
+        (WORKLOAD, 200, workload(1).to_string()),
+        (OF_WORKLOAD, 200, list("HyperionPlacement", &[object], "")),
+    ]);
+    let (out, text) = captured();
+    explain::run(&server.connection, &explain_args(None), &out)
+        .await
+        .unwrap();
+    let expected = "\
+replica 0 → edge-1  edge lab owned  ● Running
+  generation 3 by control-plane · scorer ppo 3f9c2a71be04 · 2 candidates
+  rules would have chosen edge-3: owned, p99 30ms
+  runner-up edge-2 with +0.500 · latency +0.600 · cost -0.100
+  edge-2 would win if its price fell from 0.2000 to 0.1000 USD/h
+  latency    +0.500 ━━━━━━━━━━━━━━━━━━━━
+  cost       +0.250 ━━━━━━━━━━
+  score      +0.750
+  7 ruled out, by constraint
+    memory       7 ━━━━━━━━━━━━━━━━━━━━
+  the best 2
+    1 edge-1   +0.750 · latency +0.500 · cost +0.250
+    2 edge-2   +0.500 · latency +0.600 · cost -0.100
+";
+    assert!(text().ends_with(expected), "{}", text());
 }
 
 #[tokio::test]

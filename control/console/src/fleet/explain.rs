@@ -1,5 +1,6 @@
 //! A decision in words: why a replica is where it is, or why it has no place.
 
+use hyperion_api::placement::{Explanation, OtherChoice, Ranked, ScoreTerm};
 use hyperion_api::workload::WorkloadPhase;
 
 use super::column::Mark;
@@ -130,41 +131,136 @@ pub fn placement_lines(row: &Placement, ascii: bool) -> Vec<Line> {
         )]);
     }
     let why = &row.explanation;
-    lines.push(vec![(
-        Tone::Dim,
-        format!(
-            "  generation {} by {} · scorer {} · {} {}",
-            row.generation,
-            row.decided_by,
-            why.scorer,
-            text::grouped(u64::try_from(why.candidates).unwrap_or(0)),
-            if why.candidates == 1 {
-                "candidate"
-            } else {
-                "candidates"
-            }
-        ),
-    )]);
-    let terms: Vec<(String, f64)> = why
+    lines.push(decision_line(row));
+    if !why.fallback.is_empty() {
+        lines.push(vec![(
+            Tone::Warn,
+            format!("  rules decided: {}", why.fallback),
+        )]);
+    }
+    lines.extend(other_line("rules", why.rules_choice.as_ref(), &row.node));
+    lines.extend(other_line(
+        &format!("policy {}", why.policy),
+        why.policy_choice.as_ref(),
+        &row.node,
+    ));
+    if let Some(second) = &why.runner_up {
+        let mut line = vec![
+            (Tone::Dim, "  runner-up ".to_owned()),
+            (Tone::Plain, second.id.clone()),
+            (Tone::Dim, format!(" with {}", score(second.score))),
+        ];
+        if let [_, ranked, ..] = &why.top[..] {
+            line.extend(split(&ranked.terms, TERMS_BESIDE));
+        }
+        lines.push(line);
+    }
+    if !why.second_wins.is_empty() {
+        lines.push(vec![(Tone::Plain, format!("  {}", why.second_wins))]);
+    }
+    // The largest first: a short screen shows those that decided.
+    let mut terms: Vec<(String, f64)> = why
         .terms
         .iter()
         .map(|t| (t.name.clone(), t.value))
         .collect();
+    terms.retain(|(_, value)| !(value.abs() < LEAST_TERM));
+    terms.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
     lines.extend(term_lines(&terms, why.score, ascii));
-    if let Some(second) = &why.runner_up {
-        lines.push(vec![
-            (Tone::Dim, "  runner-up ".to_owned()),
-            (Tone::Plain, second.id.clone()),
-            (Tone::Dim, format!(" with {}", score(second.score))),
-        ]);
-    }
-    let rejected: Vec<(String, i32)> = why
-        .rejected
-        .iter()
-        .map(|r| (r.constraint.clone(), r.count))
-        .collect();
-    lines.extend(rejected_lines(&rejected, ascii));
+    lines.extend(rejected_lines(&rejected(why), ascii));
+    lines.extend(top_lines(&why.top));
     lines
+}
+
+/// Terms that would be shown as nothing are left out.
+const LEAST_TERM: f64 = 0.000_5;
+/// Terms named beside a candidate's score where there is no line of its own for them.
+const TERMS_BESIDE: usize = 2;
+
+fn decision_line(row: &Placement) -> Line {
+    let why = &row.explanation;
+    let policy = if why.policy.is_empty() || why.scorer == "rules" {
+        String::new()
+    } else {
+        format!(" {}", why.policy)
+    };
+    let plural = if why.candidates == 1 { "" } else { "s" };
+    let said = format!(
+        "  generation {} by {} · scorer {}{policy} · {} candidate{plural}",
+        row.generation,
+        row.decided_by,
+        why.scorer,
+        text::grouped(u64::try_from(why.candidates).unwrap_or(0)),
+    );
+    vec![(Tone::Dim, said)]
+}
+
+/// What another scorer would have chosen; none where it was not asked.
+fn other_line(who: &str, choice: Option<&OtherChoice>, node: &str) -> Option<Line> {
+    let choice = choice?;
+    if choice.id == node {
+        return Some(vec![(
+            Tone::Good,
+            format!("  {who} would have chosen the same"),
+        )]);
+    }
+    let cost = if choice.hourly_cost == 0.0 {
+        "owned".to_owned()
+    } else {
+        format!("{}/h", text::dollars(choice.hourly_cost))
+    };
+    let p99 = choice.p99_latency_ms.map(text::millis);
+    let p99 = p99.map_or_else(String::new, |p99| format!(", p99 {p99}"));
+    Some(vec![
+        (Tone::Warn, format!("  {who} would have chosen ")),
+        (Tone::Plain, choice.id.clone()),
+        (Tone::Dim, format!(": {cost}{p99}")),
+    ])
+}
+
+/// The largest terms of a score, ` · name +0.123` each.
+fn split(terms: &[ScoreTerm], most: usize) -> Line {
+    let mut shown: Vec<&ScoreTerm> = terms
+        .iter()
+        .filter(|t| t.value.is_finite() && t.value.abs() >= LEAST_TERM)
+        .collect();
+    shown.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
+    shown.truncate(most);
+    shown
+        .into_iter()
+        .flat_map(|t| {
+            [
+                (Tone::Dim, format!(" · {} ", t.name)),
+                (Tone::Plain, score(t.value)),
+            ]
+        })
+        .collect()
+}
+
+/// The best candidates, each with its score by term.
+fn top_lines(top: &[Ranked]) -> Vec<Line> {
+    if top.len() < 2 {
+        return Vec::new();
+    }
+    let mut lines = vec![vec![(Tone::Dim, format!("  the best {}", top.len()))]];
+    let ids = top.iter().map(|r| text::width(&r.id));
+    let width = ids.max().unwrap_or(0).clamp(5, 36);
+    for (place, ranked) in top.iter().enumerate() {
+        let id = text::pad(&ranked.id, width, false);
+        let mut line = vec![
+            (Tone::Dim, format!("    {} ", place + 1)),
+            (Tone::Plain, id),
+            (Tone::Strong, text::pad(&score(ranked.score), 9, true)),
+        ];
+        line.extend(split(&ranked.terms, usize::MAX));
+        lines.push(line);
+    }
+    lines
+}
+
+fn rejected(why: &Explanation) -> Vec<(String, i32)> {
+    let rejected = why.rejected.iter();
+    rejected.map(|r| (r.constraint.clone(), r.count)).collect()
 }
 
 fn score(value: f64) -> String {

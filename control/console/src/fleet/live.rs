@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use hyperion_api::fleet::ScorerStatus;
 use serde::{Deserialize, Serialize};
 
 /// Samples kept per node, one a second: two minutes, the width of a wide terminal.
@@ -22,6 +23,8 @@ pub struct LiveAnswer {
     pub version: u64,
     /// Nodes that changed.
     pub nodes: Vec<LiveSample>,
+    /// Who decides.
+    pub scorer: ScorerStatus,
 }
 
 /// One node's values as they arrive.

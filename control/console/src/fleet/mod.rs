@@ -11,6 +11,7 @@ pub mod store;
 pub mod summary;
 pub mod workload;
 
+use hyperion_api::fleet::ScorerStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +91,8 @@ pub enum Change {
     Happenings(Vec<Happening>),
     /// Live values that arrived.
     Live(Vec<LiveSample>),
+    /// Who decides.
+    Scorer(ScorerStatus),
 }
 
 /// What a change touched.
@@ -118,6 +121,8 @@ pub struct Fleet {
     pub placements: Store<Placement>,
     /// Events.
     pub happenings: Store<Happening>,
+    /// Who decides; nobody has said yet where `decides` is empty.
+    pub scorer: ScorerStatus,
 }
 
 impl Fleet {
@@ -184,6 +189,17 @@ impl Fleet {
                     }
                 }
                 touched.live = true;
+            }
+            Change::Scorer(mut scorer) => {
+                for text in [
+                    &mut scorer.decides,
+                    &mut scorer.policy,
+                    &mut scorer.source,
+                    &mut scorer.refused,
+                ] {
+                    clean_in_place(text);
+                }
+                self.scorer = scorer;
             }
         }
         touched

@@ -107,21 +107,10 @@ impl Placement {
             &mut self.decided_by,
             &mut self.reason,
             &mut self.message,
-            &mut self.explanation.scorer,
         ] {
             clean_in_place(text);
         }
-        self.explanation
-            .rejected
-            .iter_mut()
-            .for_each(|r| clean_in_place(&mut r.constraint));
-        self.explanation
-            .terms
-            .iter_mut()
-            .for_each(|t| clean_in_place(&mut t.name));
-        if let Some(second) = &mut self.explanation.runner_up {
-            clean_in_place(&mut second.id);
-        }
+        clean_explanation(&mut self.explanation);
         self.haystack = format!("{} {} {:?}", self.key, self.node, self.phase).to_lowercase();
     }
 
@@ -138,6 +127,27 @@ impl Placement {
             .split_once('/')
             .is_some_and(|(ns, name)| ns == self.namespace && name == self.workload)
     }
+}
+
+fn clean_explanation(why: &mut Explanation) {
+    for text in [
+        &mut why.scorer,
+        &mut why.policy,
+        &mut why.fallback,
+        &mut why.second_wins,
+    ] {
+        clean_in_place(text);
+    }
+    let rejected = why.rejected.iter_mut().map(|r| &mut r.constraint);
+    let ranked = why.top.iter_mut().map(|r| &mut r.id);
+    let others = [&mut why.rules_choice, &mut why.policy_choice];
+    let others = others.into_iter().flatten().map(|c| &mut c.id);
+    let second = why.runner_up.iter_mut().map(|r| &mut r.id);
+    let texts = rejected.chain(ranked).chain(others).chain(second);
+    texts.for_each(clean_in_place);
+    let terms = why.top.iter_mut().flat_map(|r| &mut r.terms);
+    let terms = terms.chain(&mut why.terms);
+    terms.for_each(|t| clean_in_place(&mut t.name));
 }
 
 /// The cell of a placement's phase.

@@ -78,7 +78,7 @@ impl Areas {
             tabs: take(&mut rest, 1),
             ..Self::default()
         };
-        if state.contact.notice(state.now_ms).is_some() {
+        if state.notice().is_some() {
             areas.notice = take(&mut rest, 1);
         }
         areas.footer = Rect {

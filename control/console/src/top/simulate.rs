@@ -1,7 +1,10 @@
 //! A simulated fleet for `hyperion top --simulate`, the golden screens and the bench: as large as
 //! wanted, the same for the same seed, changing every second. No part of the real program.
 
-use hyperion_api::placement::{Explanation, PlacementPhase, RunnerUp, ScoreTerm};
+use hyperion_api::fleet::ScorerStatus;
+use hyperion_api::placement::{
+    Explanation, OtherChoice, PlacementPhase, Ranked, RunnerUp, ScoreTerm,
+};
 use hyperion_api::workload::{Rejection, WorkloadPhase};
 
 use crate::fleet::live::LiveSample;
@@ -190,6 +193,12 @@ impl Simulation {
             Change::Nodes(self.nodes.clone()),
             Change::Workloads(self.workloads.clone()),
             Change::Placements(self.placements.clone()),
+            Change::Scorer(ScorerStatus {
+                decides: "ppo".to_owned(),
+                policy: "3f9c2a71be04".to_owned(),
+                source: "built-in".to_owned(),
+                ..ScorerStatus::default()
+            }),
         ]
     }
 
@@ -431,27 +440,7 @@ impl Simulation {
             restarts: if backoff { 5 } else { 0 },
             since_ms: Some(created + 2000),
             created_ms: Some(created),
-            explanation: Explanation {
-                scorer: "rules".to_owned(),
-                candidates: (total / 3) as i32,
-                rejected: [("geographies", 3), ("memory", 9)]
-                    .map(|(constraint, share)| Rejection {
-                        constraint: constraint.to_owned(),
-                        count: (total / share) as i32,
-                    })
-                    .to_vec(),
-                terms: [("latency", latency), ("cost", cost), ("balance", -0.04)]
-                    .map(|(name, value)| ScoreTerm {
-                        name: name.to_owned(),
-                        value,
-                    })
-                    .to_vec(),
-                score: latency + cost - 0.04,
-                runner_up: Some(RunnerUp {
-                    id: second,
-                    score: latency + cost - 0.07,
-                }),
-            },
+            explanation: why(total, &node.id, second, latency, cost),
             ..Default::default()
         }
     }
@@ -542,6 +531,62 @@ impl Simulation {
             count: 1,
             ..Default::default()
         }
+    }
+}
+
+/// A decision as a policy makes it, and every third time rules would have chosen otherwise.
+fn why(total: usize, node: &str, second: String, latency: f64, cost: f64) -> Explanation {
+    let terms = |lost: f64| {
+        let all = [
+            ("cost", cost),
+            ("latency", latency - lost),
+            ("risk", -0.012),
+            ("room", 0.021),
+            ("data", 0.0),
+            ("move", 0.0),
+            ("base", -0.04),
+        ];
+        let term = |(name, value): (&str, f64)| ScoreTerm {
+            name: name.to_owned(),
+            value,
+        };
+        all.map(term).to_vec()
+    };
+    let score = latency + cost - 0.031;
+    let ranked = |id: &str, lost: f64| Ranked {
+        id: id.to_owned(),
+        score: score - lost,
+        terms: terms(lost),
+    };
+    let rules = if total.wrapping_add(second.len()).is_multiple_of(3) {
+        &second
+    } else {
+        node
+    };
+    Explanation {
+        scorer: "ppo".to_owned(),
+        policy: "3f9c2a71be04".to_owned(),
+        candidates: (total / 3) as i32,
+        rejected: [("geographies", 3), ("memory", 9)]
+            .map(|(constraint, share)| Rejection {
+                constraint: constraint.to_owned(),
+                count: (total / share) as i32,
+            })
+            .to_vec(),
+        terms: terms(0.0),
+        score,
+        runner_up: Some(RunnerUp {
+            id: second.clone(),
+            score: score - 0.03,
+        }),
+        top: vec![ranked(node, 0.0), ranked(&second, 0.03)],
+        second_wins: format!("{second} would win if its p99 fell by 9.1 ms to 31.4 ms"),
+        rules_choice: Some(OtherChoice {
+            id: rules.to_owned(),
+            hourly_cost: 0.0,
+            p99_latency_ms: Some(40.5),
+        }),
+        ..Explanation::default()
     }
 }
 

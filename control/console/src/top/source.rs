@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use hyperion_api::fleet::ScorerStatus;
 use hyperion_api::node::HyperionNode;
 use hyperion_api::placement::HyperionPlacement;
 use hyperion_api::workload::HyperionWorkload;
@@ -93,6 +94,7 @@ async fn follow(connection: &Connection, events: &Sender<Event>) {
 /// Asks for live telemetry; that it is answered at all shows that the API server is there.
 async fn poll(connection: &Connection, events: &Sender<Event>) {
     let mut since = 0;
+    let mut scorer = ScorerStatus::default();
     let mut clock = tokio::time::interval(POLL);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -109,6 +111,10 @@ async fn poll(connection: &Connection, events: &Sender<Event>) {
                 };
                 sent.push(Event::Reached(Channel::Api));
                 sent.push(Event::Reached(Channel::Live));
+                if live.scorer != scorer {
+                    scorer = live.scorer.clone();
+                    sent.push(Event::Change(Change::Scorer(live.scorer)));
+                }
                 if !live.nodes.is_empty() {
                     sent.push(Event::Change(Change::Live(live.nodes)));
                 }

@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::contact::Contact;
 use super::layout::Areas;
 use super::table::Table;
-use crate::fleet::column::Row;
+use crate::fleet::column::{Mark, Row};
 use crate::fleet::placement;
 use crate::fleet::summary::{Place, Summary};
 use crate::fleet::{Fleet, Happening, Node, Placement, Store, Touched, Workload};
+use crate::text::Tone;
 
 /// Totals kept for the overview's charts, one a second.
 pub const HISTORY: usize = 240;
@@ -246,6 +247,17 @@ impl Act {
 }
 
 impl State {
+    /// What a person must know before believing the screen, or of who decides.
+    #[must_use]
+    pub fn notice(&self) -> Option<(Mark, Tone, String)> {
+        let refused = &self.fleet.scorer.refused;
+        let policy = || {
+            let said = format!("The policy is refused, rules decide: {refused}");
+            (!refused.is_empty()).then_some((Mark::Half, Tone::Warn, said))
+        };
+        self.contact.notice(self.now_ms).or_else(policy)
+    }
+
     /// An empty fleet.
     #[must_use]
     pub fn new(options: Options, size: (u16, u16), now_ms: i64) -> Self {

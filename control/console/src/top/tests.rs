@@ -430,6 +430,11 @@ fn screens_look_as_documented() {
     golden("simulated", &[char('1')], &|s| {
         s.options.simulated = Some(10_000);
     });
+    golden("policy-refused", &[char('2')], &|s| {
+        s.fleet.scorer.decides = "rules".to_owned();
+        s.fleet.scorer.refused =
+            "the policy has feature schema 1, this program 2: train it anew".to_owned();
+    });
     golden("unreachable", &[char('2')], &|s| {
         s.contact.reached(Channel::Api, NOW - 45_000);
         s.contact
@@ -507,14 +512,23 @@ prop_compose! {
         placement.explanation.score = number;
         placement.explanation.candidates = count;
         placement.explanation.terms = vec![hyperion_api::placement::ScoreTerm { name: text.clone(), value: number }];
+        placement.explanation.fallback.clone_from(&text);
+        placement.explanation.second_wins.clone_from(&text);
+        placement.explanation.top = vec![hyperion_api::placement::Ranked {
+            id: text.clone(), score: number, terms: placement.explanation.terms.clone() }; 2];
+        placement.explanation.rules_choice = Some(hyperion_api::placement::OtherChoice {
+            id: text.clone(), hourly_cost: number, p99_latency_ms: Some(number) });
         placement.explanation.rejected = vec![hyperion_api::workload::Rejection { constraint: text.clone(), count }];
+        let scorer = hyperion_api::fleet::ScorerStatus {
+            decides: text.clone(), refused: text.clone(), ..Default::default()
+        };
         let happening = Happening {
             key: name.clone(), at_ms: at, kind: "node".to_owned(), object: node.id.clone(),
             message: text, warning: true, count, ..Default::default()
         };
         vec![Change::Nodes(vec![node]), Change::Workloads(vec![workload]),
              Change::Placements(vec![placement]), Change::Happenings(vec![happening]),
-             Change::Live(vec![sample.clone(), sample])]
+             Change::Live(vec![sample.clone(), sample]), Change::Scorer(scorer)]
     }
 }
 

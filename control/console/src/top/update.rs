@@ -62,7 +62,7 @@ impl State {
             Change::Workload(_) | Change::WorkloadGone(_) => Channel::Workloads,
             Change::Placement(_) | Change::PlacementGone(_) => Channel::Placements,
             Change::Happenings(_) => Channel::Events,
-            Change::Live(_) => return,
+            Change::Live(_) | Change::Scorer(_) => return,
         };
         self.contact.reached(channel, self.now_ms);
     }

@@ -292,6 +292,7 @@ fn placement_spec(
                     f64::MIN
                 },
             }),
+            ..Why::default()
         },
     }
 }

@@ -6,6 +6,7 @@ mod overview;
 pub mod pen;
 mod table;
 
+use hyperion_api::fleet::ScorerStatus;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
@@ -94,6 +95,10 @@ fn title(pen: &mut Pen<'_>, area: Rect, state: &State) {
         right.push((Tone::Plain, ready));
         right.push((Tone::Dim, " · ".to_owned()));
     }
+    if let Some((tone, who)) = scorer(&state.fleet.scorer) {
+        right.push((tone, who));
+        right.push((Tone::Dim, " · ".to_owned()));
+    }
     if options.simulated.is_some() {
         right.push((Tone::Warn, "not real ".to_owned()));
     } else {
@@ -111,6 +116,17 @@ fn title(pen: &mut Pen<'_>, area: Rect, state: &State) {
     }
     let x = area.right().saturating_sub(width(rest));
     pen.line(x, area.y, area.right().saturating_sub(x), rest);
+}
+
+/// Who decides, in a word or two; none where nobody has said.
+fn scorer(scorer: &ScorerStatus) -> Option<(Tone, String)> {
+    let decides = scorer.decides.clone();
+    match () {
+        () if decides.is_empty() => None,
+        () if !scorer.refused.is_empty() => Some((Tone::Warn, format!("{decides}!"))),
+        () if scorer.shadow => Some((Tone::Plain, format!("{decides}, shadow"))),
+        () => Some((Tone::Plain, decides)),
+    }
 }
 
 fn tabs(pen: &mut Pen<'_>, area: Rect, state: &State) {
@@ -141,7 +157,7 @@ fn tabs(pen: &mut Pen<'_>, area: Rect, state: &State) {
 }
 
 fn notice(pen: &mut Pen<'_>, area: Rect, state: &State) {
-    let Some((mark, tone, said)) = state.contact.notice(state.now_ms) else {
+    let Some((mark, tone, said)) = state.notice() else {
         return;
     };
     let style = pen.style(tone).add_modifier(Modifier::REVERSED);
