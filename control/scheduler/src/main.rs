@@ -1,5 +1,9 @@
 //! `hyperion-train`: trains, evaluates and exports placement policies.
 
+mod cli;
+
+use clap::Parser;
+
 fn main() -> anyhow::Result<()> {
-    anyhow::bail!("nothing to do yet")
+    cli::run(cli::Cli::parse())
 }

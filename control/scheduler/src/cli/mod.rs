@@ -1,0 +1,115 @@
+//! Commands and their flags.
+
+mod eval;
+mod export;
+mod train;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use hyperion_scheduler::world::World;
+
+/// Trains, evaluates and exports placement policies.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a policy by PPO in the simulator.
+    Train(train::Args),
+    /// Play episodes with every scheduler and report figures.
+    Eval(eval::Args),
+    /// Write a policy in another precision.
+    Export(export::Args),
+}
+
+/// Runs a command.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Export(args) => export::run(&args),
+    }
+}
+
+/// Reads the world of a directory, or takes the one that is built in; warnings go to standard
+/// error.
+fn world(data: Option<&Path>) -> Result<World> {
+    let Some(dir) = data else {
+        say("no --data: the small built-in world is used");
+        return Ok(World::builtin());
+    };
+    let (world, warnings) = World::load(dir)?;
+    for warning in warnings {
+        say(&format!("warning: {warning}"));
+    }
+    Ok(world)
+}
+
+/// Says something to people: standard output is for results.
+fn say(text: &str) {
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Prints a result.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").context("standard output")
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+/// Writes a file in whole or not at all.
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    let part = PathBuf::from(format!("{}.part", path.display()));
+    std::fs::write(&part, content).with_context(|| part.display().to_string())?;
+    std::fs::rename(&part, path).with_context(|| path.display().to_string())
+}
+
+/// Cores of this machine.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The policy that is part of the program, if there is one.
+fn built_in() -> Result<Option<hyperion_policy::PolicyFile>> {
+    Ok(None)
+}
+
+/// Names of a data directory's files and a hash over their content.
+fn fingerprint(dir: &Path) -> Result<(Vec<String>, String)> {
+    use sha2::{Digest, Sha256};
+    let mut files = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        for entry in entries {
+            let path = entry.with_context(|| folder.display().to_string())?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let mut hash = Sha256::new();
+    let mut names = Vec::new();
+    for path in &files {
+        let name = path.strip_prefix(dir).unwrap_or(path).display().to_string();
+        hash.update(name.as_bytes());
+        hash.update(read(path)?);
+        names.push(name);
+    }
+    let digest = hash.finalize();
+    Ok((names, digest.iter().map(|b| format!("{b:02x}")).collect()))
+}

@@ -1,0 +1,210 @@
+//! Episodes played by every scheduler on the same worlds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use hyperion_placement::choose::Considered;
+use hyperion_placement::features::{Summary, encode_request};
+use hyperion_placement::model::{Request, Snapshot};
+use hyperion_placement::policy::Network;
+
+use crate::baselines;
+use crate::bound::{Bound, bound};
+use crate::scenario::{Path, Scenario, Size, Split};
+use crate::sim::{Brain, Outcome, SimConfig, Truth, best, run};
+use crate::world::World;
+
+/// The policy in full precision.
+pub const PPO: &str = "ppo";
+/// The policy quantised.
+pub const PPO_QUANTISED: &str = "ppo-quantised";
+
+/// Decides with a network, as the control plane does.
+#[derive(Debug, Clone)]
+pub struct PolicyBrain {
+    name: &'static str,
+    network: Network,
+    /// Asked too, to count how often it agrees.
+    other: Option<Network>,
+    /// Decisions, and those in which the other's first choice was the same.
+    pub agreed: (u64, u64),
+}
+
+impl PolicyBrain {
+    /// Decides with `network`; counts how often the first choice of `other` is the same.
+    #[must_use]
+    pub const fn new(name: &'static str, network: Network, other: Option<Network>) -> Self {
+        Self {
+            name,
+            network,
+            other,
+            agreed: (0, 0),
+        }
+    }
+}
+
+fn first_choice(
+    network: &Network,
+    asked: &[f32; hyperion_placement::features::REQUEST_LEN],
+    candidates: &[Considered<'_>],
+) -> Option<usize> {
+    let prepared = network.prepare(asked);
+    best(candidates, |c| {
+        let kind = network.prepare_kind(&prepared, &c.features.pair);
+        let embedding = network.embed(&c.features.node);
+        f64::from(network.score(&prepared, &kind, &embedding, &c.features.fit))
+    })
+}
+
+impl Brain for PolicyBrain {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn decide(
+        &mut self,
+        snapshot: &Snapshot,
+        request: &Request,
+        candidates: &[Considered<'_>],
+        _: &dyn Truth,
+    ) -> Option<usize> {
+        let asked = encode_request(request, &Summary::of(snapshot));
+        let choice = first_choice(&self.network, &asked, candidates);
+        if let Some(other) = &self.other {
+            self.agreed.0 += 1;
+            self.agreed.1 += u64::from(first_choice(other, &asked, candidates) == choice);
+        }
+        choice
+    }
+}
+
+/// What is played.
+pub struct Plan<'a> {
+    /// Where episodes are drawn from.
+    pub world: &'a World,
+    /// How large they are.
+    pub size: Size,
+    /// Rules.
+    pub config: SimConfig,
+    /// The policy, and the same quantised.
+    pub policy: Option<(Network, Network)>,
+    /// Rounds of the bound; 0 leaves it out.
+    pub bound_rounds: u32,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// One episode played by every scheduler.
+#[derive(Debug, Clone)]
+pub struct Played {
+    /// Seed.
+    pub seed: u64,
+    /// Scheduler, outcome.
+    pub outcomes: Vec<(&'static str, Outcome)>,
+    /// What no scheduler exceeds.
+    pub bound: Option<Bound>,
+    /// Decisions of the policy, and those in which the quantised one agreed.
+    pub agreed: (u64, u64),
+    /// The control group and the policy where every price is a published quote and stays.
+    pub list_prices: Option<(Outcome, Outcome)>,
+}
+
+impl Played {
+    /// The outcome of a scheduler.
+    #[must_use]
+    pub fn of(&self, scheduler: &str) -> Option<&Outcome> {
+        self.outcomes
+            .iter()
+            .find(|(name, _)| *name == scheduler)
+            .map(|(_, outcome)| outcome)
+    }
+}
+
+impl Plan<'_> {
+    /// Names of the schedulers, in the order of tables.
+    #[must_use]
+    pub fn schedulers(&self) -> Vec<&'static str> {
+        let policy = self.policy.is_some();
+        let policies = [PPO, PPO_QUANTISED].into_iter().filter(|_| policy);
+        baselines::NAMES.into_iter().chain(policies).collect()
+    }
+
+    /// Plays the episodes of `seeds`, in the order of the seeds; `done` is told how many are.
+    ///
+    /// # Errors
+    /// Where a thread ended without a result.
+    pub fn play(
+        &self,
+        split: Split,
+        seeds: &[u64],
+        done: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<Played>> {
+        let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let threads = self.threads.clamp(1, seeds.len().max(1));
+        let mut played: Vec<(usize, Played)> = std::thread::scope(|scope| {
+            let work = || {
+                let mut mine = Vec::new();
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(seed) = seeds.get(at) else {
+                        return mine;
+                    };
+                    mine.push((at, self.episode(split, *seed)));
+                    done(finished.fetch_add(1, Ordering::Relaxed) + 1);
+                }
+            };
+            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            handles
+                .into_iter()
+                .map(|h| h.join().ok().context("a thread of the evaluation ended"))
+                .collect::<Result<Vec<_>>>()
+        })?
+        .into_iter()
+        .flatten()
+        .collect();
+        played.sort_by_key(|(at, _)| *at);
+        Ok(played.into_iter().map(|(_, p)| p).collect())
+    }
+
+    fn episode(&self, split: Split, seed: u64) -> Played {
+        let scenario = Arc::new(Scenario::draw(self.world, seed, split, &self.size));
+        let mut outcomes = Vec::new();
+        for name in baselines::NAMES {
+            if let Some(mut brain) = baselines::by_name(name) {
+                outcomes.push((name, run(&scenario, self.config, &mut *brain)));
+            }
+        }
+        let (mut agreed, mut list_prices) = ((0, 0), None);
+        if let Some((full, quantised)) = &self.policy {
+            let mut brain = PolicyBrain::new(PPO, full.clone(), Some(quantised.clone()));
+            outcomes.push((PPO, run(&scenario, self.config, &mut brain)));
+            agreed = brain.agreed;
+            let mut brain = PolicyBrain::new(PPO_QUANTISED, quantised.clone(), None);
+            outcomes.push((PPO_QUANTISED, run(&scenario, self.config, &mut brain)));
+            let listed = Arc::new(list_prices_only(&scenario));
+            let mut brain = PolicyBrain::new(PPO, full.clone(), None);
+            let ours = run(&listed, self.config, &mut brain);
+            list_prices = Some((run(&listed, self.config, &mut baselines::Static), ours));
+        }
+        let bound = (self.bound_rounds > 0)
+            .then(|| bound(&scenario, &self.config.weights, self.bound_rounds));
+        Played {
+            seed,
+            outcomes,
+            bound,
+            agreed,
+            list_prices,
+        }
+    }
+}
+
+/// The same episode with only those pools whose prices are published quotes, at the quote.
+fn list_prices_only(scenario: &Scenario) -> Scenario {
+    let mut listed = scenario.clone();
+    listed.pools.retain(|p| p.published);
+    for pool in &mut listed.pools {
+        pool.price = Path::constant(pool.price.at(0.0));
+    }
+    listed
+}
