@@ -7,5 +7,6 @@ pub mod decide;
 pub mod fleet;
 pub mod link;
 pub mod link_server;
+pub mod packing;
 pub mod report;
 pub mod tui;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hyperion_bench::report::Report;
-use hyperion_bench::{decide, fleet, link, tui};
+use hyperion_bench::{decide, fleet, link, packing, tui};
 
 /// Measure Hyperion.
 #[derive(Parser)]
@@ -24,6 +24,7 @@ enum Bench {
     Start(fleet::StartArgs),
     Agent(fleet::AgentArgs),
     Decide(decide::Args),
+    Packing(packing::Args),
     Tui(tui::Args),
 }
 
@@ -50,6 +51,7 @@ fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
         Bench::Start(args) => fleet::start(&args).map(Some),
         Bench::Agent(args) => fleet::agent(&args).map(Some),
         Bench::Decide(args) => decide::run(&args).map(Some),
+        Bench::Packing(args) => packing::run(&args).map(Some),
         Bench::Tui(args) => {
             let runtime = tokio::runtime::Runtime::new()?;
             runtime.block_on(tui::run(&args)).map(Some)
