@@ -77,7 +77,11 @@ fn make_seconds(simulation: &mut Simulation) -> anyhow::Result<Vec<Seconds>> {
                 _ => Vec::new(),
             };
             let version = i as u64 + 1;
-            let json = serde_json::to_string(&LiveAnswer { version, nodes })?;
+            let json = serde_json::to_string(&LiveAnswer {
+                version,
+                nodes,
+                ..LiveAnswer::default()
+            })?;
             Ok(Seconds { changes, json })
         })
         .collect()
