@@ -47,10 +47,9 @@ impl Linear {
     /// Length of `y`.
     #[must_use]
     pub const fn rows(&self) -> usize {
-        if self.columns == 0 {
-            0
-        } else {
-            self.weight.len() / self.columns
+        match self.weight.len().checked_div(self.columns) {
+            Some(rows) => rows,
+            None => 0,
         }
     }
 
