@@ -3,8 +3,9 @@ use std::collections::BTreeSet;
 use hyperion_placement::filter::{Candidate, first_rejection};
 use hyperion_placement::model::{CapacityType, Provider};
 
+use super::draw::Draw;
 use super::workloads::IMPOSSIBLE;
-use super::{Scenario, Size, Split, edge};
+use super::{Scenario, Size, Split, edge, pools};
 use crate::world::{CONTROL_REGION, World};
 
 fn episodes(size: &Size) -> impl Iterator<Item = Scenario> {
@@ -68,6 +69,56 @@ fn unseen_worlds_share_no_region_with_training_but_the_control_groups() {
     }
     let both: Vec<_> = seen[0].intersection(&seen[1]).collect();
     assert_eq!(both, [CONTROL_REGION]);
+}
+
+#[test]
+fn price_windows_of_training_and_unseen_worlds_do_not_meet() {
+    let (world, size) = (World::builtin(), Size::default());
+    for seed in 0..200 {
+        let window = |split| {
+            pools::window(&Draw {
+                world: &world,
+                seed,
+                split,
+                size: &size,
+            })
+        };
+        assert!(window(Split::Train) + size.horizon <= world.cut, "{seed}");
+        assert!(window(Split::Unseen) - size.history >= world.cut, "{seed}");
+    }
+}
+
+#[test]
+fn series_are_parted_at_seventy_percent() {
+    let (world, size) = (World::builtin(), Size::small());
+    let series: Vec<u32> = (0..10).collect();
+    let part = |split| {
+        Draw {
+            world: &world,
+            seed: 1,
+            split,
+            size: &size,
+        }
+        .part(&series)
+        .to_vec()
+    };
+    assert_eq!(part(Split::Train), [0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(part(Split::Unseen), [7, 8, 9]);
+}
+
+#[test]
+fn the_control_group_has_room_for_what_it_is_given() {
+    for scenario in episodes(&Size::default()) {
+        let room: u32 = scenario
+            .pools
+            .iter()
+            .filter(|p| p.offer.location.region == "us-east-1")
+            .filter(|p| p.offer.location.provider == Provider::Aws)
+            .filter(|p| p.offer.capacity_type == CapacityType::OnDemand)
+            .map(|p| p.limit * p.offer.gpus.len() as u32)
+            .sum();
+        assert!(room >= 16, "seed {}: {room}", scenario.seed);
+    }
 }
 
 #[test]

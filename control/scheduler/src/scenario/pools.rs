@@ -1,12 +1,14 @@
 //! Pools of cloud capacity: which machines, at which prices, and when they can be had.
 
+use std::collections::BTreeSet;
+
 use hyperion_placement::model::{
     CapacityType, GpuDevice, Location, Offer, Provider, Resources, Supply, Tier,
 };
 
 use super::draw::Draw;
 use super::{Dice, Path, Pool, Split};
-use crate::world::{Quote, Region, SpotTrace};
+use crate::world::{CONTROL_REGION, Quote, Region, SpotTrace};
 
 /// GPUs of the size of a Jetson's to twenty times that, which most inference runs on.
 const SMALL: &[&str] = &["T4", "L4", "A10G", "A10", "V100", "P100"];
@@ -66,7 +68,7 @@ pub(super) fn draw(draw: &Draw<'_>, regions: &[&Region]) -> Vec<Pool> {
 
 /// The hour of the price history at which the episode begins: training before the cut, unseen
 /// worlds so far behind it that their history does not reach back over it.
-fn window(draw: &Draw<'_>) -> f64 {
+pub(super) fn window(draw: &Draw<'_>) -> f64 {
     let (world, size) = (draw.world, draw.size);
     let hours = || world.changes.iter().map(|c| c.hour);
     let (first, last) = (
@@ -109,7 +111,8 @@ fn of_region(draw: &Draw<'_>, region: &Region, window: f64) -> Vec<Pool> {
     pools
 }
 
-/// The quotes (one for each zone) of a type of this class; cheap types are likelier.
+/// The quotes (one for each zone) of a type of this class; cheap types are likelier, and so are
+/// those with a published price, which savings can be told from.
 fn choose<'a>(
     draw: &Draw<'a>,
     region: &Region,
@@ -118,16 +121,17 @@ fn choose<'a>(
     dice: &mut Dice,
 ) -> Option<Vec<&'a Quote>> {
     let quotes = || region.quotes.iter().map(|i| &draw.world.quotes[*i]);
+    let weight = |q: &Quote| f64::from(u8::from(q.on_demand_published)) * 3.0 + 1.0;
     let mut types: Vec<(&str, f64)> = quotes()
         .filter(|q| class(q) == Some(wanted) && !taken.contains(&q.instance_type.as_str()))
-        .map(|q| (q.instance_type.as_str(), q.on_demand))
+        .map(|q| (q.instance_type.as_str(), weight(q) / q.on_demand))
         .collect();
     types.sort_by(|a, b| a.0.cmp(b.0).then(a.1.total_cmp(&b.1)));
     types.dedup_by_key(|t| t.0);
     if types.is_empty() {
         return None;
     }
-    let weights: Vec<f64> = types.iter().map(|(_, price)| 1.0 / price).collect();
+    let weights: Vec<f64> = types.iter().map(|(_, weight)| *weight).collect();
     let (name, _) = types[dice.weighted(&weights)];
     let mut quotes: Vec<&Quote> = quotes().filter(|q| q.instance_type == name).collect();
     if quotes.iter().any(|q| !q.zone.is_empty()) {
@@ -151,7 +155,7 @@ fn zones_of<'a>(
         .collect();
     if choice.is_empty() {
         let names = if zones.is_empty() {
-            zone_names(region)
+            zone_names(draw, region)
         } else {
             zones.clone()
         };
@@ -172,8 +176,17 @@ fn zones_of<'a>(
     choice
 }
 
-/// Names of three zones where no quote names any.
-fn zone_names(region: &Region) -> Vec<String> {
+/// Zones that quotes of the region name, or three made-up ones where none does.
+fn zone_names(draw: &Draw<'_>, region: &Region) -> Vec<String> {
+    let quoted: BTreeSet<&str> = region
+        .quotes
+        .iter()
+        .map(|i| draw.world.quotes[*i].zone.as_str())
+        .filter(|zone| !zone.is_empty())
+        .collect();
+    if !quoted.is_empty() {
+        return quoted.into_iter().map(str::to_owned).collect();
+    }
     let names: [String; 3] = match region.provider {
         Provider::Azure => ["1", "2", "3"].map(str::to_owned),
         Provider::Gcp => ["b", "c", "d"].map(|z| format!("{}-{z}", region.name)),
@@ -192,16 +205,23 @@ fn on_demand(
 ) -> Pool {
     let historic = historic(draw, quote, window).map(|(list, _)| list);
     let list = historic.unwrap_or(quote.on_demand);
-    let most = match class(quote) {
-        Some(Class::Cpu) => 6,
-        Some(Class::Small) => 4,
-        _ => 2,
+    // A control group that runs into its quota would be a straw man.
+    let ample = if region.place.0 == CONTROL_REGION {
+        4
+    } else {
+        1
     };
+    let most = ample
+        * match class(quote) {
+            Some(Class::Cpu) => 6,
+            Some(Class::Small) => 4,
+            _ => 2,
+        };
     let mut pool = pool(region, quote, zone, CapacityType::OnDemand, dice);
     pool.list_price = list;
     pool.price = Path::constant(list);
     pool.published = quote.on_demand_published || historic.is_some();
-    pool.limit = dice.whole(most.min(2), most);
+    pool.limit = dice.whole(most / 2, most);
     finish(pool)
 }
 

@@ -252,7 +252,8 @@ fn advise(dir: &Path, quotes: &mut [Quote], warnings: &mut Vec<Warning>) -> Resu
     };
     let mut advice = BTreeMap::new();
     for row in table.rows() {
-        let saving = row.number(2)?;
+        // Below zero where spot is dearer than on demand, which happens.
+        let saving = row.signed(2)?;
         if saving >= 100.0 {
             return Err(row.wrong(2, format!("{saving} is not below 100")));
         }

@@ -43,12 +43,20 @@ pub enum DataError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A file that is not what its name says: a row of another length, broken JSON, a wrong name.
+    /// A file or directory that is wrong as a whole.
+    #[error("{}: {problem}", path.display())]
+    Whole {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A line that is not what the file's name says: a row of another length, broken JSON.
     #[error("{}: line {line}: {problem}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// Counted from 1; 0 where the whole file is meant.
+        /// Counted from 1.
         line: u64,
         /// What is wrong with it.
         problem: String,

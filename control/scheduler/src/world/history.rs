@@ -5,8 +5,8 @@ use std::path::Path;
 
 use jiff::civil::Date;
 
-use super::DataError;
 use super::table::Table;
+use super::{DataError, Warning};
 
 /// File of the price history.
 pub const HISTORY: &str = "spot/gcp_price_history.csv";
@@ -43,16 +43,22 @@ const COLUMNS: &[&str] = &[
 ];
 
 /// Reads the history; none where the file is missing.
-pub(super) fn load(dir: &Path) -> Result<Option<History>, DataError> {
-    let Some(table) = Table::open(&dir.join(HISTORY), COLUMNS)? else {
+pub(super) fn load(dir: &Path, warnings: &mut Vec<Warning>) -> Result<Option<History>, DataError> {
+    let path = dir.join(HISTORY);
+    let Some(table) = Table::open(&path, COLUMNS)? else {
         return Ok(None);
     };
-    let mut history = History::new();
+    let (mut history, mut without) = (History::new(), 0_u32);
     for row in table.rows() {
         let text = row.word(0)?;
         let date: Date = text
             .parse()
             .map_err(|_| row.wrong(0, format!("{text:?} is no date; expected 2024-01-31")))?;
+        // How the source writes that a type was not sold there.
+        if [3, 4].iter().any(|column| row.text(*column) == "None") {
+            without += 1;
+            continue;
+        }
         let days = (date - Date::constant(1970, 1, 1)).get_days();
         let point = PricePoint {
             hour: f64::from(days) * 24.0,
@@ -67,6 +73,12 @@ pub(super) fn load(dir: &Path) -> Result<Option<History>, DataError> {
             return Err(row.wrong(0, format!("{text} is before the date of an earlier row")));
         }
         points.push(point);
+    }
+    if without > 0 {
+        warnings.push(Warning {
+            path,
+            message: format!("{without} rows without a price left out"),
+        });
     }
     Ok(Some(history))
 }

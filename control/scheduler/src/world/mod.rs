@@ -26,8 +26,8 @@ pub use supply::SpotTrace;
 
 /// The region of the control group, "static AWS us-east-1 on-demand". It is part of every world.
 pub const CONTROL_REGION: &str = "aws:us-east-1";
-/// Hours of a window of prices that no part of the history may reach into from the other side.
-pub(crate) const DAY: f64 = 24.0;
+/// Hours of a day.
+const DAY: f64 = 24.0;
 
 /// A region that offers machines and whose round trips are known.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,7 +106,7 @@ impl World {
             );
             builtin::traces()
         });
-        let history = history::load(dir)?.unwrap_or_else(|| {
+        let history = history::load(dir, &mut notes)?.unwrap_or_else(|| {
             missing(history::HISTORY, "prices move by published figures");
             History::new()
         });
@@ -173,9 +173,8 @@ impl World {
     /// What makes a world unfit to draw from, though each file is right on its own.
     fn check(&self, dir: &Path, warnings: &mut Vec<Warning>) -> Result<(), DataError> {
         if self.regions.is_empty() {
-            return Err(DataError::Malformed {
+            return Err(DataError::Whole {
                 path: dir.to_owned(),
-                line: 0,
                 problem: format!(
                     "no region has both offers ({}) and round trips ({})",
                     catalog::CATALOG,

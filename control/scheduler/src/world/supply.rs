@@ -114,9 +114,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 }
 
 fn trace(path: &Path, name: &str) -> Result<SpotTrace, DataError> {
-    let (provider, zone, kind) = words(name).ok_or_else(|| DataError::Malformed {
+    let (provider, zone, kind) = words(name).ok_or_else(|| DataError::Whole {
         path: path.to_owned(),
-        line: 0,
         problem: "its name does not tell the zone; expected \
                   availability__1-node__aws-02-15-2023__us-east-1a_v100_1.json"
             .to_owned(),

@@ -141,8 +141,8 @@ impl<'a> Row<'a> {
         Ok(text)
     }
 
-    /// A finite number that is not negative.
-    pub(super) fn number(&self, column: usize) -> Result<f64, DataError> {
+    /// A finite number.
+    pub(super) fn signed(&self, column: usize) -> Result<f64, DataError> {
         let text = self.word(column)?;
         let value: f64 = text
             .parse()
@@ -150,8 +150,14 @@ impl<'a> Row<'a> {
         if !value.is_finite() {
             return Err(self.wrong(column, format!("{text} is not finite")));
         }
+        Ok(value)
+    }
+
+    /// A finite number that is not negative.
+    pub(super) fn number(&self, column: usize) -> Result<f64, DataError> {
+        let value = self.signed(column)?;
         if value < 0.0 {
-            return Err(self.wrong(column, format!("{text} is negative")));
+            return Err(self.wrong(column, format!("{} is negative", self.text(column))));
         }
         Ok(value)
     }
