@@ -6,7 +6,8 @@ use hyperion_placement::model::{Request, Snapshot};
 use crate::sim::{Brain, Truth, best};
 
 /// The cheapest room that fits, spot included. When it is refused or reclaimed the next cheapest is
-/// taken, most often the next zone. It moves where that saves enough to pay for moving.
+/// taken, most often the next zone. It moves where that saves enough to pay for moving; how much
+/// that is was tried out on episodes of training (0 to 100 %).
 #[derive(Debug, Clone, Copy)]
 pub struct Cheapest {
     /// Share of the cost that a move has to save.
@@ -15,7 +16,7 @@ pub struct Cheapest {
 
 impl Default for Cheapest {
     fn default() -> Self {
-        Self { gain: 0.25 }
+        Self { gain: 0.7 }
     }
 }
 

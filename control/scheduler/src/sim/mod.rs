@@ -5,7 +5,8 @@
 //!   ([`Simulator::act`]); filter, features and check are those of production;
 //! - [`run`] plays a whole episode with a [`Brain`];
 //! - [`FleetEnv`] is the same for the learner;
-//! - [`Outcome`]: the figures.
+//! - [`Outcome`]: the figures;
+//! - [`queue_check`]: the model of latency under load, held against a real server.
 
 mod act;
 mod brain;
@@ -14,6 +15,7 @@ mod event;
 mod handle;
 mod host;
 mod outcome;
+mod queue;
 mod random;
 mod rates;
 mod replica;
@@ -24,8 +26,10 @@ mod view;
 pub use brain::{Brain, ScorerBrain, Truth, best, rounded, run};
 pub use env::FleetEnv;
 pub use outcome::{Figures, Outcome, Record, Tail};
+pub use queue::{QueueCheck, QueueLoad, queue_check};
 pub use replica::Account;
 pub use simulator::{Counts, DecisionPoint, Simulator};
+pub use truth::Now;
 
 use hyperion_placement::reward::RewardWeights;
 

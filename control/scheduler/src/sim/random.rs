@@ -27,6 +27,11 @@ pub fn boot_factor(seed: u64, pool: u64, launch: u64) -> f64 {
     libm::exp(BOOT_SIGMA * normal)
 }
 
+/// Exponential with mean 1, by seed, stream and number.
+pub fn exponential(seed: u64, stream: u64, number: u64) -> f64 {
+    -libm::log(1.0 - unit(mix(mix(mix(seed) ^ stream) ^ number)))
+}
+
 /// In [0, 1) by name: when in each period a replica is reconsidered.
 pub fn phase(name: &str) -> f64 {
     // FNV-1a, 64 bits.

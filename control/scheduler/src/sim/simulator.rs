@@ -18,7 +18,7 @@ use super::random;
 use super::replica::{Coming, Life, Replica};
 use super::truth::Now;
 use super::view::View;
-use super::{SimConfig, Truth};
+use super::SimConfig;
 use crate::scenario::{Path, Scenario, Workload};
 
 /// What is known of a workload at a location whatever the hour.
@@ -87,10 +87,10 @@ pub struct DecisionPoint<'a> {
     simulator: &'a Simulator,
 }
 
-impl DecisionPoint<'_> {
+impl<'a> DecisionPoint<'a> {
     /// What the candidates would truly earn.
     #[must_use]
-    pub fn truth(&self) -> impl Truth {
+    pub const fn truth(&self) -> Now<'a> {
         Now {
             simulator: self.simulator,
         }

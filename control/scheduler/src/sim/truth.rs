@@ -5,8 +5,9 @@ use super::simulator::{CandidateAt, Simulator};
 use super::{REFUSAL_HOURS, Truth, WAIT_PENALTY};
 
 /// The truth of the decision that waits.
-pub(super) struct Now<'a> {
-    pub simulator: &'a Simulator,
+#[derive(Debug, Clone, Copy)]
+pub struct Now<'a> {
+    pub(super) simulator: &'a Simulator,
 }
 
 impl Truth for Now<'_> {

@@ -1,5 +1,6 @@
 //! Hand-made scenarios whose right answers can be computed by hand.
 
+mod bounded;
 mod invariants;
 mod rules;
 
