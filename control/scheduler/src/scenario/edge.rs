@@ -10,9 +10,9 @@ use super::draw::Draw;
 use super::{Device, Dice, Path, Workload, workloads};
 use crate::world::Region;
 
-/// A Jetson module. Prices: list price of module and carrier over three years, half its rated
-/// power at 0.20 USD/kWh, and about as much again for housing, mounting and care; NVIDIA's data
-/// sheets (cores, memory, 15, 25 and 60 W) and list prices of 2025 (249, 699 and 1,799 USD).
+/// A Jetson module. Prices, assumed: about 250, 700 and 1,800 USD for the module (2025) over three
+/// years, half of its rated 15, 25 and 60 W at 0.20 USD/kWh, and 0.011 USD/h (290 USD over three
+/// years) for carrier, housing and care. Cores and memory by NVIDIA's data sheets.
 struct Kind {
     name: &'static str,
     model: &'static str,
@@ -37,7 +37,7 @@ const KINDS: &[Kind] = &[
         model: "Orin NX",
         cores: 8,
         memory_gib: 16,
-        usd_per_hour: 0.042,
+        usd_per_hour: 0.040,
         share: 30.0,
     },
     Kind {
@@ -45,7 +45,7 @@ const KINDS: &[Kind] = &[
         model: "AGX Orin",
         cores: 12,
         memory_gib: 64,
-        usd_per_hour: 0.078,
+        usd_per_hour: 0.085,
         share: 20.0,
     },
 ];

@@ -96,7 +96,7 @@ impl World {
             hyperion_providers::latency_matrix()
         });
         let throughput = network::load_throughput(dir, &mut notes)?.unwrap_or_else(|| {
-            missing(network::THROUGHPUT, "5 Gb/s between all regions");
+            missing(network::THROUGHPUT, "4.4 Gb/s between all regions");
             builtin::throughput(&latency)
         });
         let traces = supply::load(dir, &mut notes)?.unwrap_or_else(|| {
