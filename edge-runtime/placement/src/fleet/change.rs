@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::kinds::{Block, DEVICES, EXACT, Key, Kind, LANES};
-use super::rough::Layout;
+use super::rough::{Embeddings, Layout};
 use super::{Embedder, Entry, Fleet, FleetError, Machine};
 use crate::check::Violation;
 use crate::choose::{CandidateRef, Choice};
@@ -12,7 +12,6 @@ use crate::features::encode_node;
 use crate::filter::is_owned;
 use crate::model::{GpuDevice, LatencyMatrix, Node, Offer, Place, Request, Resources, Taint};
 use crate::policy::Network;
-use crate::policy::network::EMBED;
 
 /// Distance of the order of a machine that goes to an end.
 const STRIDE: u64 = 1 << 24;
@@ -75,8 +74,7 @@ impl Fleet {
             Some(Embedder { network, layout })
         });
         if self.embedder.is_some() {
-            self.embeddings
-                .resize(self.blocks.len(), [[0.0; LANES]; EMBED]);
+            self.embeddings.resize(self.blocks.len(), Embeddings::EMPTY);
             for handle in 0..self.entries.len() as u32 {
                 if self.entries[handle as usize].is_some() {
                     self.embed(handle);
@@ -466,7 +464,7 @@ impl Fleet {
         let id = self.unused_blocks.pop().unwrap_or_else(|| {
             self.blocks.push(Block::new(kind));
             if self.embedder.is_some() {
-                self.embeddings.push([[0.0; LANES]; EMBED]);
+                self.embeddings.push(Embeddings::EMPTY);
             }
             self.blocks.len() as u32 - 1
         });
@@ -577,9 +575,7 @@ impl Fleet {
         let vector = embedder
             .network
             .embed(&encode_node(&entry.machine.candidate()));
-        for (row, value) in self.embeddings[block].iter_mut().zip(vector) {
-            row[lane] = value;
-        }
+        self.embeddings[block].set(lane, &vector);
         if let Some(embedder) = &mut self.embedder {
             embedder.layout.note(&vector);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::pass::{Found, Marks, walk};
 use super::places::Reach;
-use super::rough::Layout;
+use super::rough::{ClassPart, Layout};
 use super::{Fleet, Machine};
 use crate::choose::{Best, CandidateRef, Considered, Decision, conclude, rounded};
 use crate::explain::{self, Explanation, TOP};
@@ -21,6 +21,8 @@ use crate::score::{Fast, ReadyPolicy, RulesScorer, Scorer};
 #[derive(Debug, Clone, Default)]
 pub struct Scratch {
     pub(super) reach: Vec<Reach>,
+    /// By class, with a network, once one of its kinds has a candidate.
+    pub(super) classes: Vec<Option<ClassPart>>,
     pub(super) images: Vec<f32>,
     pub(super) selected: Marks,
     pub(super) avoided: Marks,
@@ -267,8 +269,7 @@ impl<'a> Exact<'a, '_> {
     }
 
     fn embedding(&self, block: u32, lane: u32) -> [f32; EMBED] {
-        let rows = &self.fleet.embeddings[block as usize];
-        std::array::from_fn(|row| rows[row][lane as usize])
+        self.fleet.embeddings[block as usize].get(lane as usize)
     }
 }
 

@@ -4,7 +4,7 @@ use super::Fleet;
 use super::decide::{Mode, Scratch};
 use super::interned::Lanes as LaneSet;
 use super::kinds::{EXACT, Kind, LANES, below, ones};
-use super::rough::{Bounds, Lanes, RoughNetwork, RoughRules};
+use super::rough::{Bounds, ClassPart, Lanes, RoughNetwork, RoughRules};
 use crate::explain::TOP;
 use crate::filter::Constraint;
 use crate::gpu;
@@ -115,6 +115,8 @@ fn prepare(fleet: &Fleet, request: &Request, scratch: &mut Scratch) {
     scratch.found.clear();
     scratch.rejected = [0; Constraint::ALL.len()];
     fleet.places.reach(request, &mut scratch.reach);
+    scratch.classes.clear();
+    scratch.classes.resize_with(scratch.reach.len(), || None);
     fleet.images.shares(&request.images, &mut scratch.images);
     let blocks = fleet.blocks.len();
     for marks in [
@@ -269,15 +271,20 @@ impl<'a> Walk<'a, '_> {
         self.reject(live, short, Constraint::Memory)
     }
 
-    fn rough(&self, kind: &'a Kind) -> Rough<'a> {
-        let reach = &self.scratch.reach[kind.class as usize];
+    fn rough(&mut self, kind: &'a Kind) -> Rough<'a> {
+        let class = kind.class as usize;
+        let reach = &self.scratch.reach[class];
         match self.mode {
             Mode::One(_) => Rough::Unknown,
             Mode::Rules => {
                 RoughRules::new(self.request, kind, reach).map_or(Rough::Unknown, Rough::Rules)
             }
             Mode::Network { layout, ready, .. } => {
-                RoughNetwork::new(layout, &ready.prepared, self.request, kind, reach)
+                let (request, prepared) = (self.request, &ready.prepared);
+                let part = self.scratch.classes[class].get_or_insert_with(|| {
+                    ClassPart::new(layout, prepared, request, reach, &kind.typical())
+                });
+                RoughNetwork::new(layout, prepared, request, kind, reach, part)
                     .map_or(Rough::Unknown, Rough::Network)
             }
         }

@@ -4,16 +4,51 @@
 
 use super::kinds::{Block, Kind, LANES, ones};
 use super::places::Reach;
-use crate::features::{self, FIT, FIT_LEN, FitSlot, PAIR_LEN};
+use crate::features::{self, FIT, FIT_LEN, FitSlot, PAIR, PAIR_LEN, PairSlot};
+use crate::filter::Candidate;
 use crate::latency::{self, MAX_WAIT_MS, P99_FACTOR, SERVICE_CV2, TYPICAL_USE};
-use crate::model::{CapacityType, Request};
+use crate::model::{CapacityType, Request, Supply};
 use crate::policy::Network;
 use crate::policy::network::{EMBED, Prepared};
 use crate::reward::{RewardWeights, Weights};
 use crate::score::{HALF_P99_MS, weights};
 
-/// Embeddings of a block's machines, by dimension.
-pub(super) type Embeddings = [[f32; LANES]; EMBED];
+/// Embeddings of a block's machines, by dimension. A large fleet's embeddings don't fit the cache,
+/// so the rough scores read only the upper halves of the numbers, in which they are rounded to
+/// eight bits; the lower halves restore the exact numbers.
+#[derive(Debug, Clone)]
+pub(super) struct Embeddings {
+    high: [[u16; LANES]; EMBED],
+    low: [[i16; LANES]; EMBED],
+}
+
+/// The most that a number is off by its lower half, as a share of it: half a step of eight bits.
+const HALVED: f32 = 1.0 / 256.0;
+
+impl Embeddings {
+    pub(super) const EMPTY: Self = Self {
+        high: [[0; LANES]; EMBED],
+        low: [[0; LANES]; EMBED],
+    };
+
+    pub(super) fn set(&mut self, lane: usize, embedding: &[f32; EMBED]) {
+        for (row, value) in embedding.iter().enumerate() {
+            let bits = value.to_bits();
+            let high = (bits.wrapping_add(1 << 15) >> 16) as u16;
+            self.high[row][lane] = high;
+            self.low[row][lane] = (bits as u16).cast_signed();
+        }
+    }
+
+    /// What was set, to the last bit.
+    pub(super) fn get(&self, lane: usize) -> [f32; EMBED] {
+        std::array::from_fn(|row| {
+            let high = u32::from(self.high[row][lane]) << 16;
+            let low = i32::from(self.low[row][lane]).cast_unsigned();
+            f32::from_bits(high.wrapping_add(low))
+        })
+    }
+}
 
 /// Where a score lies.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +115,9 @@ impl Load {
             busy[lane] = (f64::from(block.cpu_used[lane]) + self.added).clamp(0.0, 0.999);
             tail[lane] = (100.0 * busy[lane]).max(1.0) as f32;
         }
-        ln(&mut tail);
+        for x in &mut tail {
+            *x = ln(*x);
+        }
         let factor = (1.0 + SERVICE_CV2) / 2.0 * self.service_ms;
         let mut out = [0.0; LANES];
         for lane in 0..LANES {
@@ -269,6 +306,102 @@ struct Gpu {
     per_all: f32,
 }
 
+/// What a network makes of a request at a class of places.
+#[derive(Debug, Clone)]
+pub(super) struct ClassPart {
+    hidden: [f32; EMBED],
+    direct: f32,
+    /// Sum of the magnitudes that went into both.
+    sum: f32,
+    latency_term: f64,
+}
+
+impl ClassPart {
+    /// `typical` is any machine there.
+    pub(super) fn new(
+        layout: &Layout,
+        prepared: &Prepared,
+        request: &Request,
+        reach: &Reach,
+        typical: &Candidate<'_>,
+    ) -> Self {
+        let weights = RewardWeights::default().of(request.goal);
+        // A machine of which nothing is known, so that only what depends on the place is left.
+        let bare = Candidate {
+            capacity_type: CapacityType::Owned,
+            supply: Supply::default(),
+            startup_s: 0.0,
+            ..*typical
+        };
+        let mut pair = features::encode_pair(&reach.kind(None), &weights, request, &bare);
+        pair[PairSlot::Reward as usize] = 0.0;
+        let idle_ms = reach
+            .client_rtt_ms
+            .map(|rtt| rtt * P99_FACTOR + latency::service_ms(request));
+        let mut part = Self {
+            hidden: prepared.hidden,
+            direct: 0.0,
+            sum: magnitude(&layout.head, &prepared.hidden),
+            latency_term: idle_ms.map_or(0.0, |ms| weights.latency_term(ms)),
+        };
+        for (slot, value) in pair.iter().enumerate().filter(|(_, v)| **v != 0.0) {
+            part.add(layout, prepared, slot, *value);
+        }
+        part
+    }
+
+    /// Adds a slot of `p`.
+    fn add(&mut self, layout: &Layout, prepared: &Prepared, slot: usize, value: f32) {
+        for (h, p) in self.hidden.iter_mut().zip(&layout.pair[slot]) {
+            *h += p * value;
+        }
+        let term = prepared.direct[slot] * value;
+        self.direct += term;
+        self.sum += term.abs() + layout.pair_reach[slot] * value.abs();
+    }
+
+    /// Adds what depends on the kind, as [`features::encode_pair`] does. None where a number is
+    /// too large for that.
+    fn add_kind(
+        &mut self,
+        layout: &Layout,
+        prepared: &Prepared,
+        request: &Request,
+        kind: &Kind,
+        weights: &Weights,
+    ) -> Option<()> {
+        let latency_term = self.latency_term;
+        let mut add = |slot: PairSlot, raw: f32| {
+            let slot = slot as usize;
+            self.add(layout, prepared, slot, raw / PAIR[slot].scale);
+        };
+        let mut reward = latency_term;
+        if let Some(cost) = kind.hourly_cost(request) {
+            if cost >= SANE {
+                return None;
+            }
+            let term = weights.cost_term(cost);
+            reward += term;
+            add(PairSlot::Cost, ln(1.0 + cost as f32));
+            add(PairSlot::CostKnown, 1.0);
+            add(PairSlot::CostTerm, ln(1.0 + term as f32));
+        }
+        let spot = kind.key.capacity_type == CapacityType::Spot;
+        if spot && request.prefer_spot {
+            add(PairSlot::SpotWanted, 1.0);
+        }
+        let reclaims = f64::from(kind.supply.reclaims_per_hour).clamp(0.0, 100.0);
+        if reclaims > 0.0 {
+            let lost = (reclaims * request.at_risk_hours.max(0.0)).min(4.0);
+            add(PairSlot::WorkLost, lost as f32);
+            let start_hours = f64::from(kind.startup_s.max(120.0)) / 3600.0;
+            add(PairSlot::TimeLost, (reclaims * start_hours).min(4.0) as f32);
+        }
+        add(PairSlot::Reward, reward.min(20.0) as f32);
+        Some(())
+    }
+}
+
 impl<'a> RoughNetwork<'a> {
     pub(super) fn new(
         layout: &'a Layout,
@@ -276,22 +409,18 @@ impl<'a> RoughNetwork<'a> {
         request: &Request,
         kind: &Kind,
         reach: &Reach,
+        class: &ClassPart,
     ) -> Option<Self> {
         let load = Load::new(request, kind, reach)?;
         let weights = RewardWeights::default().of(request.goal);
-        let known = reach.kind(kind.hourly_cost(request));
-        let pair = features::encode_pair(&known, &weights, request, &kind.typical());
-        let mut hidden = prepared.hidden;
-        let (mut direct, mut sum) = (0.0, magnitude(&layout.head, &hidden));
-        let slots = features::PAIR.len();
-        for (slot, value) in pair[..slots].iter().enumerate().filter(|(_, v)| **v != 0.0) {
-            for (h, p) in hidden.iter_mut().zip(&layout.pair[slot]) {
-                *h += p * value;
-            }
-            let term = prepared.direct[slot] * value;
-            direct += term;
-            sum += term.abs() + layout.pair_reach[slot] * value.abs();
-        }
+        let mut part = class.clone();
+        part.add_kind(layout, prepared, request, kind, &weights)?;
+        let ClassPart {
+            hidden,
+            direct,
+            mut sum,
+            ..
+        } = part;
         let mut fit = [0.0; FIT_LEN];
         let mut fits = 0.0;
         for (slot, out) in fit[..FIT.len()].iter_mut().enumerate() {
@@ -299,10 +428,11 @@ impl<'a> RoughNetwork<'a> {
             fits += out.abs();
         }
         sum += layout.embedding_reach;
+        let halved = layout.embedding_reach * HALVED;
         // Sums of about 64 products of single precision, here and there: some 1e-5 of the sum of
         // their magnitudes. A slot of the fit is off by as much of its largest value: `w2 / p99`
         // may be as large as `w2`, the others are logarithms and ratios below 10.
-        let off = 1e-5 * (sum + fits * weights.latency.max(10.0) as f32) + 2e-6;
+        let off = 1e-5 * (sum + fits * weights.latency.max(10.0) as f32) + halved + 2e-6;
         let millis = request.gpu.millis.clamp(1, 1000);
         let wanted = u64::from(request.gpu.count) * u64::from(millis);
         off.is_finite().then(|| Self {
@@ -354,9 +484,10 @@ impl<'a> RoughNetwork<'a> {
         if let Some(idle_ms) = self.load.idle_ms {
             self.add_latency(idle_ms, block, &mut sum);
         }
-        for ((e, h), v) in embeddings.iter().zip(&self.hidden).zip(&self.layout.head) {
-            for (sum, e) in sum.iter_mut().zip(e) {
-                let x = e + h;
+        let rows = embeddings.high.iter().zip(&self.hidden);
+        for ((row, h), v) in rows.zip(&self.layout.head) {
+            for (sum, high) in sum.iter_mut().zip(row) {
+                let x = f32::from_bits(u32::from(*high) << 16) + h;
                 *sum += v * if x > 0.0 { x } else { 0.0 };
             }
         }
@@ -393,9 +524,8 @@ impl<'a> RoughNetwork<'a> {
         let p99 = self.load.p99_ms(idle_ms, block);
         let mut log = p99;
         for x in &mut log {
-            *x += 1.0;
+            *x = ln(1.0 + *x);
         }
-        ln(&mut log);
         let (p, t, l) = (
             self.coefficient(FitSlot::P99),
             self.coefficient(FitSlot::Target),
@@ -413,19 +543,17 @@ impl<'a> RoughNetwork<'a> {
     }
 }
 
-/// Natural logarithms of numbers from 1e-30 to 1e30, off by less than 3e-7 or a few units in the
+/// The natural logarithm of a number from 1e-30 to 1e30, off by less than 3e-7 or a few units in the
 /// last place: the mantissa `m`, brought near 1, as `2 atanh((m - 1) / (m + 1))`.
-fn ln(values: &mut [f32; LANES]) {
+fn ln(x: f32) -> f32 {
     const SQRT_HALF: i32 = 0x3f35_04f3;
-    for x in values {
-        let bits = x.to_bits().cast_signed();
-        let exponent = (bits - SQRT_HALF) >> 23;
-        let m = f32::from_bits((bits - (exponent << 23)).cast_unsigned());
-        let s = (m - 1.0) / (m + 1.0);
-        let z = s * s;
-        let series = 2.0 + z * (2.0 / 3.0 + z * (0.4 + z * (2.0 / 7.0 + z * (2.0 / 9.0))));
-        *x = exponent as f32 * std::f32::consts::LN_2 + s * series;
-    }
+    let bits = x.to_bits().cast_signed();
+    let exponent = (bits - SQRT_HALF) >> 23;
+    let m = f32::from_bits((bits - (exponent << 23)).cast_unsigned());
+    let s = (m - 1.0) / (m + 1.0);
+    let z = s * s;
+    let series = 2.0 + z * (2.0 / 3.0 + z * (0.4 + z * (2.0 / 7.0 + z * (2.0 / 9.0))));
+    exponent as f32 * std::f32::consts::LN_2 + s * series
 }
 
 #[cfg(test)]
@@ -433,13 +561,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn embeddings_come_back_to_the_last_bit() {
+        let mut bits = 1_u32;
+        let mut all = Embeddings::EMPTY;
+        for _ in 0..1000 {
+            let embedding = std::array::from_fn(|_| {
+                bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f32::from_bits(bits)
+            });
+            all.set(3, &embedding);
+            assert_eq!(all.get(3).map(f32::to_bits), embedding.map(f32::to_bits));
+        }
+    }
+
+    #[test]
     fn logarithms_are_near_the_true_ones() {
         let mut x = 1e-6_f32;
         while x < 1e12 {
-            let mut values = [x; LANES];
-            ln(&mut values);
             let exact = f64::from(x).ln();
-            let off = (f64::from(values[0]) - exact).abs();
+            let off = (f64::from(ln(x)) - exact).abs();
             assert!(off < 3e-7 + 3e-7 * exact.abs(), "ln {x}: off by {off}");
             x *= 1.0007;
         }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::{Fast, Score, Scorer};
-use crate::features::{Features, FitSlot, NODE, NodeSlot, PAIR, PairSlot, Summary, encode_request};
+use crate::features::{
+    FIT_LEN, Features, FitSlot, NODE, NodeSlot, PAIR, PairSlot, Summary, encode_request,
+};
 use crate::filter::Candidate;
 use crate::model::Request;
 use crate::policy::Network;
-use crate::policy::network::Prepared;
+use crate::policy::network::{EMBED, Prepared, PreparedKind};
 
 /// Scores by a network in full precision.
 #[derive(Debug, Clone)]
@@ -112,11 +114,23 @@ impl Scorer for ReadyPolicy<'_> {
     /// `base` is what stays when all are. So the terms add up to the score.
     fn score(&self, _: &Request, _: &Candidate<'_>, features: &Features) -> Score {
         let mut left = features.clone();
-        let mut before = self.of(&left);
+        let mut kind = self.network.prepare_kind(&self.prepared, &left.pair);
+        let mut embedding = self.network.embed(&left.node);
+        let score = |kind: &PreparedKind, embedding: &[f32; EMBED], fit: &[f32; FIT_LEN]| {
+            f64::from(self.network.score(&self.prepared, kind, embedding, fit))
+        };
+        let mut before = score(&kind, &embedding, &left.fit);
         let mut terms = Vec::with_capacity(GROUPS.len() + 1);
         for (name, silence) in GROUPS {
+            let (node, pair) = (left.node, left.pair);
             silence(&mut left);
-            let after = self.of(&left);
+            if left.node != node {
+                embedding = self.network.embed(&left.node);
+            }
+            if left.pair != pair {
+                kind = self.network.prepare_kind(&self.prepared, &left.pair);
+            }
+            let after = score(&kind, &embedding, &left.fit);
             terms.push((*name, before - after));
             before = after;
         }
