@@ -51,5 +51,9 @@ pub const EVENT_REPLACED: &str = "Replaced";
 pub const EVENT_UNPLACEABLE: &str = "Unplaceable";
 /// Event on a workload: a node did not confirm that a replica stopped.
 pub const EVENT_STOP_UNCONFIRMED: &str = "StopUnconfirmed";
+/// Event on a workload: a replica that ran well was moved to a better place.
+pub const EVENT_MOVED: &str = "Moved";
+/// Event on the ConfigMap of the policy: the policy that was asked for is refused.
+pub const EVENT_POLICY_REFUSED: &str = "PolicyRefused";
 /// Event on a workload: the spec is refused.
 pub const EVENT_INVALID: &str = "InvalidSpec";

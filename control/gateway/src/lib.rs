@@ -20,7 +20,7 @@ pub mod state;
 pub mod testing;
 pub mod tokens;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -257,6 +257,13 @@ impl Gateway {
     #[must_use]
     pub fn cpu_utilization(&self, node: &str) -> Option<f32> {
         self.shared.state.cpu_utilization(node)
+    }
+
+    /// Share of CPU in use, 0 to 1, by node, of the nodes that said so since the last call: work
+    /// that grows with what came in and not with the fleet.
+    #[must_use]
+    pub fn take_measured(&self) -> HashMap<String, f32> {
+        self.shared.state.take_measured()
     }
 
     /// True while the node's stream is open.

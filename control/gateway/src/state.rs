@@ -66,6 +66,8 @@ struct Inner {
     sessions: HashMap<String, Session>,
     live: BTreeMap<String, Live>,
     version: u64,
+    /// Share of CPU in use that came in since it was taken, by node.
+    measured: HashMap<String, f32>,
     next_id: u64,
     desired: HashMap<String, BTreeMap<ReplicaKey, StartReplica>>,
     complete: bool,
@@ -199,8 +201,15 @@ impl State {
         }
         inner.version += 1;
         let version = inner.version;
+        let utilization = telemetry.cpu_percent / 100.0;
         if let Some(live) = inner.live.get_mut(node) {
             (live.version, live.last, live.telemetry) = (version, Instant::now(), telemetry);
+        }
+        match inner.measured.get_mut(node) {
+            Some(held) => *held = utilization,
+            None => {
+                inner.measured.insert(node.to_owned(), utilization);
+            }
         }
     }
 
@@ -222,6 +231,11 @@ impl State {
             .get(node)
             .filter(|l| l.connected)
             .map(|l| l.telemetry.cpu_percent / 100.0)
+    }
+
+    /// See [`crate::Gateway::take_measured`].
+    pub fn take_measured(&self) -> HashMap<String, f32> {
+        std::mem::take(&mut self.lock().measured)
     }
 
     /// True while a session is open.

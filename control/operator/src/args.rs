@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::decider::source::Asked;
+
 /// Decides where AI workloads run, and serves the agents that run them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "hyperion-control", version)]
@@ -45,6 +47,13 @@ pub struct Args {
     /// workload does not say otherwise
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub replace_after: Duration,
+    /// Policy that decides where replicas go: a file, or `rules` for none; by default the one that
+    /// this program brings. A ConfigMap hyperion-system/hyperion-policy counts before a file
+    #[arg(long, value_name = "FILE|rules")]
+    pub policy: Option<Asked>,
+    /// Rules decide, and the policy only watches: what it would have chosen is counted and shown
+    #[arg(long)]
+    pub shadow: bool,
     /// Form of the log lines on standard error
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,
@@ -109,6 +118,7 @@ mod tests {
             vec!["--replace-after", "0s"],
             vec!["--replace-after", "soon"],
             vec!["--fleet", "a/b"],
+            vec!["--policy", ""],
             vec!["--api-addr", "localhost"],
             vec!["--link-advertise", "host"],
             vec!["--link-advertise", ":7444"],

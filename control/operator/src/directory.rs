@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use hyperion_api::fleet::ScorerStatus;
 use hyperion_gateway::Gateway;
 use hyperion_proto::domain::ReplicaKey;
 use prometheus_client::registry::Registry;
@@ -37,6 +38,7 @@ struct Inner {
     /// The gateway's counters: it registers them anew each time it starts.
     counters: Option<Registry>,
     replicas: HashMap<Name, BTreeMap<u32, Where>>,
+    scorer: ScorerStatus,
 }
 
 /// Shared between the leader's loop (which writes) and the HTTP server (which reads).
@@ -52,6 +54,7 @@ impl Default for Directory {
                 gateway: None,
                 counters: None,
                 replicas: HashMap::new(),
+                scorer: ScorerStatus::default(),
             }),
         }
     }
@@ -82,6 +85,17 @@ impl Directory {
         inner.gateway = None;
         inner.counters = None;
         inner.replicas.clear();
+        inner.scorer = ScorerStatus::default();
+    }
+
+    /// Who decides; nobody where this process does not lead.
+    pub fn scorer(&self) -> ScorerStatus {
+        self.read().scorer.clone()
+    }
+
+    /// Notes who decides.
+    pub fn set_scorer(&self, scorer: ScorerStatus) {
+        self.write().scorer = scorer;
     }
 
     /// Serves agents from now on.

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use hyperion_api::MANAGER;
+use hyperion_api::{MANAGER, NAMESPACE};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::decider::source::CONFIG_MAP;
 use crate::index::Name;
 
 /// Events that may wait.
@@ -67,6 +68,18 @@ pub fn node(id: &str) -> ObjectReference {
         api_version: Some("hyperion.io/v1alpha1".to_owned()),
         kind: Some("HyperionNode".to_owned()),
         name: Some(id.to_owned()),
+        ..ObjectReference::default()
+    }
+}
+
+/// The policy, as events name it: its ConfigMap, whether or not there is one.
+#[must_use]
+pub fn policy() -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("ConfigMap".to_owned()),
+        namespace: Some(NAMESPACE.to_owned()),
+        name: Some(CONFIG_MAP.to_owned()),
         ..ObjectReference::default()
     }
 }

@@ -13,6 +13,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use futures::{Stream, StreamExt};
+use hyperion_api::fleet::{LiveFleet, ScorerStatus};
 use hyperion_gateway::{LogError, LogRequest};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
@@ -85,11 +86,24 @@ async fn healthz() -> Response {
 
 async fn readyz(State(shared): State<Shared>) -> Response {
     match shared.directory.role() {
-        Role::Leader => sentence(StatusCode::OK, "ok: serving agents"),
+        Role::Leader => sentence(StatusCode::OK, leading(&shared.directory.scorer())),
         Role::Standby => sentence(StatusCode::OK, "ok: standing by"),
         Role::Starting => sentence(StatusCode::SERVICE_UNAVAILABLE, "starting"),
         Role::Stopping => sentence(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
     }
+}
+
+/// One sentence; a policy that is refused is no reason not to serve.
+fn leading(scorer: &ScorerStatus) -> String {
+    let mut text = "ok: serving agents".to_owned();
+    if !scorer.decides.is_empty() {
+        text = format!("{text}; {} decides", scorer.decides);
+    }
+    if !scorer.refused.is_empty() {
+        let refused = scorer.refused.replace(char::is_control, " ");
+        text = format!("{text}, the policy is refused: {refused}");
+    }
+    text
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
@@ -124,7 +138,11 @@ async fn nodes(
         return sentence(StatusCode::BAD_REQUEST, "since must be a version number");
     };
     match shared.directory.gateway() {
-        Some(gateway) => Json(gateway.live_since(query.since)).into_response(),
+        Some(gateway) => Json(LiveFleet {
+            live: gateway.live_since(query.since),
+            scorer: shared.directory.scorer(),
+        })
+        .into_response(),
         None => not_leading(),
     }
 }

@@ -5,14 +5,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyperion_api::conditions;
 use hyperion_gateway::{Gateway, GatewayEvent};
-use hyperion_placement::RulesScorer;
 use hyperion_proto::agent_v1::StartReplica;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::apply::{self, Applied};
+use crate::decider::source::{self, Asked, Chosen, Map};
+use crate::decider::{Decider, Policy, Sums};
 use crate::directory::Directory;
 use crate::events::{self, Note, Publisher};
 use crate::index::{Index, Name, Priority};
@@ -51,6 +53,10 @@ pub struct Leader {
     pub replace_after: Duration,
     /// This process, for events.
     pub identity: String,
+    /// The policy that was asked for.
+    pub policy: Asked,
+    /// Rules decide, and the policy watches.
+    pub shadow: bool,
 }
 
 /// Runs until `stop`.
@@ -69,6 +75,7 @@ pub async fn run(
         leader.metrics.clone(),
         stop.clone(),
     ));
+    let mut maps = source::watch(&leader.client, stop.clone());
     let publisher = events::start(leader.client.clone(), &leader.identity, stop.clone());
     let mut work = Work::new(leader, actions, publisher);
     loop {
@@ -77,6 +84,9 @@ pub async fn run(
         }
         while let Ok(result) = applied.try_recv() {
             work.applied(result);
+        }
+        while let Ok(map) = maps.try_recv() {
+            work.policy(map);
         }
         // A report of a placement that is not read yet would be lost: agents wait until then.
         while work.listed_at.is_some()
@@ -100,6 +110,7 @@ pub async fn run(
                 None => break,
             },
             Some(result) = applied.recv() => work.applied(result),
+            Some(map) = maps.recv() => work.policy(map),
             event = agents.recv(), if work.listed_at.is_some() => match event {
                 Some(event) => work.agent(event),
                 None => break,
@@ -116,6 +127,15 @@ pub async fn run(
 struct Work {
     leader: Leader,
     index: Index,
+    decider: Decider,
+    /// What was loaded last; none before the first.
+    chosen: Option<Chosen>,
+    /// The ConfigMap of the policy.
+    map: Map,
+    /// What `/metrics` has of the decider's sums.
+    counted_sums: Sums,
+    /// When a node was last heard.
+    heard: Instant,
     queue: Queue,
     actions: mpsc::UnboundedSender<Vec<Action>>,
     publisher: Publisher,
@@ -140,8 +160,13 @@ impl Work {
         publisher: Publisher,
     ) -> Self {
         let latency = hyperion_providers::latency_matrix();
-        Self {
+        let mut work = Self {
             index: Index::new(leader.replace_after, latency),
+            decider: Decider::new(leader.shadow),
+            chosen: None,
+            map: None,
+            counted_sums: Sums::default(),
+            heard: Instant::now(),
             leader,
             queue: Queue::default(),
             actions,
@@ -157,6 +182,72 @@ impl Work {
             hope_at: Instant::now(),
             counted: Instant::now(),
             stale_counts: true,
+        };
+        work.policy(None);
+        work
+    }
+
+    /// Loads the policy that counts now. One that is refused is said in the log, in an event, in
+    /// the metrics and to the fleet API, and rules decide.
+    fn policy(&mut self, map: Map) {
+        if self.chosen.is_some() && self.map == map {
+            return;
+        }
+        self.map = map;
+        let map = &self.map;
+        let mut chosen = source::choose(&self.leader.policy, map);
+        let metrics = &self.leader.metrics;
+        let before = self.chosen.as_ref();
+        if let Some(refused) = &chosen.refused {
+            metrics.policy_refused.inc();
+            if before.is_none_or(|b| b.refused != chosen.refused || b.source != chosen.source) {
+                let source = &chosen.source;
+                warn!(source, error = %refused, "the policy is refused: rules decide");
+                self.publisher.publish(Note {
+                    about: events::policy(),
+                    warning: true,
+                    reason: conditions::EVENT_POLICY_REFUSED.to_owned(),
+                    text: format!("{source}: {refused}; rules decide"),
+                });
+            }
+        }
+        let policy = chosen.policy.take();
+        self.index.set_network(policy.as_ref().map(Policy::network));
+        self.decider.set_policy(policy);
+        let refused = chosen.refused.as_ref();
+        let refused = refused.map_or_else(String::new, ToString::to_string);
+        let status = self.decider.status(&chosen.source, &refused);
+        if before.is_none_or(|b| b.source != chosen.source)
+            || self.leader.directory.scorer().policy != status.policy
+        {
+            info!(
+                decides = status.decides,
+                policy = status.policy,
+                source = status.source,
+                shadow = status.shadow,
+                "policy"
+            );
+        }
+        metrics.set_policy(&status);
+        self.leader.directory.set_scorer(status);
+        self.chosen = Some(chosen);
+    }
+
+    /// Hands on what the decider has counted since.
+    fn count_decisions(&mut self) {
+        let (now, before) = (self.decider.sums, self.counted_sums);
+        if now == before {
+            return;
+        }
+        self.counted_sums = now;
+        self.leader.metrics.count_decider(&now, &before);
+        if now.fallbacks != before.fallbacks
+            && let Some(chosen) = &self.chosen
+        {
+            let refused = chosen.refused.as_ref();
+            let refused = refused.map_or_else(String::new, ToString::to_string);
+            let status = self.decider.status(&chosen.source, &refused);
+            self.leader.directory.set_scorer(status);
         }
     }
 
@@ -172,12 +263,14 @@ impl Work {
                     self.listed[0] = true;
                 }
             },
-            Seen::Placement(Change::Apply(object)) => index.apply_placement(object, now),
-            Seen::Placement(Change::Delete(object)) => index.delete_placement(&object),
-            Seen::Placement(Change::Reset(list)) => {
-                index.reset_placements(list, now);
-                self.listed[1] = true;
-            }
+            Seen::Placement(change) => match *change {
+                Change::Apply(object) => index.apply_placement(object, now),
+                Change::Delete(object) => index.delete_placement(&object),
+                Change::Reset(list) => {
+                    index.reset_placements(list, now);
+                    self.listed[1] = true;
+                }
+            },
             Seen::Node(Change::Apply(object)) => index.apply_node(object, now),
             Seen::Node(Change::Delete(object)) => {
                 let name = match &object.0 {
@@ -220,6 +313,7 @@ impl Work {
                 ..
             } => {
                 debug!(node, "node is in reach");
+                self.heard = Instant::now();
                 self.index.node_up(&node, &capabilities, runtime_problem);
             }
             GatewayEvent::NodeDown {
@@ -284,8 +378,12 @@ impl Work {
         }
         if !self.queue.is_empty() && self.measured.is_none_or(|at| now - at > MEASURED) {
             self.measured = Some(now);
-            let gateway = self.leader.gateway.clone();
-            self.index.measure(|node| gateway.cpu_utilization(node));
+            let measured = self.leader.gateway.take_measured();
+            if !measured.is_empty() {
+                self.heard = now;
+            }
+            self.index.measure(measured);
+            self.decider.age = now.saturating_duration_since(self.heard);
         }
         for _ in 0..PASSES {
             let Some(name) = self.queue.pop() else { break };
@@ -310,7 +408,7 @@ impl Work {
     fn pass(&mut self, name: &Name) {
         let now = Instant::now();
         let clock = jiff::Timestamp::now();
-        let outcome = plan::pass(&mut self.index, name, now, clock, &RulesScorer);
+        let outcome = plan::pass(&mut self.index, name, now, clock, &mut self.decider);
         let Outcome {
             actions,
             wake,
@@ -334,6 +432,7 @@ impl Work {
             self.due.insert(name.clone(), at);
             self.timers.insert((at, name.clone()));
         }
+        self.count_decisions();
         self.stale_counts |= !actions.is_empty();
         self.leader.directory.update(name, &self.index);
         self.dispatch(actions);

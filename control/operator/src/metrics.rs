@@ -1,12 +1,18 @@
 //! What the operator counts.
 
+use std::sync::atomic::AtomicU64;
+
+use hyperion_api::fleet::ScorerStatus;
 use hyperion_api::placement::PlacementPhase;
+use hyperion_policy::Reason;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+use crate::decider::Sums;
 
 /// Label of [`Metrics::placements`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,10 +38,34 @@ pub struct Metrics {
     pub placements: Family<Phase, Gauge>,
     /// API writes that failed and were tried again.
     pub write_failures: Counter,
+    /// 1 for who decides now.
+    policy_info: Family<PolicyInfo, Gauge>,
+    /// Policies that were refused.
+    pub policy_refused: Counter,
+    policy_decisions: Counter,
+    policy_fallback: Family<Fallback, Counter>,
+    compared: Counter,
+    agreed: Counter,
+    rules_regret: Counter<f64, AtomicU64>,
+    policy_regret: Counter<f64, AtomicU64>,
+}
+
+/// Labels of `hyperion_policy_info`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyInfo {
+    scorer: String,
+    hash: String,
+    source: String,
+}
+
+/// Label of `hyperion_policy_fallback_total`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Fallback {
+    reason: String,
 }
 
 impl Metrics {
-    /// Registers all under `hyperion_operator_`.
+    /// Registers all under `hyperion_operator_` and `hyperion_policy_`.
     pub fn register(registry: &mut Registry) -> Self {
         let m = Self {
             leader: Gauge::default(),
@@ -46,6 +76,14 @@ impl Metrics {
             workloads: Gauge::default(),
             placements: Family::default(),
             write_failures: Counter::default(),
+            policy_info: Family::default(),
+            policy_refused: Counter::default(),
+            policy_decisions: Counter::default(),
+            policy_fallback: Family::default(),
+            compared: Counter::default(),
+            agreed: Counter::default(),
+            rules_regret: Counter::default(),
+            policy_regret: Counter::default(),
         };
         let r = registry.sub_registry_with_prefix("hyperion_operator");
         r.register("leader", "1 while this process decides", m.leader.clone());
@@ -67,7 +105,89 @@ impl Metrics {
             "API writes that failed and were tried again",
             m.write_failures.clone(),
         );
+        m.register_policy(registry);
         m
+    }
+
+    fn register_policy(&self, registry: &mut Registry) {
+        let r = registry.sub_registry_with_prefix("hyperion_policy");
+        r.register("info", "1 for who decides now", self.policy_info.clone());
+        r.register(
+            "refused",
+            "Policies that were refused: rules decide instead",
+            self.policy_refused.clone(),
+        );
+        r.register(
+            "decisions",
+            "Decisions by the policy",
+            self.policy_decisions.clone(),
+        );
+        r.register(
+            "fallback",
+            "Decisions that a guard rail left to rules, by reason",
+            self.policy_fallback.clone(),
+        );
+        for reason in Reason::ALL {
+            self.fallback(reason);
+        }
+        r.register(
+            "compared",
+            "Decisions where both rules and the policy were asked",
+            self.compared.clone(),
+        );
+        r.register(
+            "agreed",
+            "Of those compared, where both chose the same",
+            self.agreed.clone(),
+        );
+        r.register(
+            "rules_regret",
+            "Estimated reward per hour that rules' choices lack where the policy's are better, summed",
+            self.rules_regret.clone(),
+        );
+        r.register(
+            "policy_regret",
+            "Estimated reward per hour that the policy's choices lack where rules' are better, summed",
+            self.policy_regret.clone(),
+        );
+    }
+
+    fn fallback(&self, reason: Reason) -> Counter {
+        let reason = reason.to_string();
+        self.policy_fallback
+            .get_or_create(&Fallback { reason })
+            .clone()
+    }
+
+    /// Notes who decides.
+    pub fn set_policy(&self, status: &ScorerStatus) {
+        self.policy_info.clear();
+        let info = PolicyInfo {
+            scorer: status.decides.clone(),
+            hash: status.policy.clone(),
+            source: status.source.clone(),
+        };
+        self.policy_info.get_or_create(&info).set(1);
+    }
+
+    /// Counts what a decider has counted since `before`.
+    pub fn count_decider(&self, now: &Sums, before: &Sums) {
+        self.policy_decisions
+            .inc_by(now.by_policy - before.by_policy);
+        for reason in Reason::ALL {
+            let at = reason as usize;
+            let more = now.fallbacks[at] - before.fallbacks[at];
+            self.fallback(reason).inc_by(more);
+        }
+        let (now, before) = (&now.beside, &before.beside);
+        self.compared.inc_by(now.decisions - before.decisions);
+        self.agreed.inc_by(now.agreed - before.agreed);
+        // Sums of what is not negative: they only grow.
+        let more = |now: f64, before: f64| (now - before).max(0.0);
+        self.rules_regret
+            .inc_by(more(now.rules_regret, before.rules_regret));
+        self.policy_regret
+            .inc_by(more(now.policy_regret, before.policy_regret));
     }
 
     /// Counts placements by phase.

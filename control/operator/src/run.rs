@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::args::{Args, LogFormat};
+use crate::decider::source::Asked;
 use crate::directory::{Directory, Role};
 use crate::lead::{self, Leader};
 use crate::lease::Contender;
@@ -42,6 +43,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         fleet,
         certificate_ttl,
         replace_after,
+        policy,
+        shadow,
         log_format: _,
     } = args;
     let identity = identity(data_dir.as_deref())?;
@@ -74,6 +77,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         fleet,
         certificate_ttl,
         replace_after,
+        policy: policy.unwrap_or_default(),
+        shadow,
     };
     let result = tokio::select! {
         installed = install::install(&control.client, http_addr.port()) => match installed {
@@ -176,6 +181,8 @@ struct Control {
     fleet: String,
     certificate_ttl: Duration,
     replace_after: Duration,
+    policy: Asked,
+    shadow: bool,
 }
 
 impl Control {
@@ -228,6 +235,8 @@ impl Control {
             metrics: self.metrics.clone(),
             replace_after: self.replace_after,
             identity: self.identity.clone(),
+            policy: self.policy.clone(),
+            shadow: self.shadow,
         };
         lead::run(leader, agents, leading).await;
         if tokio::time::timeout(SHUTDOWN, gateway.shutdown())

@@ -31,7 +31,7 @@ pub enum Seen {
     /// Workloads.
     Workload(Box<Change<HyperionWorkload>>),
     /// Placements.
-    Placement(Change<HyperionPlacement>),
+    Placement(Box<Change<HyperionPlacement>>),
     /// Nodes.
     Node(Change<HyperionNode>),
 }
@@ -57,7 +57,7 @@ pub fn start(client: &kube::Client, stop: &CancellationToken) -> mpsc::Receiver<
     ));
     tokio::spawn(watch(
         Api::all(client.clone()),
-        Seen::Placement,
+        |change| Seen::Placement(Box::new(change)),
         tx,
         stop.clone(),
     ));

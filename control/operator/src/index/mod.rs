@@ -12,9 +12,12 @@ mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hyperion_placement::model::{LatencyMatrix, Snapshot};
+use hyperion_placement::fleet::Fleet;
+use hyperion_placement::model::LatencyMatrix;
+use hyperion_placement::policy::Network;
 use hyperion_proto::domain::ReplicaKey;
 
 pub use handover::{HANDOVER, LEAVING};
@@ -68,8 +71,9 @@ pub struct Index {
     pub(crate) broken: BTreeMap<Name, Broken>,
     pub(crate) placements: BTreeMap<Name, BTreeMap<u32, PlacementEntry>>,
     pub(crate) nodes: BTreeMap<String, NodeEntry>,
-    /// Nodes with what is left of them, kept up to date with every promise.
-    pub(crate) snapshot: Snapshot,
+    /// Nodes with what is left of them, kept up to date with every promise: the view on which
+    /// decisions are made.
+    pub(crate) fleet: Fleet,
     /// Replicas promised to each node.
     by_node: BTreeMap<String, BTreeSet<(Name, u32)>>,
     /// Old copies that go on until their successor is ready.
@@ -78,8 +82,8 @@ pub struct Index {
     leaving_on: BTreeMap<String, BTreeSet<(Name, u32)>>,
     /// Where replicas failed a moment ago.
     pub(crate) failures: BTreeMap<(Name, u32), BTreeMap<String, Failure>>,
-    /// Workloads with replicas that have no place.
-    pub(crate) unplaced: BTreeSet<Name>,
+    /// Workloads with replicas that have no place, and how many they are.
+    unplaced: BTreeMap<Name, u32>,
     /// Something changed that may help them.
     room: bool,
     dirty: BTreeMap<Name, Priority>,
@@ -89,21 +93,20 @@ impl Index {
     /// An empty index. `replace_after` is the default for workloads that name none.
     #[must_use]
     pub fn new(replace_after: Duration, latency: LatencyMatrix) -> Self {
+        let mut fleet = Fleet::new();
+        fleet.set_latency(latency);
         Self {
             replace_after,
             workloads: BTreeMap::new(),
             broken: BTreeMap::new(),
             placements: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            snapshot: Snapshot {
-                latency,
-                ..Snapshot::default()
-            },
+            fleet,
             by_node: BTreeMap::new(),
             leaving: BTreeMap::new(),
             leaving_on: BTreeMap::new(),
             failures: BTreeMap::new(),
-            unplaced: BTreeSet::new(),
+            unplaced: BTreeMap::new(),
             room: false,
             dirty: BTreeMap::new(),
         }
@@ -116,8 +119,13 @@ impl Index {
 
     /// The view on which decisions are made.
     #[must_use]
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Keeps what this network makes of each node ready for decisions, or forgets it.
+    pub fn set_network(&mut self, network: Option<Arc<Network>>) {
+        self.fleet.set_network(network);
     }
 
     /// Workloads, for counting.
@@ -145,10 +153,29 @@ impl Index {
         self.placements.get(workload)?.get(&replica)
     }
 
-    /// Sets measured CPU use, 0 to 1, of the nodes of the snapshot.
-    pub fn measure(&mut self, utilization: impl Fn(&str) -> Option<f32>) {
-        for node in &mut self.snapshot.nodes {
-            node.cpu_utilization = utilization(&node.id).unwrap_or(0.0);
+    /// Takes measured CPU use, 0 to 1, by node. What is no number, or of a node that is not known,
+    /// changes nothing.
+    pub fn measure(&mut self, measured: impl IntoIterator<Item = (String, f32)>) {
+        for (node, utilization) in measured {
+            if utilization.is_finite() {
+                // Telemetry of a node that was just deleted.
+                let _ = self.fleet.set_telemetry(&node, utilization);
+            }
+        }
+    }
+
+    /// Notes how many replicas of a workload have no place.
+    pub(crate) fn set_unplaced(&mut self, workload: &Name, replicas: usize) {
+        let replicas = u32::try_from(replicas).unwrap_or(u32::MAX);
+        let before = if replicas == 0 {
+            self.unplaced.remove(workload)
+        } else {
+            self.unplaced.insert(workload.clone(), replicas)
+        };
+        if before.unwrap_or(0) != replicas {
+            let waiting = self.fleet.summary().queue;
+            let waiting = waiting.saturating_sub(before.unwrap_or(0));
+            self.fleet.set_queue(waiting.saturating_add(replicas));
         }
     }
 
@@ -187,7 +214,7 @@ impl Index {
     /// Marks the workloads that wait for room.
     pub fn wake_unplaced(&mut self) {
         if std::mem::take(&mut self.room) {
-            for name in self.unplaced.clone() {
+            for name in self.unplaced.keys().cloned().collect::<Vec<_>>() {
                 self.touch(&name, Priority::Low);
             }
         }

@@ -272,15 +272,8 @@ impl Index {
     /// Computes what is left of a node from what is promised.
     pub(super) fn refresh_node(&mut self, id: &str) {
         let fresh = self.nodes.get(id).and_then(|entry| entry.node(id));
-        let at = self
-            .snapshot
-            .nodes
-            .binary_search_by(|n| n.id.as_str().cmp(id));
-        self.snapshot.version += 1;
         let Some(mut node) = fresh else {
-            if let Ok(at) = at {
-                self.snapshot.nodes.remove(at);
-            }
+            self.fleet.remove_node(id);
             return;
         };
         let promised = self
@@ -302,12 +295,10 @@ impl Index {
                 }
             }
         }
-        match at {
-            Ok(at) => {
-                node.cpu_utilization = self.snapshot.nodes[at].cpu_utilization;
-                self.snapshot.nodes[at] = node;
-            }
-            Err(at) => self.snapshot.nodes.insert(at, node),
+        let held = self.fleet.node(id);
+        node.cpu_utilization = held.map_or(0.0, |held| held.cpu_utilization);
+        if held != Some(&node) {
+            self.fleet.upsert_node(node);
         }
     }
 }

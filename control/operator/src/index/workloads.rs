@@ -196,7 +196,7 @@ impl Index {
     fn forget_workload(&mut self, name: &Name) {
         self.workloads.remove(name);
         self.broken.remove(name);
-        self.unplaced.remove(name);
+        self.set_unplaced(name, 0);
         self.touch(name, Priority::High);
     }
 

@@ -6,13 +6,14 @@
 //! - here: the course of a pass, and how replicas end;
 //! - [`place`]: where a replica goes;
 //! - [`moves`]: why a replica leaves its node;
-//! - [`status`]: what people read.
+//! - [`status`] and [`why`]: what people read.
 
 mod moves;
 mod place;
 mod status;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,11 +22,12 @@ use std::time::{Duration, Instant};
 use hyperion_api::placement::{HyperionPlacement, HyperionPlacementStatus};
 use hyperion_api::workload::HyperionWorkloadStatus;
 use hyperion_api::{FINALIZER, Invalid, conditions};
-use hyperion_placement::{Explanation, Scorer};
+use hyperion_placement::Explanation;
 use hyperion_proto::agent_v1::PodSpec;
 use hyperion_proto::domain::ReplicaKey;
 use jiff::Timestamp;
 
+use crate::decider::Decider;
 use crate::index::{Index, Name, Template, WorkloadEntry};
 use crate::pod;
 
@@ -128,14 +130,14 @@ pub fn pass(
     name: &Name,
     now: Instant,
     clock: Timestamp,
-    scorer: &dyn Scorer,
+    decider: &mut Decider,
 ) -> Outcome {
     let mut pass = Pass {
         index,
         name: name.clone(),
         now,
         clock,
-        scorer,
+        decider,
         out: Outcome::default(),
         unplaced: Vec::new(),
         hopeless: None,
@@ -150,7 +152,7 @@ struct Pass<'a> {
     name: Name,
     now: Instant,
     clock: Timestamp,
-    scorer: &'a dyn Scorer,
+    decider: &'a mut Decider,
     out: Outcome,
     /// Replicas that need a place and have none: why, and what stands in the way.
     unplaced: Vec<(u32, Why, Explanation)>,
@@ -200,12 +202,7 @@ impl Pass<'_> {
             // What runs goes on; the status says what is wrong.
             Err(e) => self.say(workload, conditions::EVENT_INVALID, &e.to_string()),
         }
-        let unplaced = !self.unplaced.is_empty();
-        if unplaced {
-            self.index.unplaced.insert(self.name.clone());
-        } else {
-            self.index.unplaced.remove(&self.name);
-        }
+        self.index.set_unplaced(&self.name, self.unplaced.len());
         self.placement_statuses();
         self.workload_status(workload, template.as_ref().map(Arc::as_ref));
     }

@@ -337,7 +337,7 @@ impl Pass<'_> {
         } else {
             &at.site
         };
-        let fit = decided.explanation.summary();
+        let fit = decided.verdict.decision.explanation.summary();
         let place = format!("node {} ({} {region}): {fit}", decided.node.id, at.provider);
         if *why == Why::New {
             let note = format!("replica {replica} goes to {place}");

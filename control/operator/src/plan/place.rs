@@ -3,20 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hyperion_api::placement::{
-    Explanation as Why, GpuAssignment, HyperionPlacement, HyperionPlacementSpec, RunnerUp,
-    ScoreTerm,
-};
-use hyperion_api::workload::Rejection;
+use hyperion_api::placement::{GpuAssignment, HyperionPlacement, HyperionPlacementSpec};
 use hyperion_api::{LABEL_NODE, LABEL_WORKLOAD};
 use hyperion_placement::model::{Node, Provider, Request, Snapshot};
-use hyperion_placement::{CandidateRef, Choice, Explanation, check, decide};
+use hyperion_placement::{CandidateRef, Choice, Explanation};
 use hyperion_proto::domain::ReplicaKey;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use tracing::error;
 
 use super::status::round;
-use super::{Action, DECISIONS, Pass};
+use super::{Action, DECISIONS, Pass, why};
+use crate::decider::{Decider, Verdict, View};
 use crate::index::{LEAVING, Name, PlacementEntry, Template, WorkloadEntry};
 
 /// Written into placements that this program decides.
@@ -28,7 +25,7 @@ pub const AVOID: Duration = Duration::from_secs(600);
 pub(super) struct Decided {
     pub choice: Choice,
     pub node: Node,
-    pub explanation: Explanation,
+    pub verdict: Verdict,
 }
 
 impl Pass<'_> {
@@ -49,7 +46,8 @@ impl Pass<'_> {
             return None;
         }
         self.out.decisions += 1;
-        let decided = self.decide_on(&self.index.snapshot, &request);
+        let decided = decide_on(self.decider, View::Fleet(&self.index.fleet), &request);
+        let decided = decided.map_err(|explanation| *explanation);
         if let (Err(explanation), true) = (&decided, request.avoid.is_empty()) {
             self.hopeless = Some(explanation.clone());
         }
@@ -63,45 +61,21 @@ impl Pass<'_> {
         entry: &PlacementEntry,
     ) -> Option<Decided> {
         let node = self.without(entry)?;
-        let snapshot = Snapshot {
-            version: self.index.snapshot.version,
+        let fleet = &self.index.fleet;
+        let part = Snapshot {
+            version: fleet.version(),
             nodes: vec![node],
             offers: Vec::new(),
-            latency: self.index.snapshot.latency.clone(),
-            queue: self.index.snapshot.queue,
+            latency: fleet.latency().clone(),
+            queue: fleet.summary().queue,
         };
         let mut request = self.request(template, entry.key.index);
         request.avoid.clear();
-        self.decide_on(&snapshot, &request).ok()
+        request.current = Some(entry.spec.node.clone());
+        decide_on(self.decider, View::Part(&part), &request).ok()
     }
 
-    fn decide_on(&self, snapshot: &Snapshot, request: &Request) -> Result<Decided, Explanation> {
-        let decision = decide(snapshot, request, self.scorer);
-        let Some(choice) = decision.choice else {
-            return Err(decision.explanation);
-        };
-        // Whoever decided, the check has the last word.
-        if let Err(violations) = check(snapshot, request, &choice) {
-            let found: Vec<String> = violations.iter().map(ToString::to_string).collect();
-            error!(replica = request.replica, ?choice, violations = %found.join("; "), "decision dropped");
-            return Err(decision.explanation);
-        }
-        let node = match &choice.candidate {
-            CandidateRef::Node(id) => snapshot.nodes.iter().find(|n| n.id == *id).cloned(),
-            // There are no offers in the snapshot yet.
-            CandidateRef::Offer(_) => None,
-        };
-        match node {
-            Some(node) => Ok(Decided {
-                choice,
-                node,
-                explanation: decision.explanation,
-            }),
-            None => Err(decision.explanation),
-        }
-    }
-
-    fn request(&mut self, template: &Template, replica: u32) -> Request {
+    pub(super) fn request(&mut self, template: &Template, replica: u32) -> Request {
         Request {
             replica: format!("{}/{replica}", self.name),
             siblings: self.siblings(replica),
@@ -146,11 +120,7 @@ impl Pass<'_> {
     /// A placement's node as if the replica were not on it, reachable and taking replicas; none
     /// where the node is not known.
     pub(super) fn without(&self, entry: &PlacementEntry) -> Option<Node> {
-        let nodes = &self.index.snapshot.nodes;
-        let at = nodes
-            .binary_search_by(|n| n.id.as_str().cmp(&entry.spec.node))
-            .ok()?;
-        let mut node = nodes.get(at)?.clone();
+        let mut node = self.index.fleet.node(&entry.spec.node)?.clone();
         (node.ready, node.schedulable) = (true, true);
         if entry.takes_room() {
             node.free.cpu_millis += entry.resources.cpu_millis;
@@ -231,6 +201,37 @@ impl Pass<'_> {
     }
 }
 
+/// Decides; the check has the last word, whoever decided.
+pub(super) fn decide_on(
+    decider: &mut Decider,
+    view: View<'_>,
+    request: &Request,
+) -> Result<Decided, Box<Explanation>> {
+    let verdict = decider.decide(view, request);
+    let Some(choice) = verdict.decision.choice.clone() else {
+        return Err(Box::new(verdict.decision.explanation));
+    };
+    if let Err(violations) = view.check(request, &choice) {
+        let found: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        error!(replica = request.replica, ?choice, violations = %found.join("; "), "decision dropped");
+        return Err(Box::new(verdict.decision.explanation));
+    }
+    let node = match (&choice.candidate, view) {
+        (CandidateRef::Node(id), View::Fleet(fleet)) => fleet.node(id).cloned(),
+        (CandidateRef::Node(id), View::Part(part)) => part.node(id).cloned(),
+        // There are no offers in the fleet yet.
+        (CandidateRef::Offer(_), _) => None,
+    };
+    match node {
+        Some(node) => Ok(Decided {
+            choice,
+            node,
+            verdict,
+        }),
+        None => Err(Box::new(verdict.decision.explanation)),
+    }
+}
+
 fn placement_spec(
     name: &Name,
     workload: &WorkloadEntry,
@@ -242,7 +243,7 @@ fn placement_spec(
     let Decided {
         choice,
         node,
-        explanation,
+        verdict,
     } = decided;
     let at = &node.location;
     HyperionPlacementSpec {
@@ -271,42 +272,8 @@ fn placement_spec(
             .collect(),
         hourly_cost: round(choice.hourly_cost),
         p99_latency_ms: choice.p99_latency_ms.map(round),
-        explanation: Why {
-            scorer: explanation.scorer.clone(),
-            candidates: i32::try_from(explanation.candidates).unwrap_or(i32::MAX),
-            rejected: rejections(explanation),
-            terms: explanation
-                .terms
-                .iter()
-                .map(|(name, value)| ScoreTerm {
-                    name: name.clone(),
-                    value: round(*value),
-                })
-                .collect(),
-            score: round(choice.score),
-            runner_up: explanation.runner_up.as_ref().map(|(id, score)| RunnerUp {
-                id: id.clone(),
-                score: if score.is_finite() {
-                    round(*score)
-                } else {
-                    f64::MIN
-                },
-            }),
-            ..Why::default()
-        },
+        explanation: why::explanation(verdict),
     }
-}
-
-/// Nodes ruled out, by constraint.
-pub(super) fn rejections(explanation: &Explanation) -> Vec<Rejection> {
-    explanation
-        .rejected
-        .iter()
-        .map(|(constraint, count)| Rejection {
-            constraint: constraint.to_string(),
-            count: i32::try_from(*count).unwrap_or(i32::MAX),
-        })
-        .collect()
 }
 
 fn object(entry: &PlacementEntry, leaving: Option<String>) -> HyperionPlacement {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::moves::FIRST_CONTACT;
-use super::place::rejections;
+use super::why::rejections;
 use super::{Action, Pass};
 use crate::index::{PlacementEntry, Template, WorkloadEntry, phase_of};
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use hyperion_api::node::HyperionNode;
 use hyperion_api::placement::PlacementPhase;
 use hyperion_api::workload::{HyperionWorkload, WorkloadPhase};
-use hyperion_placement::RulesScorer;
 use hyperion_placement::model::{GpuDevice, LatencyMatrix};
 use hyperion_proto::agent_v1::ReplicaPhase;
 use hyperion_proto::domain::{Capabilities, Report};
@@ -22,6 +21,7 @@ const REPLACE_AFTER: Duration = Duration::from_secs(30);
 /// An index, the objects as the API would hold them, and what nodes were told.
 struct World {
     index: Index,
+    decider: Decider,
     now: Instant,
     objects: BTreeMap<String, Value>,
     started: Vec<(String, u32, i64)>,
@@ -34,6 +34,7 @@ impl World {
     fn new() -> Self {
         Self {
             index: Index::new(REPLACE_AFTER, LatencyMatrix::default()),
+            decider: Decider::new(false),
             now: Instant::now(),
             objects: BTreeMap::new(),
             started: Vec::new(),
@@ -153,7 +154,7 @@ impl World {
             }
             for name in dirty.into_keys() {
                 let clock = Timestamp::UNIX_EPOCH;
-                let outcome = pass(&mut self.index, &name, self.now, clock, &RulesScorer);
+                let outcome = pass(&mut self.index, &name, self.now, clock, &mut self.decider);
                 if outcome.more {
                     self.index.touch(&name, Priority::Low);
                 }
@@ -201,6 +202,10 @@ impl World {
             }
             Action::PlacementStatus { .. } | Action::WorkloadStatus { .. } => {}
         }
+    }
+
+    fn first_node(&self) -> &hyperion_placement::model::Node {
+        self.index.fleet.nodes().next().unwrap()
     }
 
     fn status(&self) -> &HyperionWorkloadStatus {
@@ -391,13 +396,7 @@ fn many_replicas_of_one_pass_do_not_overcommit() {
     w.workload(service(200, "i"));
     let placed = w.index.placements().count();
     assert_eq!(placed, 8);
-    assert!(
-        w.index
-            .snapshot
-            .nodes
-            .iter()
-            .all(|n| n.free.cpu_millis == 0)
-    );
+    assert!(w.index.fleet.nodes().all(|n| n.free.cpu_millis == 0));
     let (_, _, message) = w.condition(conditions::PLACED);
     assert!(
         message.ends_with("2 ruled out by cpu (and 191 more)"),
@@ -414,7 +413,7 @@ fn gpus_are_shared_in_thousandths_and_counted() {
         json!({ "limits": { "hyperion.io/gpu-millis": "300" } });
     w.workload(spec);
     assert_eq!(w.index.placements().count(), 3);
-    assert_eq!(w.index.snapshot.nodes[0].gpus[0].free_millis, 100);
+    assert_eq!(w.first_node().gpus[0].free_millis, 100);
 }
 
 #[test]
@@ -695,7 +694,8 @@ fn a_job_is_done_when_all_its_replicas_ended_well() {
     w.report(0, ReplicaPhase::Succeeded, "Completed", 0);
     assert_eq!(w.status().phase, WorkloadPhase::Running);
     assert_eq!(
-        w.index.snapshot.nodes[0].free.cpu_millis, 3000,
+        w.first_node().free.cpu_millis,
+        3000,
         "what ended takes no room"
     );
     w.report(1, ReplicaPhase::Succeeded, "Completed", 0);
@@ -1007,7 +1007,7 @@ fn a_gpu_of_an_old_copy_is_not_given_away_before_the_copy_is_gone() {
     w.run_all();
     w.node("b", json!({}), 1);
     let key = w.key(0);
-    let free = |w: &World| w.index.snapshot.nodes[0].gpus[0].free_millis;
+    let free = |w: &World| w.first_node().gpus[0].free_millis;
     w.node_spec("a", json!({ "draining": true }));
     w.settle();
     assert_eq!(w.on(0), Some(("b".to_owned(), 2)));

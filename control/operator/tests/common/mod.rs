@@ -69,6 +69,7 @@ pub struct Control {
     link: SocketAddr,
     pub http: SocketAddr,
     replace_after: &'static str,
+    flags: Vec<String>,
     running: Option<(
         CancellationToken,
         tokio::task::JoinHandle<anyhow::Result<()>>,
@@ -78,6 +79,11 @@ pub struct Control {
 
 impl Control {
     pub async fn start(replace_after: &'static str) -> Self {
+        Self::start_with(replace_after, &[]).await
+    }
+
+    /// With further flags.
+    pub async fn start_with(replace_after: &'static str, flags: &[String]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         if std::env::var_os("RUST_LOG").is_some() {
             let _ = hyperion_operator::run::logging(hyperion_operator::args::LogFormat::Text);
@@ -88,6 +94,7 @@ impl Control {
             link: free_port(true),
             http: free_port(false),
             replace_after,
+            flags: flags.to_vec(),
             running: None,
             client: None,
         };
@@ -101,7 +108,7 @@ impl Control {
 
     /// Starts it (again) on the same data folder and addresses.
     pub async fn run(&mut self) {
-        let args = Args::parse_from([
+        let own = [
             "hyperion-control".to_owned(),
             "--embedded".to_owned(),
             format!("--data-dir={}", self.dir.path().join("data").display()),
@@ -110,7 +117,8 @@ impl Control {
             format!("--link-addr={}", self.link),
             format!("--http-addr={}", self.http),
             format!("--replace-after={}", self.replace_after),
-        ]);
+        ];
+        let args = Args::parse_from(own.into_iter().chain(self.flags.iter().cloned()));
         let stop = CancellationToken::new();
         let run = hyperion_operator::run::run(args, stop.clone());
         let task = tokio::spawn(async move {

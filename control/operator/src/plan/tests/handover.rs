@@ -69,7 +69,7 @@ fn the_old_copy_keeps_its_room_on_its_node() {
     let mut w = first.restart();
     w.workload(spec);
     w.connect("a", json!({}), 1);
-    let a = &w.index.snapshot.nodes[0];
+    let a = w.first_node();
     assert_eq!((a.free.cpu_millis, a.gpus[0].free_millis), (3000, 0));
 }
 

@@ -1,0 +1,146 @@
+//! Where policies come from. A ConfigMap `hyperion-policy` counts before `--policy FILE`, which
+//! counts before the built-in one; with `--policy rules` none counts. One that is refused is not
+//! made up for by another: rules decide then, and it is said why.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use futures::StreamExt;
+use hyperion_api::NAMESPACE;
+use hyperion_policy::MAX_BYTES;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::Api;
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::policy::{Policy, Refused};
+
+/// Name of the ConfigMap.
+pub const CONFIG_MAP: &str = "hyperion-policy";
+/// Its key in `binaryData`.
+const KEY: &str = "policy";
+
+/// What `--policy` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// The policy that this program brings.
+    #[default]
+    BuiltIn,
+    /// No policy, whatever else there is.
+    Rules,
+    /// A file.
+    File(PathBuf),
+}
+
+impl FromStr for Asked {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("a file, or `rules`".to_owned()),
+            "rules" => Ok(Self::Rules),
+            path => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+/// The ConfigMap, where there is one: the bytes of its key, where it has it.
+pub type Map = Option<Option<Vec<u8>>>;
+
+/// What counts.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The policy; none where rules decide.
+    pub policy: Option<Policy>,
+    /// Where it comes from, or would have.
+    pub source: String,
+    /// Why there is none although one was asked for.
+    pub refused: Option<Refused>,
+}
+
+impl Chosen {
+    fn of(source: String, read: Result<Option<Policy>, Refused>) -> Self {
+        let (policy, refused) = match read {
+            Ok(policy) => (policy, None),
+            Err(e) => (None, Some(e)),
+        };
+        Self {
+            policy,
+            source,
+            refused,
+        }
+    }
+}
+
+/// Reads the policy that counts.
+#[must_use]
+pub fn choose(asked: &Asked, map: &Map) -> Chosen {
+    match (asked, map) {
+        (Asked::Rules, _) => Chosen::of("rules".to_owned(), Ok(None)),
+        (_, Some(bytes)) => {
+            let read = bytes.as_deref().ok_or(Refused::NoKey);
+            let read = read.and_then(Policy::read).map(Some);
+            Chosen::of(format!("configmap {NAMESPACE}/{CONFIG_MAP}"), read)
+        }
+        (Asked::File(path), None) => {
+            let read = file(path).and_then(|bytes| Policy::read(&bytes));
+            Chosen::of(format!("file {}", path.display()), read.map(Some))
+        }
+        (Asked::BuiltIn, None) => built_in(),
+    }
+}
+
+/// This program brings no policy yet.
+fn built_in() -> Chosen {
+    Chosen::of("rules".to_owned(), Ok(None))
+}
+
+/// At most one byte more than any policy has, so that it is refused as too large.
+fn file(path: &Path) -> Result<Vec<u8>, Refused> {
+    let refused = |e: std::io::Error| Refused::File {
+        path: path.display().to_string(),
+        error: e.to_string(),
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(refused)?;
+    Ok(bytes)
+}
+
+/// Follows the ConfigMap until `stop`.
+#[must_use]
+pub fn watch(client: &kube::Client, stop: CancellationToken) -> mpsc::Receiver<Map> {
+    let (tx, rx) = mpsc::channel(1);
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
+    tokio::spawn(async move {
+        let mut seen = watcher::watch_object(api, CONFIG_MAP)
+            .default_backoff()
+            .boxed();
+        loop {
+            let map = tokio::select! {
+                map = seen.next() => map,
+                () = stop.cancelled() => return,
+            };
+            let map = match map {
+                None => return,
+                Some(Err(e)) => {
+                    debug!(error = %e, "watch of ConfigMap {CONFIG_MAP}");
+                    continue;
+                }
+                Some(Ok(map)) => map,
+            };
+            let bytes = map.map(|map| {
+                let mut data = map.binary_data.unwrap_or_default();
+                data.remove(KEY).map(|bytes| bytes.0)
+            });
+            if tx.send(bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    rx
+}
