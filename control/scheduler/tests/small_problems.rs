@@ -1,7 +1,12 @@
 //! The learner on problems small enough that the optimum is known exactly. Each is learned to at
 //! least 95 % of it, and with learning switched off it is not.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::print_stdout
+)]
 
 use hyperion_placement::features::{
     FIT_LEN, FitSlot, NODE_LEN, NodeSlot, PAIR, PAIR_LEN, PairSlot, REQUEST_LEN, RequestSlot,
@@ -39,8 +44,8 @@ fn turn(actor: u64, hour: f64, candidates: Vec<CandidateFeatures>) -> Turn {
 fn config() -> Config {
     Config {
         seed: 5,
-        iterations: 30,
-        episodes: 32,
+        iterations: 16,
+        episodes: 16,
         epochs: 4,
         minibatch: 256,
         learning_rate: Schedule {
@@ -180,6 +185,9 @@ impl Environment for Bandit {
 fn bandit_config() -> Config {
     Config {
         kappa: 0.0,
+        iterations: 20,
+        episodes: 24,
+        minibatch: 128,
         ..config()
     }
 }
@@ -345,7 +353,7 @@ fn a_scarce_slot_is_kept_for_whoever_needs_it() {
     let config = Config {
         kappa: 1.0,
         gamma: 1.0,
-        episodes: 192,
+        episodes: 160,
         ..config()
     };
     let greedy = ScarceSlot::value(|_, _, _| true);
@@ -506,7 +514,6 @@ fn moving_waits_until_it_pays() {
     let mut config = Config {
         kappa: 0.0,
         gamma: GAMMA,
-        episodes: 32,
         ..config()
     };
     config.taste.stay_bonus = 0.0;

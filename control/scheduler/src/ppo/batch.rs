@@ -6,8 +6,9 @@ use hyperion_placement::policy::network::DIRECT;
 
 use super::Turn;
 
-/// Rows of a batch. 4,096 rows of 64 numbers are 1 MiB, what a core's second cache holds.
-pub(super) const ROWS: usize = 4096;
+/// Rows of a batch. Candle splits what it does number by number over the machine's cores from 65,536
+/// numbers on, and waits for them in a busy loop: 1,008 rows of at most 64 numbers stay below it.
+pub(super) const ROWS: usize = 1008;
 /// What a candidate that does not exist scores.
 const ABSENT: f32 = -1e9;
 /// Features of a candidate.

@@ -22,6 +22,7 @@ mod loss;
 mod model;
 mod parallel;
 mod parameters;
+mod product;
 mod random;
 mod returns;
 mod rollout;

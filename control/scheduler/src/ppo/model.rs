@@ -3,10 +3,11 @@
 
 use candle_core::{D, Device, Tensor, Var};
 use hyperion_placement::features::{FIT_LEN, NODE_LEN, PAIR_LEN};
-use hyperion_placement::policy::network::{EMBED, HIDDEN};
+use hyperion_placement::policy::network::{DIRECT, EMBED, HIDDEN};
 
 use super::batch::Batch;
 use super::parameters::{shapes, total_len};
+use super::product::{product, product_of_data};
 
 /// What the critic sees of a turn: mean and largest value over the candidates of the embeddings
 /// and of the features, and the hidden layer of the request.
@@ -21,7 +22,7 @@ struct Layer {
 
 impl Layer {
     fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
+        let y = product(x, &self.weight.t()?)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
@@ -113,22 +114,18 @@ impl Model {
             h = h.broadcast_add(bias)?;
         }
         let u = self.direct.apply(&q)?;
-        let hidden = batch.node.matmul(&self.node1.t()?)?.relu()?;
-        let e = hidden.matmul(&self.node2.weight.t()?)?;
-        let g = batch
-            .direct
-            .narrow(2, 0, PAIR_LEN)?
-            .reshape((turns * width, PAIR_LEN))?
-            .matmul(&self.pair.weight.t()?)?;
+        let hidden = product_of_data(&batch.node, &self.node1.t()?)?.relu()?;
+        let e = product(&hidden, &self.node2.weight.t()?)?;
+        let rows = batch.direct.reshape((turns * width, DIRECT))?;
+        let pair = rows.narrow(1, 0, PAIR_LEN)?;
+        let g = product_of_data(&pair, &self.pair.weight.t()?)?;
         let embeddings = (e + g)?
             .reshape((turns, width, EMBED))?
             .broadcast_add(&h.unsqueeze(1)?)?
             .relu()?;
-        let hidden = embeddings
-            .reshape((turns * width, EMBED))?
-            .matmul(&self.head.weight.t()?)?
-            .reshape((turns, width))?;
-        let direct = batch.direct.matmul(&u.unsqueeze(2)?)?.squeeze(2)?;
+        let rows = embeddings.reshape((turns * width, EMBED))?;
+        let hidden = product(&rows, &self.head.weight.t()?)?.reshape((turns, width))?;
+        let direct = product_of_data(&batch.direct, &u.unsqueeze(2)?)?.squeeze(2)?;
         Ok(Output {
             scores: ((hidden + direct)? + &batch.absent)?,
             embeddings,
@@ -148,7 +145,7 @@ impl Model {
         } else {
             (output.embeddings.detach(), output.request.detach())
         };
-        let mean = batch.mean.matmul(&embeddings)?.squeeze(1)?;
+        let mean = product_of_data(&batch.mean, &embeddings)?.squeeze(1)?;
         let present = batch.present.unsqueeze(2)?;
         let max = embeddings.broadcast_mul(&present)?.max(1)?;
         let x = Tensor::cat(&[&mean, &max, &request, &batch.pooled], 1)?;
