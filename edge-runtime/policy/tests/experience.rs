@@ -29,7 +29,7 @@ fn experience(seed: u64) -> Experience {
         log_probability: log_probability(&scores, 0).unwrap(),
         outcome: Outcome {
             cost_per_hour: 0.1,
-            p99_ms: (seed % 2 == 0).then_some(20.0 / 3.0),
+            p99_ms: seed.is_multiple_of(2).then_some(20.0 / 3.0),
             completed: true,
             violations: 0,
             hours: 0.25,

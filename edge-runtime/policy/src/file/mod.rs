@@ -7,7 +7,7 @@ use hyperion_placement::policy::Network;
 
 use crate::{Card, PolicyError};
 
-/// No policy is larger, bytes. One in full precision has about 100 KiB.
+/// No policy is larger, bytes. One in full precision has about 60 KiB.
 pub const MAX_BYTES: usize = 16 << 20;
 
 /// How weights are quantised.
