@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
     )?;
     writeln!(
         out,
-        "{:<14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>8} {:>9} {:>8} {:>7}",
+        "{:<14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>6} {:>8} {:>7} {:>8} {:>7}",
         "scheduler",
         "reward",
         "cost",
@@ -64,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         "USD/h",
         "p99",
         "SLO%",
+        "idle%",
         "JCT",
         "moves",
         "refused",
@@ -85,7 +86,7 @@ fn main() -> anyhow::Result<()> {
         };
         writeln!(
             out,
-            "{name:<14} {:>8.4} {:>8.4} {:>8.4} {:>8.4} {:>8.3} {:>6.1} {:>6.2} {:>8.1} {:>9.1} {:>8.1} {:>7.0}",
+            "{name:<14} {:>8.4} {:>8.4} {:>8.4} {:>8.4} {:>8.3} {:>6.1} {:>6.2} {:>6.2} {:>8.1} {:>7.1} {:>8.1} {:>7.0}",
             mean(&|o| o.all.mean_reward()),
             mean(&|o| o.goals[0].mean_reward()),
             mean(&|o| o.goals[1].mean_reward()),
@@ -93,6 +94,7 @@ fn main() -> anyhow::Result<()> {
             mean(&|o| o.all.usd_per_hour()),
             mean(&|o| o.all.p99_ms().unwrap_or(0.0)),
             mean(&|o| o.all.slo_miss_percent().unwrap_or(0.0)),
+            mean(&idle_percent),
             mean(&|o| o.all.mean_jct_minutes().unwrap_or(0.0)),
             mean(&|o| o.all.moves as f64),
             mean(&|o| o.counts.refused as f64),
@@ -100,4 +102,14 @@ fn main() -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Share of the services' time in which they were not served at all, per cent.
+fn idle_percent(outcome: &hyperion_scheduler::sim::Outcome) -> f64 {
+    let services = outcome.workloads.iter();
+    let services = services.filter(|w| w.jct_minutes.is_none());
+    let (hours, running) = services.fold((0.0, 0.0), |(hours, running), w| {
+        (hours + w.account.hours, running + w.account.running_hours)
+    });
+    100.0 * (hours - running) / f64::max(hours, 1e-9)
 }
