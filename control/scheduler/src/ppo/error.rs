@@ -21,6 +21,16 @@ pub enum Error {
         /// What it did.
         problem: String,
     },
+    /// A chooser chose what is not there.
+    #[error("candidate {choice} of {candidates} was chosen in the episode of seed {seed}")]
+    Choice {
+        /// The episode.
+        seed: u64,
+        /// Index of the choice.
+        choice: usize,
+        /// How many candidates there were.
+        candidates: usize,
+    },
     /// An example to imitate makes no sense.
     #[error("example {index} to imitate: {problem}")]
     Example {

@@ -34,7 +34,8 @@ impl Episode {
 /// Plays one episode.
 ///
 /// # Errors
-/// [`Error::Environment`] where a turn has no candidates, or numbers that are not finite.
+/// [`Error::Environment`] where a turn has no candidates, or numbers that are not finite;
+/// [`Error::Choice`] where the choice is not among the candidates.
 pub fn play(
     environment: &mut dyn Environment,
     seed: u64,
@@ -44,7 +45,14 @@ pub fn play(
     let (mut turns, mut choices) = (Vec::new(), Vec::new());
     while let Some(turn) = environment.turn() {
         check(&turn, seed)?;
-        let choice = choose(&turn).min(turn.candidates.len() - 1);
+        let (choice, candidates) = (choose(&turn), turn.candidates.len());
+        if choice >= candidates {
+            return Err(Error::Choice {
+                seed,
+                choice,
+                candidates,
+            });
+        }
         environment.act(choice);
         turns.push(turn);
         choices.push(choice);

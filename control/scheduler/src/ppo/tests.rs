@@ -268,6 +268,13 @@ fn evaluation_takes_the_best_choice_and_repeats_itself() {
 }
 
 #[test]
+fn a_choice_outside_the_candidates_is_refused() {
+    let mut environment = Numbers::boxed(Flaw::None);
+    let error = play(environment.as_mut(), 4, |_| 99).unwrap_err();
+    assert!(matches!(error, Error::Choice { choice: 99, .. }), "{error}");
+}
+
+#[test]
 fn an_example_outside_its_candidates_is_named() {
     let mut environment = Numbers::boxed(Flaw::None);
     let mut examples = demonstrate(environment.as_mut(), 1, |_| 0).unwrap();
