@@ -166,7 +166,10 @@ impl Lanes {
                 uid,
                 present,
             } => (Lane::Workload(workload), Write::Finalizer { uid, present }),
-            Action::Start { .. } | Action::Stop { .. } | Action::Event { .. } => return,
+            Action::Start { .. }
+            | Action::Stop { .. }
+            | Action::Event { .. }
+            | Action::Experience(_) => return,
         };
         let work = self.lanes.entry(lane.clone()).or_default();
         match write {

@@ -54,6 +54,10 @@ pub struct Args {
     /// Rules decide, and the policy only watches: what it would have chosen is counted and shown
     #[arg(long)]
     pub shadow: bool,
+    /// Services that run well are looked at again this often, and moved where another place has
+    /// become clearly better; 0 for never
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = interval)]
+    pub reconsider: Duration,
     /// Form of the log lines on standard error
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,
@@ -74,6 +78,17 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("at least 1s".to_owned());
     }
     Ok(duration)
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    match humantime::parse_duration(text).map_err(|e| e.to_string())? {
+        Duration::ZERO => Ok(Duration::ZERO),
+        short if short < Duration::from_secs(10) => Err("at least 10s, or 0 for never".to_owned()),
+        interval => Ok(interval),
+    }
 }
 
 fn host_and_port(text: &str) -> Result<String, String> {
@@ -119,6 +134,8 @@ mod tests {
             vec!["--replace-after", "soon"],
             vec!["--fleet", "a/b"],
             vec!["--policy", ""],
+            vec!["--reconsider", "1s"],
+            vec!["--reconsider", "sometimes"],
             vec!["--api-addr", "localhost"],
             vec!["--link-advertise", "host"],
             vec!["--link-advertise", ":7444"],

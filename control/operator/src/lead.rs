@@ -17,6 +17,7 @@ use crate::decider::source::{self, Asked, Chosen, Map};
 use crate::decider::{Decider, Policy, Sums};
 use crate::directory::Directory;
 use crate::events::{self, Note, Publisher};
+use crate::experience::Recorder;
 use crate::index::{Index, Name, Priority};
 use crate::metrics::Metrics;
 use crate::plan::{self, Action, Outcome};
@@ -57,6 +58,10 @@ pub struct Leader {
     pub policy: Asked,
     /// Rules decide, and the policy watches.
     pub shadow: bool,
+    /// How often replicas that run well are looked at again; none for never.
+    pub reconsider: Option<Duration>,
+    /// Where outcomes of placements go.
+    pub recorder: Recorder,
 }
 
 /// Runs until `stop`.
@@ -160,8 +165,10 @@ impl Work {
         publisher: Publisher,
     ) -> Self {
         let latency = hyperion_providers::latency_matrix();
+        let mut index = Index::new(leader.replace_after, latency);
+        index.reconsider = leader.reconsider;
         let mut work = Self {
-            index: Index::new(leader.replace_after, latency),
+            index,
             decider: Decider::new(leader.shadow),
             chosen: None,
             map: None,
@@ -271,18 +278,20 @@ impl Work {
                     self.listed[1] = true;
                 }
             },
-            Seen::Node(Change::Apply(object)) => index.apply_node(object, now),
-            Seen::Node(Change::Delete(object)) => {
-                let name = match &object.0 {
-                    Ok(node) => node.metadata.name.as_deref(),
-                    Err(e) => e.metadata.name.as_deref(),
-                };
-                index.delete_node(name.unwrap_or_default());
-            }
-            Seen::Node(Change::Reset(list)) => {
-                index.reset_nodes(list, now);
-                self.listed[2] = true;
-            }
+            Seen::Node(change) => match *change {
+                Change::Apply(object) => index.apply_node(object, now),
+                Change::Delete(object) => {
+                    let name = match &object.0 {
+                        Ok(node) => node.metadata.name.as_deref(),
+                        Err(e) => e.metadata.name.as_deref(),
+                    };
+                    index.delete_node(name.unwrap_or_default());
+                }
+                Change::Reset(list) => {
+                    index.reset_nodes(list, now);
+                    self.listed[2] = true;
+                }
+            },
         }
         if self.listed_at.is_none() && self.listed == [true; 3] {
             self.listed_at = Some(now);
@@ -482,6 +491,7 @@ impl Work {
                         text: note,
                     });
                 }
+                Action::Experience(experience) => self.leader.recorder.record(experience),
                 write => writes.push(write),
             }
         }

@@ -22,6 +22,7 @@ pub mod args;
 pub mod decider;
 pub mod directory;
 pub mod events;
+pub mod experience;
 pub mod http;
 pub mod index;
 pub mod install;

@@ -48,6 +48,10 @@ pub struct Metrics {
     agreed: Counter,
     rules_regret: Counter<f64, AtomicU64>,
     policy_regret: Counter<f64, AtomicU64>,
+    /// Outcomes of placements that were kept.
+    pub experience_kept: Counter,
+    /// Outcomes of placements that could not be kept.
+    pub experience_lost: Counter,
 }
 
 /// Labels of `hyperion_policy_info`.
@@ -84,6 +88,8 @@ impl Metrics {
             agreed: Counter::default(),
             rules_regret: Counter::default(),
             policy_regret: Counter::default(),
+            experience_kept: Counter::default(),
+            experience_lost: Counter::default(),
         };
         let r = registry.sub_registry_with_prefix("hyperion_operator");
         r.register("leader", "1 while this process decides", m.leader.clone());
@@ -106,6 +112,17 @@ impl Metrics {
             m.write_failures.clone(),
         );
         m.register_policy(registry);
+        let r = registry.sub_registry_with_prefix("hyperion_experience");
+        r.register(
+            "kept",
+            "Outcomes of placements that were kept to learn from",
+            m.experience_kept.clone(),
+        );
+        r.register(
+            "lost",
+            "Outcomes that could not be kept: no data folder, a full disk, too many at once",
+            m.experience_lost.clone(),
+        );
         m
     }
 

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::args::{Args, LogFormat};
 use crate::decider::source::Asked;
 use crate::directory::{Directory, Role};
+use crate::experience::Recorder;
 use crate::lead::{self, Leader};
 use crate::lease::Contender;
 use crate::metrics::Metrics;
@@ -45,6 +46,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         replace_after,
         policy,
         shadow,
+        reconsider,
         log_format: _,
     } = args;
     let identity = identity(data_dir.as_deref())?;
@@ -52,6 +54,11 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let http_addr = listener.local_addr()?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let recorder = Recorder::start(
+        data_dir.as_deref(),
+        metrics.experience_kept.clone(),
+        metrics.experience_lost.clone(),
+    );
     let directory = Arc::new(Directory::default());
     let serving = CancellationToken::new();
     let server = tokio::spawn(http::serve(
@@ -79,6 +86,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         replace_after,
         policy: policy.unwrap_or_default(),
         shadow,
+        reconsider: (!reconsider.is_zero()).then_some(reconsider),
+        recorder,
     };
     let result = tokio::select! {
         installed = install::install(&control.client, http_addr.port()) => match installed {
@@ -183,6 +192,8 @@ struct Control {
     replace_after: Duration,
     policy: Asked,
     shadow: bool,
+    reconsider: Option<Duration>,
+    recorder: Recorder,
 }
 
 impl Control {
@@ -237,6 +248,8 @@ impl Control {
             identity: self.identity.clone(),
             policy: self.policy.clone(),
             shadow: self.shadow,
+            reconsider: self.reconsider,
+            recorder: self.recorder.clone(),
         };
         lead::run(leader, agents, leading).await;
         if tokio::time::timeout(SHUTDOWN, gateway.shutdown())

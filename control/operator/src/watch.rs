@@ -33,7 +33,7 @@ pub enum Seen {
     /// Placements.
     Placement(Box<Change<HyperionPlacement>>),
     /// Nodes.
-    Node(Change<HyperionNode>),
+    Node(Box<Change<HyperionNode>>),
 }
 
 /// Changes that may wait for the leader's loop.
@@ -45,7 +45,7 @@ pub fn start(client: &kube::Client, stop: &CancellationToken) -> mpsc::Receiver<
     let (tx, rx) = mpsc::channel(CHANGES);
     tokio::spawn(watch(
         Api::all(client.clone()),
-        Seen::Node,
+        |change| Seen::Node(Box::new(change)),
         tx.clone(),
         stop.clone(),
     ));

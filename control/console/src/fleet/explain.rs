@@ -164,7 +164,7 @@ pub fn placement_lines(row: &Placement, ascii: bool) -> Vec<Line> {
         .iter()
         .map(|t| (t.name.clone(), t.value))
         .collect();
-    terms.retain(|(_, value)| !(value.abs() < LEAST_TERM));
+    terms.retain(|(_, value)| value.is_nan() || value.abs() >= LEAST_TERM);
     terms.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
     lines.extend(term_lines(&terms, why.score, ascii));
     lines.extend(rejected_lines(&rejected(why), ascii));

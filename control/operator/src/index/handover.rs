@@ -54,6 +54,18 @@ impl Index {
             .is_some_and(|c| c.iter().any(Leaving::serves))
     }
 
+    /// Replicas whose old copies go on until the new ones are ready.
+    pub(crate) fn handovers(&self) -> usize {
+        let serving = |copies: &&Vec<Leaving>| copies.iter().any(Leaving::serves);
+        self.leaving.values().filter(serving).count()
+    }
+
+    /// True while old copies of any replica of the workload are there.
+    pub(crate) fn hands_over_any(&self, workload: &Name) -> bool {
+        let all = (workload.clone(), 0)..=(workload.clone(), u32::MAX);
+        self.leaving.range(all).next().is_some()
+    }
+
     /// What a placement on `node` says of the replica's old copies elsewhere; none where there are
     /// none.
     #[must_use]

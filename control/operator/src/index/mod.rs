@@ -20,6 +20,8 @@ use hyperion_placement::model::LatencyMatrix;
 use hyperion_placement::policy::Network;
 use hyperion_proto::domain::ReplicaKey;
 
+use crate::plan::{Look, Pending};
+
 pub use handover::{HANDOVER, LEAVING};
 pub use nodes::NodeEntry;
 pub use placements::{Failure, Leaving, PlacementEntry, phase_of};
@@ -84,6 +86,12 @@ pub struct Index {
     pub(crate) failures: BTreeMap<(Name, u32), BTreeMap<String, Failure>>,
     /// Workloads with replicas that have no place, and how many they are.
     unplaced: BTreeMap<Name, u32>,
+    /// How often replicas that run well are looked at again; none for never.
+    pub reconsider: Option<Duration>,
+    /// When a workload's replicas are looked at again.
+    pub(crate) looks: BTreeMap<Name, Look>,
+    /// Decisions that wait for their outcome.
+    pub(crate) pending: BTreeMap<(Name, u32), Pending>,
     /// Something changed that may help them.
     room: bool,
     dirty: BTreeMap<Name, Priority>,
@@ -107,6 +115,9 @@ impl Index {
             leaving_on: BTreeMap::new(),
             failures: BTreeMap::new(),
             unplaced: BTreeMap::new(),
+            reconsider: None,
+            looks: BTreeMap::new(),
+            pending: BTreeMap::new(),
             room: false,
             dirty: BTreeMap::new(),
         }

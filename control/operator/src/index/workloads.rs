@@ -197,6 +197,7 @@ impl Index {
         self.workloads.remove(name);
         self.broken.remove(name);
         self.set_unplaced(name, 0);
+        self.looks.remove(name);
         self.touch(name, Priority::High);
     }
 

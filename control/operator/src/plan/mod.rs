@@ -6,9 +6,13 @@
 //! - here: the course of a pass, and how replicas end;
 //! - [`place`]: where a replica goes;
 //! - [`moves`]: why a replica leaves its node;
+//! - [`better`]: whether one that runs well would do better elsewhere;
+//! - [`outcome`]: what became of placements;
 //! - [`status`] and [`why`]: what people read.
 
+mod better;
 mod moves;
+mod outcome;
 mod place;
 mod status;
 #[cfg(test)]
@@ -23,6 +27,7 @@ use hyperion_api::placement::{HyperionPlacement, HyperionPlacementStatus};
 use hyperion_api::workload::HyperionWorkloadStatus;
 use hyperion_api::{FINALIZER, Invalid, conditions};
 use hyperion_placement::Explanation;
+use hyperion_policy::Experience;
 use hyperion_proto::agent_v1::PodSpec;
 use hyperion_proto::domain::ReplicaKey;
 use jiff::Timestamp;
@@ -31,7 +36,9 @@ use crate::decider::Decider;
 use crate::index::{Index, Name, Template, WorkloadEntry};
 use crate::pod;
 
+pub use better::Look;
 pub use moves::Why;
+pub use outcome::Pending;
 
 /// Something to do. Actions on one object are to be done in order; of two writes of the same part
 /// of an object the later one counts.
@@ -104,6 +111,8 @@ pub enum Action {
         /// For people.
         note: String,
     },
+    /// Keep what became of a placement, to learn from.
+    Experience(Box<Experience>),
 }
 
 /// What a pass gives.
@@ -197,6 +206,9 @@ impl Pass<'_> {
                 let replicas = workload.replicas();
                 self.retire_where(|key, _| key.index >= replicas);
                 self.replicas(workload, template);
+                if self.unplaced.is_empty() && !self.out.more {
+                    self.reconsider(workload, template);
+                }
                 self.start(workload, template);
             }
             // What runs goes on; the status says what is wrong.
@@ -307,6 +319,10 @@ impl Pass<'_> {
     fn retire(&mut self, replica: u32) {
         let entry = self.index.placement(&self.name, replica);
         if entry.is_some_and(|e| !e.deleting) && self.stopped(replica, false) {
+            // A service that is not wanted any more did what it was asked for.
+            let workload = self.index.workloads.get(&self.name);
+            let completed = !workload.is_some_and(outcome::is_job);
+            self.outcome(replica, completed, 0);
             let Some(entry) = self.index.entry_mut(&self.name, replica) else {
                 return;
             };

@@ -32,6 +32,8 @@ pub enum Why {
     Failing(String, String),
     /// It was stopped to be placed elsewhere.
     Moving(String),
+    /// It runs well on this node, and would do better elsewhere, by these numbers.
+    Better(String, String),
 }
 
 impl fmt::Display for Why {
@@ -46,6 +48,7 @@ impl fmt::Display for Why {
             Self::Template => write!(f, "the template changed"),
             Self::Failing(node, reason) => write!(f, "it fails on node {node}: {reason}"),
             Self::Moving(node) => write!(f, "it left node {node}"),
+            Self::Better(node, numbers) => write!(f, "it is better than node {node}: {numbers}"),
         }
     }
 }
@@ -268,7 +271,7 @@ impl Pass<'_> {
         open && !self.lost(workload, template, &entry.spec.node)
     }
 
-    fn carry_over(
+    pub(super) fn carry_over(
         &mut self,
         workload: &WorkloadEntry,
         template: &Template,
@@ -301,6 +304,10 @@ impl Pass<'_> {
             let until = (serves && !alone).then(|| self.now + HANDOVER);
             self.index.leave(Leaving::of(entry, until));
         }
+        let lost = matches!(why, Why::Lost(_) | Why::Failing(..));
+        let job = workload.object.spec.type_ == WorkloadType::Job;
+        let violations = u32::from(matches!(why, Why::Constraint(..)));
+        self.outcome(replica, !(lost || job), violations);
         // Names what leaves.
         self.commit(workload, template, replica, decided);
         self.announce(workload, replica, why, decided);
@@ -339,7 +346,10 @@ impl Pass<'_> {
         };
         let fit = decided.verdict.decision.explanation.summary();
         let place = format!("node {} ({} {region}): {fit}", decided.node.id, at.provider);
-        if *why == Why::New {
+        if let Why::Better(..) = why {
+            let note = format!("Moved: replica {replica} goes to {place}, because {why}");
+            self.event(workload, false, conditions::EVENT_MOVED, note);
+        } else if *why == Why::New {
             let note = format!("replica {replica} goes to {place}");
             self.event(workload, false, conditions::EVENT_PLACED, note);
         } else {

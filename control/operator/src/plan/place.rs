@@ -150,6 +150,9 @@ impl Pass<'_> {
             .map_or(0, |w| w.highest);
         let generation = held.map_or(highest, |h| h.spec.generation) + 1;
         let spec = placement_spec(&self.name, workload, template, replica, generation, decided);
+        let held = held.cloned();
+        self.remember(template, replica, generation, decided);
+        let held = held.as_ref();
         let key = ReplicaKey {
             namespace: self.name.namespace.clone(),
             workload: self.name.name.clone(),

@@ -87,6 +87,8 @@ impl Pass<'_> {
             if let Some(held) = self.index.entry_mut(&self.name, replica) {
                 held.status = status.clone();
                 if held.ended() != ended {
+                    let succeeded = status.phase == PlacementPhase::Succeeded;
+                    self.outcome(replica, succeeded, 0);
                     self.spread = None;
                     self.index.room_changed(&entry.spec.node);
                 }

@@ -1,5 +1,6 @@
 //! Behaviour of passes, without an API server and without a clock.
 
+mod better;
 mod handover;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ struct World {
     stopped: Vec<(String, u32, i64)>,
     events: Vec<(&'static str, String)>,
     finalizers: BTreeMap<String, bool>,
+    experiences: Vec<Experience>,
 }
 
 impl World {
@@ -41,6 +43,7 @@ impl World {
             stopped: Vec::new(),
             events: Vec::new(),
             finalizers: BTreeMap::new(),
+            experiences: Vec::new(),
         }
     }
 
@@ -200,6 +203,7 @@ impl World {
             } => {
                 self.finalizers.insert(workload.name, present);
             }
+            Action::Experience(experience) => self.experiences.push(*experience),
             Action::PlacementStatus { .. } | Action::WorkloadStatus { .. } => {}
         }
     }

@@ -1,0 +1,178 @@
+//! Reconsideration: replicas that run well are looked at again now and then, and moved where
+//! another place has become better by more than a margin.
+//!
+//! Only services are: a job can't say yet where it would go on from, and an exclusive workload
+//! would have to stop first. Prices, load and latencies change by the hour, so that one look in
+//! some minutes is enough; looks are spread over the interval, so that their work is, too.
+
+use std::time::{Duration, Instant};
+
+use hyperion_api::workload::WorkloadType;
+use hyperion_placement::Choice;
+use hyperion_placement::model::Request;
+
+use super::Pass;
+use super::moves::Why;
+use super::place::{Decided, decide_on};
+use crate::decider::View;
+use crate::index::{PlacementEntry, Template, WorkloadEntry};
+
+/// Services on their way from one node to another, for whatever reason, beyond which none is moved
+/// to a better place: copies run twice meanwhile.
+pub const MOVES: usize = 5;
+/// Parts that a workload's replicas are looked at in: one part at a time, all in one interval.
+const PARTS: u32 = 16;
+/// Replicas of one part at most. Of a workload with more, a round takes more than an interval.
+const LOOKS: u32 = 16;
+/// When a look that was put off is tried again.
+const LATER: Duration = Duration::from_secs(30);
+
+/// When a workload is looked at next, and from which replica on.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// When.
+    pub at: Instant,
+    /// First replica.
+    pub from: u32,
+}
+
+/// Which part of a workload is due, or when the next one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Now { from: u32, count: u32 },
+    At(Instant),
+}
+
+impl Pass<'_> {
+    /// Looks at the replicas that are due, and moves at most one of them.
+    pub(super) fn reconsider(&mut self, workload: &WorkloadEntry, template: &Template) {
+        let Some(interval) = self.index.reconsider else {
+            return;
+        };
+        let policy = &workload.object.spec.policy;
+        let replicas = workload.replicas();
+        if workload.object.spec.type_ != WorkloadType::Service || policy.exclusive || replicas == 0
+        {
+            return;
+        }
+        let (from, count) = match self.due(interval, replicas) {
+            Due::Now { from, count } => (from, count),
+            Due::At(at) => {
+                self.wake_at(at);
+                return;
+            }
+        };
+        if self.index.handovers() >= MOVES || self.is_unsettled(workload) {
+            self.look_later(LATER, from);
+            return;
+        }
+        for replica in (0..count).map(|i| (from + i) % replicas) {
+            if self.look(workload, template, replica) {
+                break;
+            }
+        }
+        let parts = replicas.min(PARTS);
+        self.look_later(interval / parts, (from + count) % replicas);
+    }
+
+    fn due(&mut self, interval: Duration, replicas: u32) -> Due {
+        let parts = replicas.min(PARTS);
+        let first = Look {
+            at: self.now + stagger(&self.name.to_string(), interval / parts),
+            from: 0,
+        };
+        let look = *self.index.looks.entry(self.name.clone()).or_insert(first);
+        if look.at > self.now {
+            return Due::At(look.at);
+        }
+        Due::Now {
+            from: look.from % replicas,
+            count: replicas.div_ceil(parts).min(LOOKS),
+        }
+    }
+
+    fn look_later(&mut self, wait: Duration, from: u32) {
+        let at = self.now + wait;
+        let look = Look { at, from };
+        self.index.looks.insert(self.name.clone(), look);
+        self.wake_at(at);
+    }
+
+    /// True while some replica of the workload has no place or is not ready: one thing at a time.
+    fn is_unsettled(&self, workload: &WorkloadEntry) -> bool {
+        let placements = self.index.placements.get(&self.name);
+        let ready = placements.into_iter().flatten().filter(|(_, p)| {
+            p.ready() && p.stopping.is_none() && !p.deleting && p.stored >= p.spec.generation
+        });
+        let desired = usize::try_from(workload.replicas()).unwrap_or(usize::MAX);
+        ready.count() < desired || self.index.hands_over_any(&self.name)
+    }
+
+    /// Looks at one replica; true where it is moved.
+    fn look(&mut self, workload: &WorkloadEntry, template: &Template, replica: u32) -> bool {
+        let Some(entry) = self.index.placement(&self.name, replica).cloned() else {
+            return false;
+        };
+        let connected = self.index.nodes.get(&entry.spec.node);
+        if !connected.is_some_and(|n| n.connected) {
+            return false;
+        }
+        let Some((decided, why)) = self.better(template, &entry) else {
+            return false;
+        };
+        self.carry_over(workload, template, &entry, &why, &decided);
+        true
+    }
+
+    /// A place that is better than where the replica is by more than the margin, and why.
+    fn better(&mut self, template: &Template, entry: &PlacementEntry) -> Option<(Decided, Why)> {
+        let here = entry.spec.node.clone();
+        let mut request = self.request(template, entry.key.index);
+        request.current = Some(here.clone());
+        // As if the replica had no place yet: the node is what it would be without it, and staying
+        // is one of the choices, also on a node that takes no new replicas.
+        let mut without = self.without(entry)?;
+        without.taints.retain(|taint| taint.effect == "NoExecute");
+        let held = self.index.fleet.node(&here)?.clone();
+        self.index.fleet.upsert_node(without);
+        self.out.decisions += 1;
+        let decided = decide_on(self.decider, View::Fleet(&self.index.fleet), &request);
+        let staying = decided.as_ref().ok().and_then(|decided| {
+            let fleet = &self.index.fleet;
+            self.decider
+                .score_of_staying(fleet, &request, &decided.verdict)
+        });
+        self.index.fleet.upsert_node(held);
+        let decided = decided.ok()?;
+        let staying = staying?;
+        let gain = decided.choice.score - staying;
+        let worth_it = gain > self.decider.margin(&decided.verdict);
+        if decided.node.id == here || !worth_it {
+            return None;
+        }
+        let why = Why::Better(here, reasons(&request, entry, &decided.choice, staying));
+        Some((decided, why))
+    }
+}
+
+/// The numbers that speak for a move.
+fn reasons(request: &Request, entry: &PlacementEntry, choice: &Choice, staying: f64) -> String {
+    let mut text = format!(
+        "for goal {} it scores {:.3} there and {staying:.3} here",
+        request.goal, choice.score
+    );
+    let (before, after) = (entry.spec.hourly_cost, choice.hourly_cost);
+    text.push_str(&format!(", costs {after:.4} and not {before:.4} USD/h"));
+    if let (Some(before), Some(after)) = (entry.spec.p99_latency_ms, choice.p99_latency_ms) {
+        text.push_str(&format!(", p99 is {after:.1} and not {before:.1} ms"));
+    }
+    text
+}
+
+/// A part of `wait`, the same for the same name: FNV-1a, as for templates.
+fn stagger(name: &str, wait: Duration) -> Duration {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    wait.mul_f64((hash >> 11) as f64 / (1_u64 << 53) as f64)
+}
