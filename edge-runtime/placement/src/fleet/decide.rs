@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::pass::{Found, Marks, walk};
+use super::pass::{Found, KindState, Marks, walk};
 use super::places::Reach;
 use super::rough::{ClassPart, Layout};
 use super::{Fleet, Machine};
@@ -23,6 +23,8 @@ pub struct Scratch {
     pub(super) reach: Vec<Reach>,
     /// By class, with a network, once one of its kinds has a candidate.
     pub(super) classes: Vec<Option<ClassPart>>,
+    /// By kind.
+    pub(super) states: Vec<Option<KindState>>,
     pub(super) images: Vec<f32>,
     pub(super) selected: Marks,
     pub(super) avoided: Marks,

@@ -76,10 +76,21 @@ impl Floor {
     clippy::large_enum_variant,
     reason = "one lives on the stack of a pass, and a box would be an allocation for each kind"
 )]
-enum Rough<'a> {
+#[derive(Debug, Clone)]
+enum Rough {
     Unknown,
     Rules(RoughRules),
-    Network(RoughNetwork<'a>),
+    Network(RoughNetwork),
+}
+
+/// What a decision needs of a kind.
+#[derive(Debug, Clone)]
+pub(super) struct KindState {
+    ruled_out: Option<Constraint>,
+    repels: Option<Constraint>,
+    too_dear: bool,
+    /// Once one of its blocks has a candidate.
+    rough: Option<Rough>,
 }
 
 /// Walks all kinds. Fills `scratch.found` with all candidates, or those that may be among the best
@@ -103,9 +114,25 @@ pub(super) fn walk(
             used: !all,
         },
     };
-    for kind in fleet.kinds.iter().flatten() {
-        walk.kind(kind);
+    let mut states = std::mem::take(&mut walk.scratch.states);
+    states.clear();
+    states.extend(
+        fleet
+            .kinds
+            .iter()
+            .map(|kind| Some(walk.state(kind.as_ref()?))),
+    );
+    // In the order in which they lie in memory, so that what comes next is fetched ahead; by kind,
+    // a large fleet would be read from all over.
+    for (id, block) in (0..).zip(&fleet.blocks) {
+        if block.len > 0
+            && let Some(kind) = &fleet.kinds[block.kind as usize]
+            && let Some(state) = &mut states[block.kind as usize]
+        {
+            walk.block(kind, state, id);
+        }
     }
+    walk.scratch.states = states;
     let (candidates, least) = (walk.candidates, walk.floor.least());
     scratch.found.retain(|f| f.upper >= least);
     candidates
@@ -179,51 +206,58 @@ struct Walk<'a, 's> {
     floor: Floor,
 }
 
-impl<'a> Walk<'a, '_> {
+impl Walk<'_, '_> {
     /// Counts lanes under a constraint and returns those that are left.
     fn reject(&mut self, live: u16, failed: u16, constraint: Constraint) -> u16 {
         self.scratch.rejected[constraint as usize] += (live & failed).count_ones() as usize;
         live & !failed
     }
 
-    fn kind(&mut self, kind: &'a Kind) {
-        let ruled_out = kind.ruled_out(self.request);
-        let repels = kind.repels(self.request);
-        let too_dear = self.request.max_hourly_cost.is_some_and(|most| {
-            !kind
-                .hourly_cost(self.request)
-                .is_some_and(|cost| cost <= most)
-        });
-        let mut rough = None;
-        for id in &kind.blocks {
-            let block = &self.fleet.blocks[*id as usize];
-            let live = self.reject(block.live(), !block.ready, Constraint::NotReady);
-            let live = self.reject(live, !block.schedulable, Constraint::Cordoned);
-            if let Some(constraint) = ruled_out {
-                self.reject(live, u16::MAX, constraint);
-                continue;
-            }
-            let live = self.labelled(kind, *id, live);
-            if let Some(constraint) = repels {
-                self.reject(live, u16::MAX, constraint);
-                continue;
-            }
-            let live = self.with_room(kind, *id, live);
-            if too_dear {
-                self.reject(live, u16::MAX, Constraint::MaxHourlyCost);
-                continue;
-            }
-            let avoided = self.scratch.avoided.of(*id);
-            let live = self.reject(live, avoided, Constraint::RecentFailure);
-            if live != 0 {
-                self.candidates += live.count_ones() as usize;
-                if rough.is_none() {
-                    rough = Some(self.rough(kind));
-                }
-                if let Some(rough) = &rough {
-                    self.score(rough, *id, live);
-                }
-            }
+    fn state(&self, kind: &Kind) -> KindState {
+        let within = |most: f64| {
+            let cost = kind.hourly_cost(self.request);
+            cost.is_some_and(|cost| cost <= most)
+        };
+        KindState {
+            ruled_out: kind.ruled_out(self.request),
+            repels: kind.repels(self.request),
+            too_dear: self
+                .request
+                .max_hourly_cost
+                .is_some_and(|most| !within(most)),
+            rough: None,
+        }
+    }
+
+    fn block(&mut self, kind: &Kind, state: &mut KindState, id: u32) {
+        let block = &self.fleet.blocks[id as usize];
+        let live = self.reject(block.live(), !block.ready, Constraint::NotReady);
+        let live = self.reject(live, !block.schedulable, Constraint::Cordoned);
+        if let Some(constraint) = state.ruled_out {
+            self.reject(live, u16::MAX, constraint);
+            return;
+        }
+        let live = self.labelled(kind, id, live);
+        if let Some(constraint) = state.repels {
+            self.reject(live, u16::MAX, constraint);
+            return;
+        }
+        let live = self.with_room(kind, id, live);
+        if state.too_dear {
+            self.reject(live, u16::MAX, Constraint::MaxHourlyCost);
+            return;
+        }
+        let avoided = self.scratch.avoided.of(id);
+        let live = self.reject(live, avoided, Constraint::RecentFailure);
+        if live == 0 {
+            return;
+        }
+        self.candidates += live.count_ones() as usize;
+        if state.rough.is_none() {
+            state.rough = Some(self.rough(kind));
+        }
+        if let Some(rough) = &state.rough {
+            self.score(rough, id, live);
         }
     }
 
@@ -271,7 +305,7 @@ impl<'a> Walk<'a, '_> {
         self.reject(live, short, Constraint::Memory)
     }
 
-    fn rough(&mut self, kind: &'a Kind) -> Rough<'a> {
+    fn rough(&mut self, kind: &Kind) -> Rough {
         let class = kind.class as usize;
         let reach = &self.scratch.reach[class];
         match self.mode {
@@ -290,7 +324,7 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    fn score(&mut self, rough: &Rough<'_>, id: u32, live: u16) {
+    fn score(&mut self, rough: &Rough, id: u32, live: u16) {
         let block = &self.fleet.blocks[id as usize];
         let lanes = Lanes {
             block,

@@ -150,6 +150,7 @@ impl Load {
 }
 
 /// The rules on a kind of machine.
+#[derive(Debug, Clone)]
 pub(super) struct RoughRules {
     load: Load,
     base: f32,
@@ -284,9 +285,10 @@ fn magnitude(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// A network that has read a request, on a kind of machine.
-pub(super) struct RoughNetwork<'a> {
+#[derive(Debug, Clone)]
+pub(super) struct RoughNetwork {
     load: Load,
-    layout: &'a Layout,
+    head: [f32; EMBED],
     hidden: [f32; EMBED],
     direct: f32,
     /// By [`features::FIT`], with the scale divided out.
@@ -402,9 +404,9 @@ impl ClassPart {
     }
 }
 
-impl<'a> RoughNetwork<'a> {
+impl RoughNetwork {
     pub(super) fn new(
-        layout: &'a Layout,
+        layout: &Layout,
         prepared: &Prepared,
         request: &Request,
         kind: &Kind,
@@ -437,7 +439,7 @@ impl<'a> RoughNetwork<'a> {
         let wanted = u64::from(request.gpu.count) * u64::from(millis);
         off.is_finite().then(|| Self {
             load,
-            layout,
+            head: layout.head,
             hidden,
             direct,
             fit,
@@ -485,7 +487,7 @@ impl<'a> RoughNetwork<'a> {
             self.add_latency(idle_ms, block, &mut sum);
         }
         let rows = embeddings.high.iter().zip(&self.hidden);
-        for ((row, h), v) in rows.zip(&self.layout.head) {
+        for ((row, h), v) in rows.zip(&self.head) {
             for (sum, high) in sum.iter_mut().zip(row) {
                 let x = f32::from_bits(u32::from(*high) << 16) + h;
                 *sum += v * if x > 0.0 { x } else { 0.0 };
