@@ -1,20 +1,35 @@
-//! How long one decision takes, by the number of nodes and offers.
+//! How long one decision takes, by the number of nodes and offers, while telemetry comes in.
 
+mod draw;
+
+pub use draw::{REQUESTS, network, nodes, offers, requests};
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
-use hyperion_placement::model::{
-    CapacityType, Client, Geography, Goal, GpuDevice, GpuRequest, Location, Node, Offer, Place,
-    Provider, Request, Resources, Snapshot, Supply, Tier, WorkloadType,
+use hyperion_placement::model::{Request, Resources};
+use hyperion_placement::policy::Network;
+use hyperion_placement::{
+    CandidateRef, Choice, Fleet, PolicyScorer, RulesScorer, Scorer, Scratch, decide,
 };
-use hyperion_placement::{RulesScorer, decide};
-use hyperion_providers::prices::PRICES;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::report::Report;
 use hyperion_lab::proc;
+
+/// Which scorer decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Which {
+    /// The rules.
+    Rules,
+    /// A network: that of `--policy`, or one with random weights.
+    Policy,
+}
 
 /// Measure placement decisions on synthetic fleets.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,382 +40,311 @@ pub struct Args {
     /// Offers.
     #[arg(long, default_value_t = 0)]
     pub offers: usize,
+    /// Who scores; with --policy, the policy.
+    #[arg(long, value_enum)]
+    pub scorer: Option<Which>,
+    /// A policy file.
+    #[arg(long)]
+    pub policy: Option<PathBuf>,
+    /// Measure fleets of 100 to 100,000 nodes, instead of --nodes.
+    #[arg(long)]
+    pub sweep: bool,
+    /// Messages of telemetry per node and second.
+    #[arg(long, default_value_t = 1.0)]
+    pub telemetry_rate: f64,
     /// Seed of fleet and requests.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Length of the measurement, seconds; at least a hundred decisions are made.
+    /// Length of the measurement of one fleet, seconds; at least a hundred decisions are made.
     #[arg(long, default_value_t = 5)]
     pub seconds: u64,
 }
 
-/// Different requests that take turns.
-const REQUESTS: usize = 64;
 /// Nodes that are held in memory at least, so that the memory of one can be told.
 const HELD: usize = 20_000;
-const GIB: u64 = 1 << 30;
-const EDGE_GEOGRAPHIES: [Geography; 5] = [
-    Geography::Us,
-    Geography::Eu,
-    Geography::Uk,
-    Geography::Ap,
-    Geography::In,
-];
+/// Sizes of a sweep.
+const SWEEP: [usize; 7] = [100, 300, 1000, 3000, 10_000, 30_000, 100_000];
+/// Replicas that run at the same time; the oldest goes when a new one comes.
+const RUNNING: usize = 200;
+/// Decisions compared with the reference, times nodes.
+const COMPARED: usize = 400_000;
 
 /// Runs the bench on one core.
 ///
 /// # Errors
-/// The histogram can't be made, or /proc can't be read.
+/// The policy can't be read, the histogram can't be made, or /proc can't be read.
 pub fn run(args: &Args) -> anyhow::Result<Report> {
+    let scorer = scorer(args)?;
+    if !(0.0..=1e6).contains(&args.telemetry_rate) {
+        bail!(
+            "--telemetry-rate {}: not between 0 and 1e6",
+            args.telemetry_rate
+        );
+    }
     let mut report = Report::new("decide", args.seed);
-    report.condition("nodes", args.nodes);
     report.condition("offers", args.offers);
     report.condition("cores", 1);
     report.condition("cpu", proc::cpu_model());
-    report.condition("scorer", "rules");
-    report.condition("requests", REQUESTS);
-
-    let own = std::process::id();
-    let before = proc::rss_bytes(own)?;
-    let copies = HELD.div_ceil(args.nodes.max(1)).max(1);
-    let held: Vec<Vec<Node>> = (0..copies)
-        .map(|copy| nodes(args.nodes, args.seed ^ copy as u64))
-        .collect();
-    let grown = proc::rss_bytes(own)?.saturating_sub(before);
-    let count = held.iter().map(Vec::len).sum::<usize>();
-    let per_node = (count > 0).then(|| grown as f64 / count as f64);
-    report.figure("bytes_per_node", per_node);
-    drop(held);
-
-    let snapshot = Snapshot {
-        version: 1,
-        nodes: nodes(args.nodes, args.seed),
-        offers: offers(args.offers, args.seed),
-        latency: hyperion_providers::latency_matrix(),
-        queue: 0,
+    report.condition("scorer", scorer.name());
+    let weights = match (&args.policy, scorer.network()) {
+        (Some(file), _) => file.display().to_string(),
+        (None, Some(_)) => "random".to_owned(),
+        (None, None) => "none".to_owned(),
     };
-    let requests = requests(args.seed);
-    let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
-    let (mut placed, mut candidates) = (0_u64, 0_u64);
-    for request in &requests {
-        let _ = decide(&snapshot, request, &RulesScorer);
+    report.condition("weights", weights);
+    report.condition("requests", REQUESTS);
+    report.condition("telemetry_per_node_and_s", args.telemetry_rate);
+    report.condition("decision", "filter, score, choose, check");
+    if args.sweep {
+        report.condition("nodes", SWEEP.to_vec());
+        sweep(args, &scorer, &mut report)?;
+        return Ok(report);
     }
-    let began = Instant::now();
-    let until = Duration::from_secs(args.seconds);
-    while began.elapsed() < until || times.len() < 100 {
-        let turn = usize::try_from(times.len())? % requests.len();
-        let request = requests.get(turn).context("requests")?;
-        let start = Instant::now();
-        let decision = decide(&snapshot, request, &RulesScorer);
-        times.saturating_record(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        placed += u64::from(decision.choice.is_some());
-        candidates += decision.explanation.candidates as u64;
-    }
-    let total = began.elapsed().as_secs_f64();
-    let decisions = times.len() as f64;
-    report.figure("p50_us", times.value_at_quantile(0.5) as f64 / 1e3);
-    report.figure("p99_us", times.value_at_quantile(0.99) as f64 / 1e3);
-    report.figure("max_us", times.max() as f64 / 1e3);
-    report.figure("decisions_per_s", decisions / total);
-    report.figure("decisions", decisions);
-    report.figure("placed_percent", 100.0 * placed as f64 / decisions);
-    report.figure("candidates_mean", candidates as f64 / decisions);
+    report.condition("nodes", args.nodes);
+    report.figure("bytes_per_node", bytes_per_node(args, &scorer)?);
+    let measured = measure(args, args.nodes, &scorer)?;
+    report.figure("p50_us", measured.at(0.5));
+    report.figure("p99_us", measured.at(0.99));
+    report.figure("max_us", measured.times.max() as f64 / 1e3);
+    report.figure("decisions_per_s", measured.per_s());
+    report.figure("decisions", measured.times.len() as f64);
+    report.figure("placed_percent", measured.placed_percent);
+    report.figure("candidates_mean", measured.candidates_mean);
+    report.figure("kinds", measured.kinds as f64);
+    report.figure("telemetry_update_ns", measured.update_ns);
+    report.figure("telemetry_updates", measured.updates as f64);
+    report.figure("compared_with_reference", measured.compared as f64);
+    report.figure("different_from_reference", measured.different as f64);
     Ok(report)
 }
 
-/// A fleet of which two fifths are edge boards in sites of about twenty, the rest instances of the
-/// price table; some full, some unreachable, some without what a request asks for.
-#[must_use]
-pub fn nodes(count: usize, seed: u64) -> Vec<Node> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let mut nodes: Vec<Node> = (0..count)
-        .map(|n| {
-            if rng.random_bool(0.4) {
-                board(n, count, &mut rng)
-            } else {
-                instance(n, &mut rng)
-            }
-        })
+fn sweep(args: &Args, scorer: &Choosing, report: &mut Report) -> anyhow::Result<()> {
+    let mut medians = Vec::new();
+    let mut different = 0;
+    for nodes in SWEEP {
+        let measured = measure(args, nodes, scorer)?;
+        report.figure(&format!("p50_us_at_{nodes:06}"), measured.at(0.5));
+        report.figure(&format!("p99_us_at_{nodes:06}"), measured.at(0.99));
+        report.figure(&format!("decisions_per_s_at_{nodes:06}"), measured.per_s());
+        medians.push(measured.at(0.5));
+        different += measured.different;
+    }
+    if let (Some(first), Some(last)) = (medians.first(), medians.last()) {
+        report.figure("p50_growth_100_to_100000", last / first);
+    }
+    report.figure("different_from_reference", different as f64);
+    Ok(())
+}
+
+enum Choosing {
+    Rules,
+    Policy(PolicyScorer),
+}
+
+impl Choosing {
+    fn scorer(&self) -> &dyn Scorer {
+        match self {
+            Self::Rules => &RulesScorer,
+            Self::Policy(policy) => policy,
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.scorer().name()
+    }
+
+    const fn network(&self) -> Option<&Arc<Network>> {
+        match self {
+            Self::Rules => None,
+            Self::Policy(policy) => Some(policy.network()),
+        }
+    }
+}
+
+fn scorer(args: &Args) -> anyhow::Result<Choosing> {
+    let policy = match (args.scorer, &args.policy) {
+        (Some(Which::Rules), Some(_)) => bail!("--scorer rules takes no --policy"),
+        (Some(Which::Rules) | None, None) => return Ok(Choosing::Rules),
+        (_, Some(file)) => read(file)?,
+        (Some(Which::Policy), None) => network(args.seed),
+    };
+    Ok(Choosing::Policy(PolicyScorer::new(Arc::new(policy))))
+}
+
+fn read(file: &Path) -> anyhow::Result<Network> {
+    let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
+    let policy = hyperion_policy::PolicyFile::read(&bytes);
+    Ok(policy.with_context(|| file.display().to_string())?.network)
+}
+
+fn fleet(args: &Args, count: usize, seed: u64, scorer: &Choosing) -> Fleet {
+    let mut fleet = Fleet::new();
+    fleet.set_network(scorer.network().cloned());
+    fleet.set_latency(hyperion_providers::latency_matrix());
+    for node in nodes(count, seed) {
+        fleet.upsert_node(node);
+    }
+    for offer in offers(args.offers, seed) {
+        fleet.upsert_offer(offer);
+    }
+    fleet
+}
+
+fn bytes_per_node(args: &Args, scorer: &Choosing) -> anyhow::Result<Option<f64>> {
+    let own = std::process::id();
+    let before = proc::rss_bytes(own)?;
+    let copies = HELD.div_ceil(args.nodes.max(1)).max(1);
+    let held: Vec<Fleet> = (0..copies)
+        .map(|copy| fleet(args, args.nodes, args.seed ^ copy as u64, scorer))
         .collect();
-    nodes.sort_by(|a, b| a.id.cmp(&b.id));
-    nodes
+    let grown = proc::rss_bytes(own)?.saturating_sub(before);
+    let count = held.iter().map(Fleet::len).sum::<usize>();
+    Ok((count > 0).then(|| grown as f64 / count as f64))
 }
 
-fn board(n: usize, count: usize, rng: &mut StdRng) -> Node {
-    let site = rng.random_range(0..=count / 20);
-    let allocatable = Resources {
-        cpu_millis: [4000, 6000, 12_000][rng.random_range(0..3)],
-        memory_bytes: [4, 8, 64][rng.random_range(0..3)] * GIB,
-    };
-    let gpus = gpus(
-        &format!("edge-{n}"),
-        1,
-        "Orin",
-        allocatable.memory_bytes,
-        rng,
-    );
-    Node {
-        id: format!("site-{site}-{n:06}"),
-        location: Location {
-            tier: Tier::Edge,
-            provider: Provider::Edge,
-            region: String::new(),
-            zone: String::new(),
-            site: format!("site-{site}"),
-            geography: Some(EDGE_GEOGRAPHIES[site % EDGE_GEOGRAPHIES.len()]),
-        },
-        arch: "arm64".to_owned(),
-        capacity_type: CapacityType::Owned,
-        instance_type: "jetson-orin".to_owned(),
-        price_per_hour: 0.02,
-        ..usual(allocatable, gpus, rng)
+struct Measured {
+    times: Histogram<u64>,
+    seconds: f64,
+    placed_percent: f64,
+    candidates_mean: f64,
+    kinds: usize,
+    updates: u64,
+    update_ns: Option<f64>,
+    compared: usize,
+    different: usize,
+}
+
+impl Measured {
+    fn at(&self, quantile: f64) -> f64 {
+        self.times.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    fn per_s(&self) -> f64 {
+        self.times.len() as f64 / self.seconds
     }
 }
 
-fn instance(n: usize, rng: &mut StdRng) -> Node {
-    let (location, row, capacity_type, price) = bought(rng);
-    let allocatable = size_of(row.2);
-    let gpus = gpus(
-        &format!("cloud-{n}"),
-        gpu_count(row.2),
-        "A100",
-        40 * GIB,
-        rng,
-    );
-    Node {
-        id: format!("{}-{n:06}", location.region),
-        location,
-        arch: "amd64".to_owned(),
-        capacity_type,
-        instance_type: row.2.to_owned(),
-        price_per_hour: price,
-        ..usual(allocatable, gpus, rng)
+/// Telemetry that comes in evenly, node after node.
+struct Telemetry {
+    ids: Vec<String>,
+    per_s: f64,
+    rng: StdRng,
+    updates: u64,
+    spent: Duration,
+}
+
+impl Telemetry {
+    /// Applies what has come in by `now`.
+    fn apply(&mut self, fleet: &mut Fleet, now: Duration) -> anyhow::Result<()> {
+        let due = (now.as_secs_f64() * self.per_s) as u64;
+        // What can't be kept up with is dropped, as the gateway does.
+        let from = self.updates.max(due.saturating_sub(self.ids.len() as u64));
+        let start = Instant::now();
+        for n in from..due {
+            let at = usize::try_from(n)? % self.ids.len();
+            fleet.set_telemetry(&self.ids[at], self.rng.random_range(0.0..1.0))?;
+        }
+        self.spent += start.elapsed();
+        self.updates = due.max(self.updates);
+        Ok(())
     }
 }
 
-/// What boards and instances have in common.
-fn usual(allocatable: Resources, gpus: Vec<GpuDevice>, rng: &mut StdRng) -> Node {
-    let used = rng.random_range(0.0..1.0);
-    let left = |all: u64| (all as f64 * (1.0 - used)) as u64;
-    let labels = [
-        ("kubernetes.io/os", "linux"),
-        ("hyperion.io/rack", ["a", "b", "c"][rng.random_range(0..3)]),
-    ];
-    let pair = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
-    Node {
-        id: String::new(),
-        location: Location {
-            tier: Tier::Edge,
-            provider: Provider::Edge,
-            region: String::new(),
-            zone: String::new(),
-            site: String::new(),
-            geography: None,
-        },
-        arch: String::new(),
-        capacity_type: CapacityType::Owned,
-        instance_type: String::new(),
-        allocatable,
-        free: Resources {
-            cpu_millis: left(allocatable.cpu_millis),
-            memory_bytes: left(allocatable.memory_bytes),
-        },
-        gpus,
-        labels: labels.into_iter().map(pair).collect(),
-        taints: Vec::new(),
-        schedulable: rng.random_bool(0.98),
-        ready: rng.random_bool(0.97),
-        price_per_hour: 0.0,
-        cpu_utilization: used as f32,
-        images: (0..rng.random_range(0..5))
-            .map(|i| format!("registry.example/app-{i}:1"))
-            .collect(),
-        supply: Supply::default(),
+fn measure(args: &Args, count: usize, scorer: &Choosing) -> anyhow::Result<Measured> {
+    let mut fleet = fleet(args, count, args.seed, scorer);
+    let requests = requests(args.seed);
+    let mut scratch = Scratch::new();
+    let compared = (COMPARED / count.max(1)).clamp(4, requests.len());
+    let different = compare(&fleet, &mut scratch, &requests[..compared], scorer);
+    let ids: Vec<String> = fleet.nodes().map(|n| n.id.clone()).collect();
+    let mut telemetry = Telemetry {
+        per_s: args.telemetry_rate * ids.len() as f64,
+        ids,
+        rng: StdRng::seed_from_u64(args.seed.wrapping_add(4)),
+        updates: 0,
+        spent: Duration::ZERO,
+    };
+    let mut running = VecDeque::new();
+    let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
+    let (mut placed, mut candidates) = (0_u64, 0_u64);
+    let began = Instant::now();
+    let until = Duration::from_secs(args.seconds);
+    while began.elapsed() < until || times.len() < 100 {
+        telemetry.apply(&mut fleet, began.elapsed())?;
+        let turn = usize::try_from(times.len())? % requests.len();
+        let request = requests.get(turn).context("requests")?;
+        let start = Instant::now();
+        let decision = fleet.decide(&mut scratch, request, scorer.scorer());
+        let checked = decision
+            .choice
+            .as_ref()
+            .map(|choice| fleet.check(request, choice));
+        times.saturating_record(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        if let Some(Err(broken)) = checked {
+            bail!("a choice breaks {broken:?}");
+        }
+        candidates += decision.explanation.candidates as u64;
+        if let Some(choice) = decision.choice {
+            placed += 1;
+            promise(&mut fleet, &mut running, request, choice)?;
+        }
     }
+    let decisions = times.len() as f64;
+    Ok(Measured {
+        seconds: began.elapsed().as_secs_f64(),
+        placed_percent: 100.0 * placed as f64 / decisions,
+        candidates_mean: candidates as f64 / decisions,
+        kinds: fleet.kinds(),
+        updates: telemetry.updates,
+        update_ns: (telemetry.updates > 0)
+            .then(|| telemetry.spent.as_nanos() as f64 / telemetry.updates as f64),
+        compared,
+        different,
+        times,
+    })
 }
 
-fn bought(
-    rng: &mut StdRng,
-) -> (
-    Location,
-    &'static hyperion_providers::prices::Row,
-    CapacityType,
-    f64,
-) {
-    let row = &PRICES[rng.random_range(0..PRICES.len())];
-    let (capacity_type, price) = match row.4 {
-        Some(spot) if rng.random_bool(0.5) => (CapacityType::Spot, spot),
-        _ => (CapacityType::OnDemand, row.3),
-    };
-    let location = Location {
-        tier: Tier::Cloud,
-        provider: row.0,
-        region: row.1.to_owned(),
-        zone: format!("{}{}", row.1, ["a", "b", "c"][rng.random_range(0..3)]),
-        site: String::new(),
-        geography: hyperion_providers::geography(row.0, row.1),
-    };
-    (location, row, capacity_type, price)
-}
-
-fn size_of(instance_type: &str) -> Resources {
-    let cores = if instance_type.contains("24xlarge") || instance_type.contains("96") {
-        96
-    } else if instance_type.contains("12xlarge") || instance_type.contains("32") {
-        48
-    } else {
-        8
-    };
-    Resources {
-        cpu_millis: cores * 1000,
-        memory_bytes: cores * 4 * GIB,
+/// Reserves a choice, and gives the oldest back.
+fn promise(
+    fleet: &mut Fleet,
+    running: &mut VecDeque<(Choice, Resources)>,
+    request: &Request,
+    choice: Choice,
+) -> anyhow::Result<()> {
+    if let Err(broken) = fleet.reserve(request, &choice) {
+        bail!("a choice can't be reserved: {broken:?}");
     }
-}
-
-fn gpu_count(instance_type: &str) -> usize {
-    let many = ["p4d", "8g", "ND96"];
-    let one = ["g4dn", "g5", "g6", "p3", "a2-", "g2-", "NC"];
-    if many.iter().any(|t| instance_type.contains(t)) {
-        8
-    } else {
-        usize::from(one.iter().any(|t| instance_type.contains(t)))
+    running.push_back((choice, request.resources));
+    if running.len() > RUNNING
+        && let Some((choice, resources)) = running.pop_front()
+        && let CandidateRef::Node(id) = &choice.candidate
+    {
+        fleet.release(id, resources, &choice.gpus)?;
     }
+    Ok(())
 }
 
-fn gpus(owner: &str, count: usize, model: &str, memory: u64, rng: &mut StdRng) -> Vec<GpuDevice> {
-    (0..count)
-        .map(|i| GpuDevice {
-            uuid: format!("GPU-{owner}-{i}"),
-            model: model.to_owned(),
-            memory_bytes: memory,
-            free_millis: [0, 500, 1000, 1000][rng.random_range(0..4)],
-        })
-        .collect()
-}
-
-/// Offers from the price table.
-#[must_use]
-pub fn offers(count: usize, seed: u64) -> Vec<Offer> {
-    let mut rng = StdRng::seed_from_u64(seed.wrapping_add(1));
-    let mut offers: Vec<Offer> = (0..count)
-        .map(|n| {
-            let (location, row, capacity_type, price) = bought(&mut rng);
-            let gpus = gpus(
-                &format!("offer-{n}"),
-                gpu_count(row.2),
-                "A100",
-                40 * GIB,
-                &mut rng,
-            );
-            Offer {
-                id: format!("{}/{}/{}/{n}", row.0, location.zone, row.2),
-                location,
-                arch: "amd64".to_owned(),
-                capacity_type,
-                instance_type: row.2.to_owned(),
-                allocatable: size_of(row.2),
-                gpus,
-                price_per_hour: price,
-                supply: Supply {
-                    reclaim_rate: if capacity_type == CapacityType::Spot {
-                        0.1
-                    } else {
-                        0.0
-                    },
-                    ..Supply::default()
-                },
-                startup_s: 90.0,
-            }
-        })
-        .collect();
-    offers.sort_by(|a, b| a.id.cmp(&b.id));
-    offers
-}
-
-/// Requests of all goals, with and without constraints, clients and GPUs.
-#[must_use]
-pub fn requests(seed: u64) -> Vec<Request> {
-    let mut rng = StdRng::seed_from_u64(seed.wrapping_add(2));
-    (0..REQUESTS).map(|n| request(n, &mut rng)).collect()
-}
-
-fn request(n: usize, rng: &mut StdRng) -> Request {
-    let gpu = match n % 4 {
-        0 => GpuRequest {
-            count: 1,
-            millis: 1000,
-        },
-        1 => GpuRequest {
-            count: 1,
-            millis: 250,
-        },
-        _ => GpuRequest::default(),
+/// How many decisions differ from the reference's.
+fn compare(fleet: &Fleet, scratch: &mut Scratch, requests: &[Request], scorer: &Choosing) -> usize {
+    let snapshot = fleet.snapshot();
+    let differs = |request: &&Request| {
+        let expected = decide(&snapshot, request, scorer.scorer());
+        fleet.decide(scratch, request, scorer.scorer()) != expected
     };
-    let clients = if n.is_multiple_of(2) {
-        let place = ["geo:EU", "geo:US", "geo:AP"][rng.random_range(0..3)];
-        vec![Client {
-            place: Place(place.to_owned()),
-            weight: 1.0,
-        }]
-    } else {
-        Vec::new()
-    };
-    Request {
-        replica: format!("default/bench/{n}"),
-        workload_type: if n.is_multiple_of(3) {
-            WorkloadType::Job
-        } else {
-            WorkloadType::Service
-        },
-        goal: Goal::ALL[n % Goal::ALL.len()],
-        resources: Resources {
-            cpu_millis: [250, 1000, 4000][rng.random_range(0..3)],
-            memory_bytes: [1, 2, 8][rng.random_range(0..3)] * GIB,
-        },
-        gpu,
-        geographies: match n % 5 {
-            0 => vec![Geography::Eu],
-            1 => vec![Geography::Us, Geography::Eu],
-            _ => Vec::new(),
-        },
-        clouds: if n.is_multiple_of(7) {
-            vec![Provider::Aws, Provider::Gcp]
-        } else {
-            Vec::new()
-        },
-        tiers: if n.is_multiple_of(11) {
-            vec![Tier::Edge]
-        } else {
-            Vec::new()
-        },
-        archs: Vec::new(),
-        node_selector: Default::default(),
-        tolerations: Vec::new(),
-        max_hourly_cost: None,
-        prefer_spot: n.is_multiple_of(2),
-        latency_target_ms: Some(100.0),
-        clients,
-        data_locality: None,
-        data_gib: 0.0,
-        service_ms: None,
-        expected_hours: None,
-        at_risk_hours: 0.0,
-        current: None,
-        images: vec!["registry.example/app-1:1".to_owned()],
-        cluster_only_fields: Vec::new(),
-        siblings: Default::default(),
-        avoid: Default::default(),
-    }
+    requests.iter().filter(differs).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyperion_placement::model::Snapshot;
 
     #[test]
     fn the_same_seed_gives_the_same_fleet() {
         assert_eq!(nodes(100, 7), nodes(100, 7));
         assert_ne!(nodes(100, 7), nodes(100, 8));
         assert_eq!(requests(3), requests(3));
+        assert_eq!(network(3), network(3));
     }
 
     #[test]
@@ -416,5 +360,24 @@ mod tests {
             .filter(|r| decide(&snapshot, r, &RulesScorer).choice.is_some())
             .count();
         assert!(placed > REQUESTS * 3 / 4, "{placed} of {REQUESTS}");
+    }
+
+    #[test]
+    fn decisions_are_those_of_the_reference() {
+        for which in [Which::Rules, Which::Policy] {
+            let args = Args {
+                nodes: 500,
+                offers: 50,
+                scorer: Some(which),
+                policy: None,
+                sweep: false,
+                telemetry_rate: 10.0,
+                seed: 1,
+                seconds: 0,
+            };
+            let report = run(&args).unwrap();
+            assert_eq!(report.figures["different_from_reference"], Some(0.0));
+            assert_eq!(report.figures["compared_with_reference"], Some(64.0));
+        }
     }
 }
