@@ -360,6 +360,12 @@ pub struct Placement {
     pub restarts: i64,
     /// Address in the containers' network.
     pub pod_ip: String,
+    /// Who ranked the candidates.
+    pub scorer: String,
+    /// Why rules did although there is a policy; empty where they did not.
+    pub fallback: String,
+    /// Node that rules would have chosen; empty where a policy was not asked.
+    pub rules_choice: String,
 }
 
 impl Placement {
@@ -386,6 +392,9 @@ impl Placement {
             message: text("/status/message"),
             restarts: number("/status/restarts"),
             pod_ip: text("/status/podIP"),
+            scorer: text("/spec/explanation/scorer"),
+            fallback: text("/spec/explanation/fallback"),
+            rules_choice: text("/spec/explanation/rulesChoice/id"),
         }
     }
 }

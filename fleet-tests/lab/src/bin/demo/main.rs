@@ -17,6 +17,9 @@ struct Arguments {
     /// Leave everything running at the end, and print how to go on and how to stop it.
     #[arg(long)]
     keep: bool,
+    /// Policy that decides: a file, or `rules`; by default the one that the control plane brings.
+    #[arg(long, value_name = "FILE|rules")]
+    policy: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -45,7 +48,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     leave_on_signal()?;
     let keep = arguments.keep || std::env::var("KEEP").is_ok_and(|v| v == "1");
-    steps::run(keep)
+    steps::run(keep, arguments.policy.as_deref())
 }
 
 fn stop() -> anyhow::Result<()> {

@@ -24,12 +24,18 @@ struct Row {
     provider: String,
     phase: String,
     time: String,
+    decided_by: String,
+    rules: String,
 }
 
 /// Runs the demo from start to end. Everything is stopped and removed again, unless `keep`.
-pub fn run(keep: bool) -> Result<()> {
+pub fn run(keep: bool, policy: Option<&str>) -> Result<()> {
     let steps = Steps::begin();
-    let mut fleet = Fleet::prepare(&FleetOptions::new("demo").beside_others())?;
+    let mut options = FleetOptions::new("demo").beside_others();
+    if let Some(policy) = policy {
+        options = options.control("--policy", policy);
+    }
+    let mut fleet = Fleet::prepare(&options)?;
     steps.step(&format!("everything below is in {}", fleet.dir.display()));
     match go(&steps, &mut fleet, keep) {
         Ok(rows) => {
@@ -123,6 +129,7 @@ fn place_service(steps: &Steps, fleet: &Fleet, watch: &Watch) -> Result<Row> {
         seconds(time)
     ));
     infer(steps, &placement, 7)?;
+    beside(steps, SERVICE, &placement);
     explain(steps, fleet, SERVICE);
     Ok(row(SERVICE, &placement, &seconds(time)))
 }
@@ -140,6 +147,8 @@ fn place_job(steps: &Steps, fleet: &Fleet, watch: &Watch) -> Result<Row> {
         placement.node,
         seconds(time)
     ));
+    beside(steps, JOB, &placement);
+    explain(steps, fleet, JOB);
     Ok(row(JOB, &placement, &seconds(time)))
 }
 
@@ -196,6 +205,8 @@ fn refuse_unplaceable(steps: &Steps, fleet: &Fleet) -> Result<Row> {
         provider: "none".to_owned(),
         phase: text(&status, "phase"),
         time: "never: no node fits".to_owned(),
+        decided_by: "none".to_owned(),
+        rules: "none".to_owned(),
     })
 }
 
@@ -224,6 +235,7 @@ fn lose_node(steps: &Steps, fleet: &mut Fleet, watch: &Watch, keep: bool) -> Res
         seconds(time)
     ));
     infer(steps, &after, 7)?;
+    beside(steps, SERVICE, &after);
     if keep {
         fleet.start_agent(at)?;
         fleet.wait_agent(at)?;
@@ -303,11 +315,47 @@ fn row(workload: &str, placement: &Placement, time: &str) -> Row {
         provider: placement.provider.clone(),
         phase: placement.phase.clone(),
         time: time.to_owned(),
+        decided_by: placement.scorer.clone(),
+        rules: rules(placement),
     }
 }
 
+/// What rules would have chosen, for the summary.
+fn rules(placement: &Placement) -> String {
+    match placement.rules_choice.as_str() {
+        _ if !placement.fallback.is_empty() => format!("the same: {}", placement.fallback),
+        "" => "they decided".to_owned(),
+        node if node == placement.node => "the same".to_owned(),
+        node => node.to_owned(),
+    }
+}
+
+/// Says who decided where a replica goes, and what rules would have chosen.
+fn beside(steps: &Steps, workload: &str, placement: &Placement) {
+    let decided = match placement.scorer.as_str() {
+        "rules" if placement.fallback.is_empty() => "rules".to_owned(),
+        "rules" => format!("rules, because {}", placement.fallback),
+        policy => format!(
+            "policy {policy}; rules would have chosen {}",
+            rules(placement)
+        ),
+    };
+    steps.step(&format!(
+        "{workload} is on {}, decided by {decided}",
+        placement.node
+    ));
+}
+
 fn summary(rows: &[Row]) -> String {
-    let heading = ["WORKLOAD", "NODE", "PROVIDER", "PHASE", "APPLY TO RUNNING"];
+    let heading = [
+        "WORKLOAD",
+        "NODE",
+        "PROVIDER",
+        "PHASE",
+        "APPLY TO RUNNING",
+        "DECIDED BY",
+        "RULES WOULD CHOOSE",
+    ];
     let mut cells = vec![heading.map(str::to_owned).to_vec()];
     for row in rows {
         let row = [
@@ -316,6 +364,8 @@ fn summary(rows: &[Row]) -> String {
             &row.provider,
             &row.phase,
             &row.time,
+            &row.decided_by,
+            &row.rules,
         ];
         cells.push(row.map(Clone::clone).to_vec());
     }
