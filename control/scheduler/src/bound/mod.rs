@@ -16,7 +16,12 @@
 //! of a bought instance, never waits for one to boot, knows every reclaim in advance and loses no
 //! work, and has the lowest price and the least load of each quarter of an hour.
 
+mod foresight;
 mod plan;
+mod room;
+
+pub use foresight::{Foresight, foresee};
+pub use room::RoomPrices;
 
 use crate::scenario::Scenario;
 use hyperion_placement::reward::RewardWeights;
@@ -43,6 +48,15 @@ pub struct Bound {
 /// Computes the bound with `rounds` of subgradient steps; more rounds only lower it.
 #[must_use]
 pub fn bound(scenario: &Scenario, weights: &RewardWeights, rounds: u32) -> Bound {
+    priced(scenario, weights, rounds).0
+}
+
+/// The bound, with each workload's places and the prices of room that gave it.
+fn priced(
+    scenario: &Scenario,
+    weights: &RewardWeights,
+    rounds: u32,
+) -> (Bound, Vec<Item>, Vec<f64>) {
     let items: Vec<Item> = scenario
         .workloads
         .iter()
@@ -57,6 +71,7 @@ pub fn bound(scenario: &Scenario, weights: &RewardWeights, rounds: u32) -> Bound
     let mut prices = vec![0.0; scenario.devices.len() * hours * RESOURCES];
     let up = uptime(scenario, hours);
     let (mut best, mut alone) = (f64::INFINITY, f64::INFINITY);
+    let mut best_prices = prices.clone();
     for round in 0..=rounds {
         let room = Room {
             prices: &prices,
@@ -73,7 +88,10 @@ pub fn bound(scenario: &Scenario, weights: &RewardWeights, rounds: u32) -> Bound
         if round == 0 {
             alone = total;
         }
-        best = best.min(total);
+        if total < best {
+            best = total;
+            best_prices.clone_from(&prices);
+        }
         // Room that is asked for beyond what there is becomes dearer, unused room cheaper.
         let step = 2.0 / (1.0 + f64::from(round)).sqrt();
         for ((price, used), up) in prices.iter_mut().zip(&usage).zip(&up) {
@@ -87,11 +105,12 @@ pub fn bound(scenario: &Scenario, weights: &RewardWeights, rounds: u32) -> Bound
             0.0
         }
     };
-    Bound {
+    let bound = Bound {
         reward: best,
         mean_reward: per_hour(best),
         mean_reward_alone: per_hour(alone),
-    }
+    };
+    (bound, items, best_prices)
 }
 
 /// Hours that each device is up in each priced hour, once for each resource.

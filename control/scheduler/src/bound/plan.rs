@@ -27,10 +27,45 @@ impl Room<'_> {
     }
 }
 
+/// What a spot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// An instance of the pool with this index.
+    Pool(usize),
+    /// The device with this index.
+    Device(usize),
+}
+
+/// What the best plan earns from each state on.
+pub struct Table {
+    from: usize,
+    until: usize,
+    width: usize,
+    spots: usize,
+    run: Vec<f32>,
+    again: Vec<f64>,
+}
+
+impl Table {
+    /// From the first step that begins at `hour` or later, with `left` units of work left: at
+    /// `spot`, staying or going elsewhere; none means being nowhere.
+    pub fn value(&self, hour: f64, left: usize, spot: Option<usize>) -> f64 {
+        let step = (hour / STEP - 1e-9).ceil().max(0.0) as usize;
+        if step >= self.until || left == 0 || self.width == 0 {
+            return 0.0;
+        }
+        let at = (step.max(self.from) - self.from) * self.width + left.min(self.width - 1);
+        let again = self.again[at];
+        spot.map_or(again, |s| {
+            again.max(f64::from(self.run[at * self.spots + s]))
+        })
+    }
+}
+
 /// A place where the workload could be.
 struct Spot {
-    /// Index of the device, unless it would be bought.
-    device: Option<usize>,
+    /// What it is.
+    at: At,
     /// Shares of the device's CPU and GPUs that it takes.
     takes: [f64; RESOURCES],
     /// By step: reward per hour at the best moment of the step; none where it can't be had.
@@ -89,7 +124,7 @@ impl Item {
             from,
             until,
         };
-        let bought = scenario.pools.iter().filter_map(|pool| looker.pool(pool));
+        let bought = (0..scenario.pools.len()).filter_map(|i| looker.pool(i));
         let owned = (0..scenario.devices.len()).filter_map(|i| looker.device(i));
         Self {
             spots: bought.chain(owned).collect(),
@@ -104,6 +139,53 @@ impl Item {
 
     /// Reward of the best plan less what it pays for room; adds what it takes to `usage`.
     pub fn best(&self, room: &Room<'_>, usage: &mut [f64]) -> f64 {
+        self.solve(room, usage, None)
+    }
+
+    /// What the best plan earns from each state on, less what it pays for room.
+    pub fn table(&self, room: &Room<'_>) -> Table {
+        let mut table = Table {
+            from: self.from,
+            until: self.until,
+            width: self.units + 1,
+            spots: self.spots.len(),
+            run: Vec::new(),
+            again: Vec::new(),
+        };
+        let steps = self.until - self.from;
+        table.run = vec![f32::NEG_INFINITY; steps * table.width * table.spots];
+        table.again = vec![0.0; steps * table.width];
+        let mut usage = vec![0.0; room.prices.len()];
+        self.solve(room, &mut usage, Some(&mut table));
+        table
+    }
+
+    /// Index of the spot of a pool (by its index) or of a device.
+    pub fn spot_of(&self, at: At) -> Option<usize> {
+        self.spots.iter().position(|s| s.at == at)
+    }
+
+    /// Hours to start again at a spot, and the reward lost for the dollars of it.
+    pub fn again(&self, spot: usize) -> (f64, f64) {
+        (self.spots[spot].again, self.spots[spot].dollars)
+    }
+
+    /// Units of work in so many hours of it.
+    pub fn units_of(&self, hours: f64) -> usize {
+        if self.job {
+            ((hours / STEP).ceil().max(0.0) as usize).min(self.units)
+        } else {
+            1
+        }
+    }
+
+    /// What room on a device costs the workload for some hours from a time on.
+    pub fn rent_from(&self, spot: usize, room: &Room<'_>, hour: f64, hours: f64) -> f64 {
+        let k = ((hour / STEP) as usize).min(self.lengths.len().saturating_sub(1));
+        self.rent(&self.spots[spot], room, k, hours)
+    }
+
+    fn solve(&self, room: &Room<'_>, usage: &mut [f64], mut keep: Option<&mut Table>) -> f64 {
         let (spots, units) = (self.spots.len(), self.units);
         let steps = self.until - self.from;
         if steps == 0 {
@@ -169,6 +251,13 @@ impl Item {
                     }
                 }
             }
+            if let Some(table) = keep.as_deref_mut() {
+                let at = step * width * spots;
+                for (kept, gain) in table.run[at..at + width * spots].iter_mut().zip(&run) {
+                    *kept = *gain as f32;
+                }
+                table.again[step * width..(step + 1) * width].copy_from_slice(&again);
+            }
             std::mem::swap(&mut run, &mut run_next);
             (again_next, first_next) = (again, first);
         }
@@ -178,7 +267,7 @@ impl Item {
     }
 
     fn rent(&self, spot: &Spot, room: &Room<'_>, k: usize, hours: f64) -> f64 {
-        let Some(device) = spot.device else {
+        let At::Device(device) = spot.at else {
             return 0.0;
         };
         let at = room.index(device, k);
@@ -218,7 +307,7 @@ impl Item {
                 (true, _) => STEP,
                 (false, _) => self.lengths[k],
             };
-            if let Some(device) = self.spots[s].device {
+            if let At::Device(device) = self.spots[s].at {
                 let at = room.index(device, k);
                 for (used, takes) in usage[at..at + RESOURCES]
                     .iter_mut()
@@ -246,7 +335,8 @@ struct Looker<'a> {
 }
 
 impl Looker<'_> {
-    fn pool(&self, pool: &Pool) -> Option<Spot> {
+    fn pool(&self, index: usize) -> Option<Spot> {
+        let pool: &Pool = &self.scenario.pools[index];
         let node = Node {
             id: pool.offer.id.clone(),
             location: pool.offer.location.clone(),
@@ -266,7 +356,7 @@ impl Looker<'_> {
             supply: pool.offer.supply,
         };
         self.spot(
-            None,
+            At::Pool(index),
             node,
             &pool.obtainable,
             Some(&pool.price),
@@ -277,12 +367,18 @@ impl Looker<'_> {
     fn device(&self, index: usize) -> Option<Spot> {
         let device = &self.scenario.devices[index];
         let node = device.node.clone();
-        self.spot(Some(index), node, &device.up, None, device.network_gbps)
+        self.spot(
+            At::Device(index),
+            node,
+            &device.up,
+            None,
+            device.network_gbps,
+        )
     }
 
     fn spot(
         &self,
-        device: Option<usize>,
+        at: At,
         mut node: Node,
         open: &Path,
         price: Option<&Path>,
@@ -317,7 +413,7 @@ impl Looker<'_> {
         let again = self.workload.load_hours + self.data_hours(request, &candidate);
         let image = self.workload.image_gib * GBIT_PER_GIB / network_gbps.max(1e-3) / 3600.0;
         Some(Spot {
-            device,
+            at,
             takes: takes(request, &node),
             kept: kept.collect(),
             first: again + image,
@@ -374,7 +470,8 @@ fn dollars(weights: &Weights, usd: f64) -> f64 {
     weights.cost_term(0.2) * usd / 0.2
 }
 
-fn takes(request: &Request, node: &Node) -> [f64; RESOURCES] {
+/// Shares of a node's CPU and GPUs that a request takes.
+pub fn takes(request: &Request, node: &Node) -> [f64; RESOURCES] {
     let cpu = request.resources.cpu_millis as f64 / node.allocatable.cpu_millis.max(1) as f64;
     let asked = f64::from(request.gpu.count) * f64::from(request.gpu.millis.clamp(1, 1000));
     let gpu = asked / (node.gpus.len().max(1) as f64 * 1000.0);

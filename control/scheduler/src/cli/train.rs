@@ -9,6 +9,7 @@ use hyperion_placement::policy::Network;
 use hyperion_placement::reward::RewardWeights;
 use hyperion_policy::{Card, PolicyFile, Quantisation, SlotStats, Statistics, TrainingData};
 use hyperion_scheduler::baselines;
+use hyperion_scheduler::bound::RoomPrices;
 use hyperion_scheduler::eval::episodes::{PPO, PolicyBrain};
 use hyperion_scheduler::eval::plot::{Series, Titles, lines};
 use hyperion_scheduler::eval::report::markdown;
@@ -58,6 +59,9 @@ pub struct Args {
     #[arg(long, default_value_t = cores())]
     threads: usize,
 }
+
+/// Rounds for the prices of room.
+const ROUNDS: u32 = 40;
 
 /// Validation plays the worlds of training with seeds that neither training nor evaluation uses.
 const VALIDATION_SEED: u64 = 1 << 41;
@@ -170,7 +174,9 @@ fn environments(world: &Arc<World>, count: usize) -> Vec<Box<dyn Environment>> {
             let world = Arc::clone(world);
             let draw = move |seed: u64| {
                 let seed = seed % FIRST_SEED;
-                Arc::new(Scenario::draw(&world, seed, Split::Train, &Size::default()))
+                let scenario = Scenario::draw(&world, seed, Split::Train, &Size::default());
+                let prices = RoomPrices::new(&scenario, &RewardWeights::default(), ROUNDS);
+                (Arc::new(scenario), Some(Arc::new(prices)))
             };
             Box::new(FleetEnv::new(Box::new(draw), SimConfig::default())) as Box<dyn Environment>
         })

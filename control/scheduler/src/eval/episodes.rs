@@ -10,7 +10,7 @@ use hyperion_placement::model::{Request, Snapshot};
 use hyperion_placement::policy::Network;
 
 use crate::baselines;
-use crate::bound::{Bound, bound};
+use crate::bound::{Bound, Foresight, foresee};
 use crate::scenario::{Path, Scenario, Size, Split};
 use crate::sim::{Brain, Outcome, SimConfig, Truth, best, run};
 use crate::world::World;
@@ -19,6 +19,9 @@ use crate::world::World;
 pub const PPO: &str = "ppo";
 /// The policy quantised.
 pub const PPO_QUANTISED: &str = "ppo-quantised";
+
+/// A scheduler that knows the future: what of the bound can be had.
+pub const FORESIGHT: &str = "foresight";
 
 /// Decides with a network, as the control plane does.
 #[derive(Debug, Clone)]
@@ -127,7 +130,9 @@ impl Plan<'_> {
     pub fn schedulers(&self) -> Vec<&'static str> {
         let policy = self.policy.is_some();
         let policies = [PPO, PPO_QUANTISED].into_iter().filter(|_| policy);
-        baselines::NAMES.into_iter().chain(policies).collect()
+        let foresight = [FORESIGHT].into_iter().filter(|_| self.bound_rounds > 0);
+        let names = baselines::NAMES.into_iter().chain(policies);
+        names.chain(foresight).collect()
     }
 
     /// Plays the episodes of `seeds`, in the order of the seeds; `done` is told how many are.
@@ -187,8 +192,12 @@ impl Plan<'_> {
             let ours = run(&listed, self.config, &mut brain);
             list_prices = Some((run(&listed, self.config, &mut baselines::Static), ours));
         }
-        let bound = (self.bound_rounds > 0)
-            .then(|| bound(&scenario, &self.config.weights, self.bound_rounds));
+        let bound = (self.bound_rounds > 0).then(|| {
+            let foresight = Foresight::new(&scenario, &self.config, self.bound_rounds);
+            let (outcome, _) = foresee(&scenario, self.config, &foresight, false);
+            outcomes.push((FORESIGHT, outcome));
+            foresight.bound
+        });
         Played {
             seed,
             outcomes,

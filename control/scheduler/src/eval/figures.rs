@@ -8,6 +8,7 @@ use super::episodes::{PPO, Played};
 use super::plot::Bar;
 use super::report::{Report, markdown};
 use super::stats::{Mean, mean, quantile};
+use crate::baselines;
 use crate::sim::{Figures, Outcome, Record};
 
 /// What is reported of one scheduler, with how it is read from an episode.
@@ -78,7 +79,7 @@ fn compare(report: &mut Report, prefix: &str, schedulers: &[&'static str], playe
     let ours = rewards(PPO);
     let best = schedulers
         .iter()
-        .filter(|s| !s.starts_with(PPO))
+        .filter(|s| baselines::NAMES.contains(s))
         .filter_map(|s| Some((*s, mean(rewards(s))?)))
         .max_by(|a, b| a.1.value.total_cmp(&b.1.value));
     if let (Some((name, best)), Some(mine)) = (best, mean(ours.iter().copied())) {

@@ -3,20 +3,32 @@
 use std::sync::Arc;
 
 use super::{SimConfig, Simulator};
+use crate::bound::RoomPrices;
 use crate::ppo::{CandidateFeatures, Ending, Environment, Turn};
 use crate::scenario::Scenario;
 use hyperion_placement::features::{self, Summary};
 
-/// Draws the episode of a seed.
-pub type Worlds = Box<dyn Fn(u64) -> Arc<Scenario> + Send>;
+/// Draws the episode of a seed, and says what room on its devices is worth to others.
+pub type Worlds = Box<dyn Fn(u64) -> (Arc<Scenario>, Option<Arc<RoomPrices>>) + Send>;
+
+/// Share of the worth of room that who takes it is charged. At the whole price those who would
+/// gain just that much are indifferent, and room would lie idle.
+const CHARGED: f64 = 0.9;
 
 /// A fleet to learn on: each workload is an actor.
 pub struct FleetEnv {
     worlds: Worlds,
     config: SimConfig,
     simulator: Option<Simulator>,
+    prices: Option<Arc<RoomPrices>>,
     /// What each workload had earned at its last turn; none before its first.
     paid: Vec<Option<f64>>,
+    /// Where each workload chose to be, and when.
+    chosen: Vec<Option<(String, f64)>>,
+    /// Ids of the candidates of the turn, and whose turn it is.
+    turn: (usize, f64, Vec<String>),
+    /// What all were charged.
+    charged: f64,
 }
 
 impl FleetEnv {
@@ -27,8 +39,27 @@ impl FleetEnv {
             worlds,
             config,
             simulator: None,
+            prices: None,
             paid: Vec::new(),
+            chosen: Vec::new(),
+            turn: (0, 0.0, Vec::new()),
+            charged: 0.0,
         }
+    }
+
+    /// What the room that an actor has chosen was worth to others since then.
+    fn charge(&mut self, actor: usize, hour: f64) -> f64 {
+        let (Some(prices), Some(simulator)) = (&self.prices, &self.simulator) else {
+            return 0.0;
+        };
+        let Some((node, since)) = &mut self.chosen[actor] else {
+            return 0.0;
+        };
+        let request = simulator.request(actor);
+        let rent = CHARGED * prices.rent(node, request, *since, hour);
+        *since = hour;
+        self.charged += rent;
+        rent
     }
 
     /// The episode in play.
@@ -40,8 +71,11 @@ impl FleetEnv {
 
 impl Environment for FleetEnv {
     fn reset(&mut self, seed: u64) {
-        let scenario = (self.worlds)(seed);
+        let (scenario, prices) = (self.worlds)(seed);
+        self.prices = prices;
         self.paid = vec![None; scenario.workloads.len()];
+        self.chosen = vec![None; scenario.workloads.len()];
+        self.charged = 0.0;
         self.simulator = Some(Simulator::new(&scenario, self.config));
     }
 
@@ -56,15 +90,18 @@ impl Environment for FleetEnv {
             fit: c.features.fit,
         });
         let candidates = candidates.collect();
+        let ids = point.candidates.iter().map(|c| c.candidate.id.to_owned());
+        self.turn = (actor, hour, ids.collect());
         let summary = Summary::of(point.snapshot);
         let request = features::encode_request(point.request, &summary);
         let (reward, team) = (simulator.earned(actor), simulator.team());
         let before = self.paid[actor].replace(reward);
+        let rent = self.charge(actor, hour);
         Some(Turn {
             actor: actor as u64,
             hour,
-            earned: before.map_or(0.0, |b| reward - b),
-            team,
+            earned: before.map_or(0.0, |b| reward - b - rent),
+            team: team - self.charged,
             request,
             candidates,
         })
@@ -72,27 +109,35 @@ impl Environment for FleetEnv {
 
     fn act(&mut self, choice: usize) {
         if let Some(simulator) = &mut self.simulator {
+            let (actor, hour, ids) = &self.turn;
+            if let (Some(chosen), Some(id)) = (self.chosen.get_mut(*actor), ids.get(choice)) {
+                *chosen = Some((id.clone(), *hour));
+            }
             simulator.act(Some(choice));
         }
     }
 
     fn endings(&mut self) -> Vec<Ending> {
-        let Some(simulator) = &self.simulator else {
-            return Vec::new();
-        };
-        let paid = self.paid.iter().enumerate();
-        paid.filter_map(|(actor, paid)| {
-            let before = (*paid)?;
+        let mut endings = Vec::new();
+        for actor in 0..self.paid.len() {
+            let Some(simulator) = &self.simulator else {
+                break;
+            };
+            let Some(before) = self.paid[actor] else {
+                continue;
+            };
             let over = simulator.over(actor);
             let (hour, team) = over.unwrap_or((simulator.now(), simulator.team()));
-            Some(Ending {
+            let earned = simulator.earned(actor) - before;
+            let rent = self.charge(actor, hour);
+            endings.push(Ending {
                 actor: actor as u64,
                 hour,
-                earned: simulator.earned(actor) - before,
-                team,
+                earned: earned - rent,
+                team: team - self.charged,
                 done: over.is_some(),
-            })
-        })
-        .collect()
+            });
+        }
+        endings
     }
 }

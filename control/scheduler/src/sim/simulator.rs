@@ -206,6 +206,11 @@ impl Simulator {
         self.now
     }
 
+    /// What one workload asks for.
+    pub(super) fn request(&self, workload: usize) -> &Request {
+        &self.scenario.workloads[workload].request
+    }
+
     /// What one workload earned so far.
     #[must_use]
     pub fn earned(&self, workload: usize) -> f64 {

@@ -172,7 +172,10 @@ proptest! {
 #[test]
 fn turns_and_endings_of_the_learner_add_up_to_the_reward() {
     use crate::ppo::Environment as _;
-    let mut env = FleetEnv::new(Box::new(|seed| troubled(seed, 12)), SimConfig::default());
+    let mut env = FleetEnv::new(
+        Box::new(|seed| (troubled(seed, 12), None)),
+        SimConfig::default(),
+    );
     env.reset(3);
     let mut earned = 0.0;
     let mut turns = 0;
