@@ -4,12 +4,14 @@
 
 mod common;
 
-use common::{Control, eventually, get};
+use common::{Control, condition, eventually, get};
 use hyperion_api::fleet::LiveFleet;
+use hyperion_api::placement::HyperionPlacement;
 use hyperion_placement::features::{FIT_LEN, NODE_LEN, PAIR_LEN, REQUEST_LEN};
 use hyperion_placement::policy::Network;
 use hyperion_placement::reward::RewardWeights;
-use hyperion_policy::{Card, PolicyFile, SlotStats, Statistics, TrainingData};
+use hyperion_policy::{Card, Experience, PolicyFile, SlotStats, Statistics, TrainingData};
+use hyperion_proto::agent_v1::ReplicaPhase;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Event};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
@@ -125,4 +127,42 @@ async fn a_refused_policy_leaves_rules_and_a_config_map_is_taken_at_run_time() {
         .unwrap();
     let live = scorer(&control, "empty", |l| l.scorer.decides == "rules").await;
     assert!(live.scorer.refused.contains("no key `policy`"), "{live:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_placement_says_how_the_policy_decided_and_its_end_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.safetensors");
+    std::fs::write(&path, policy(1)).unwrap();
+    let flag = format!("--policy={}", path.display());
+    let control = Control::start_with("30s", &[flag]).await;
+    let first = control.agent(&[], 0).await;
+    let _second = control.agent(&[], 0).await;
+    first.runtime.lock().unwrap().fate = Some((ReplicaPhase::Succeeded, "Completed"));
+    let only = json!({ "hyperion.io/node": first.id() });
+    control
+        .apply(json!({ "apiVersion": "hyperion.io/v1alpha1", "kind": "HyperionWorkload",
+            "metadata": { "name": "train" },
+            "spec": { "type": "job", "template": { "spec": { "nodeSelector": only, "containers": [
+                { "name": "c", "image": "i", "resources": { "limits": { "cpu": "500m", "memory": "128Mi" } } }] } } } }))
+        .await;
+    control
+        .status("train", "complete", |w| {
+            condition(w, "Complete").is_some_and(|c| c.0 == "True")
+        })
+        .await;
+    let api: Api<HyperionPlacement> = Api::namespaced(control.client(), "default");
+    let why = api.get("train-0").await.unwrap().spec.explanation;
+    assert_eq!((why.scorer.as_str(), why.policy.len()), ("ppo", 12));
+    assert_eq!(why.rules_choice.unwrap().id, first.id());
+    assert_eq!((why.candidates, why.top.len()), (1, 1));
+    let file = control.data().join("experience.jsonl");
+    let file = &file;
+    let kept = eventually("experience", || async move {
+        let text = std::fs::read_to_string(file).map_err(|e| e.to_string())?;
+        let read = Experience::parse(&text).map_err(|e| e.to_string())?;
+        read.into_iter().next().ok_or_else(|| "empty".to_owned())
+    })
+    .await;
+    assert!(kept.outcome.completed && kept.outcome.hours < 1.0);
 }

@@ -24,8 +24,9 @@ pub const MOVES: usize = 5;
 const PARTS: u32 = 16;
 /// Replicas of one part at most. Of a workload with more, a round takes more than an interval.
 const LOOKS: u32 = 16;
-/// When a look that was put off is tried again.
-const LATER: Duration = Duration::from_secs(30);
+/// When a look that was put off is tried again, and when a better place is looked at a second time:
+/// one sample of a node's load is no reason to move.
+pub(super) const LATER: Duration = Duration::from_secs(30);
 
 /// When a workload is looked at next, and from which replica on.
 #[derive(Debug, Clone, Copy)]
@@ -34,12 +35,18 @@ pub struct Look {
     pub at: Instant,
     /// First replica.
     pub from: u32,
+    /// It had a better place at the last look, and is moved if it still has.
+    pub confirm: bool,
 }
 
 /// Which part of a workload is due, or when the next one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
-    Now { from: u32, count: u32 },
+    Now {
+        from: u32,
+        count: u32,
+        confirm: bool,
+    },
     At(Instant),
 }
 
@@ -55,24 +62,35 @@ impl Pass<'_> {
         {
             return;
         }
-        let (from, count) = match self.due(interval, replicas) {
-            Due::Now { from, count } => (from, count),
+        let (from, count, confirm) = match self.due(interval, replicas) {
+            Due::Now {
+                from,
+                count,
+                confirm,
+            } => (from, count, confirm),
             Due::At(at) => {
                 self.wake_at(at);
                 return;
             }
         };
         if self.index.handovers() >= MOVES || self.is_unsettled(workload) {
-            self.look_later(LATER, from);
+            self.look_later(LATER, from, false);
             return;
         }
-        for replica in (0..count).map(|i| (from + i) % replicas) {
-            if self.look(workload, template, replica) {
+        for i in 0..count {
+            let replica = (from + i) % replicas;
+            let Some((entry, decided, why)) = self.look(template, replica) else {
+                continue;
+            };
+            if confirm && i == 0 {
+                self.carry_over(workload, template, &entry, &why, &decided);
                 break;
             }
+            self.look_later(LATER, replica, true);
+            return;
         }
         let parts = replicas.min(PARTS);
-        self.look_later(interval / parts, (from + count) % replicas);
+        self.look_later(interval / parts, (from + count) % replicas, false);
     }
 
     fn due(&mut self, interval: Duration, replicas: u32) -> Due {
@@ -80,6 +98,7 @@ impl Pass<'_> {
         let first = Look {
             at: self.now + stagger(&self.name.to_string(), interval / parts),
             from: 0,
+            confirm: false,
         };
         let look = *self.index.looks.entry(self.name.clone()).or_insert(first);
         if look.at > self.now {
@@ -88,12 +107,13 @@ impl Pass<'_> {
         Due::Now {
             from: look.from % replicas,
             count: replicas.div_ceil(parts).min(LOOKS),
+            confirm: look.confirm,
         }
     }
 
-    fn look_later(&mut self, wait: Duration, from: u32) {
+    fn look_later(&mut self, wait: Duration, from: u32, confirm: bool) {
         let at = self.now + wait;
-        let look = Look { at, from };
+        let look = Look { at, from, confirm };
         self.index.looks.insert(self.name.clone(), look);
         self.wake_at(at);
     }
@@ -108,20 +128,19 @@ impl Pass<'_> {
         ready.count() < desired || self.index.hands_over_any(&self.name)
     }
 
-    /// Looks at one replica; true where it is moved.
-    fn look(&mut self, workload: &WorkloadEntry, template: &Template, replica: u32) -> bool {
-        let Some(entry) = self.index.placement(&self.name, replica).cloned() else {
-            return false;
-        };
-        let connected = self.index.nodes.get(&entry.spec.node);
-        if !connected.is_some_and(|n| n.connected) {
-            return false;
+    /// Looks at one replica; none where it stays.
+    fn look(
+        &mut self,
+        template: &Template,
+        replica: u32,
+    ) -> Option<(PlacementEntry, Decided, Why)> {
+        let entry = self.index.placement(&self.name, replica)?.clone();
+        let node = self.index.nodes.get(&entry.spec.node)?;
+        if !node.connected {
+            return None;
         }
-        let Some((decided, why)) = self.better(template, &entry) else {
-            return false;
-        };
-        self.carry_over(workload, template, &entry, &why, &decided);
-        true
+        let (decided, why) = self.better(template, &entry)?;
+        Some((entry, decided, why))
     }
 
     /// A place that is better than where the replica is by more than the margin, and why.

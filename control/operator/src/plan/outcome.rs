@@ -96,7 +96,10 @@ impl Pass<'_> {
         let measured = workload.template.as_ref().ok().and_then(|template| {
             let node = self.without(entry)?;
             let matrix = self.index.fleet.latency();
-            latency::p99_ms(matrix, &template.request, &Candidate::from(&node))
+            let mut request = template.request.clone();
+            // Its own load is in what is measured.
+            request.current = Some(entry.spec.node.clone());
+            latency::p99_ms(matrix, &request, &Candidate::from(&node))
         });
         measured.or(entry.spec.p99_latency_ms)
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::decider::tests::spendthrift;
-use crate::plan::better::MOVES;
+use crate::plan::better::{LATER, MOVES};
 
 const INTERVAL: Duration = Duration::from_secs(600);
 
@@ -27,11 +27,17 @@ fn on_a_dear_node(spec: Value) -> World {
     w
 }
 
+/// An interval goes by, and the time for a second look.
+fn look(w: &mut World) {
+    w.wait(INTERVAL);
+    w.wait(LATER);
+}
+
 #[test]
 fn a_service_moves_to_a_much_better_place_and_is_never_without_a_copy() {
     let mut w = on_a_dear_node(service(1, "i"));
     assert_eq!(w.on(0), Some(("dear".to_owned(), 1)));
-    w.wait(INTERVAL);
+    look(&mut w);
     assert_eq!(w.on(0), Some(("cheap".to_owned(), 2)));
     assert_eq!(w.stopped, [], "the old copy serves until the new one does");
     let (reason, note) = w.events.last().unwrap();
@@ -52,15 +58,31 @@ fn a_place_that_is_hardly_better_is_not_worth_a_move() {
     w.run_all();
     w.node("b", priced("0.9"), 0);
     for _ in 0..5 {
-        w.wait(INTERVAL);
+        look(&mut w);
     }
     assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
 }
 
 #[test]
+fn a_place_that_is_better_for_a_moment_is_not_moved_to() {
+    let mut w = on_a_dear_node(service(1, "i"));
+    w.wait(INTERVAL);
+    assert_eq!(w.on(0), Some(("dear".to_owned(), 1)), "seen once");
+    w.node_spec("cheap", json!({ "unschedulable": true }));
+    w.wait(LATER);
+    w.node_spec("cheap", json!({ "site": "lab" }));
+    w.settle();
+    assert_eq!(w.on(0), Some(("dear".to_owned(), 1)));
+    w.wait(INTERVAL);
+    assert_eq!(w.on(0), Some(("dear".to_owned(), 1)), "seen once again");
+    w.wait(LATER);
+    assert_eq!(w.on(0), Some(("cheap".to_owned(), 2)));
+}
+
+#[test]
 fn jobs_and_exclusive_workloads_stay_where_they_are() {
     let mut w = on_a_dear_node(job(1));
-    w.wait(INTERVAL);
+    look(&mut w);
     assert_eq!(w.on(0), Some(("dear".to_owned(), 1)));
     let mut w = world();
     w.node("dear", priced("8.0"), 0);
@@ -68,7 +90,7 @@ fn jobs_and_exclusive_workloads_stay_where_they_are() {
     w.workload(with_policy(service(1, "i"), policy));
     w.run_all();
     w.node("cheap", priced("0.1"), 0);
-    w.wait(INTERVAL);
+    look(&mut w);
     assert_eq!(w.on(0), Some(("dear".to_owned(), 1)));
 }
 
@@ -80,12 +102,12 @@ fn one_replica_of_a_workload_moves_at_a_time() {
         all.filter(|(node, _)| node == "cheap").count()
     };
     for _ in 0..4 {
-        w.wait(INTERVAL);
+        look(&mut w);
     }
     assert_eq!(moved(&w), 1, "the first has not come up yet");
     w.run_all();
     for _ in 0..6 {
-        w.wait(INTERVAL / 2);
+        look(&mut w);
         w.run_all();
     }
     assert!(moved(&w) > 1);
@@ -101,7 +123,7 @@ fn with_many_on_their_way_no_further_one_is_sent() {
         let copy = crate::index::Leaving::of(&entry, until);
         w.index.leave(copy);
     }
-    w.wait(INTERVAL);
+    look(&mut w);
     assert_eq!(w.on(0), Some(("dear".to_owned(), 1)));
 }
 
@@ -113,7 +135,7 @@ fn a_cordoned_node_keeps_what_runs_well_on_it() {
     w.run_all();
     w.node_spec("a", json!({ "unschedulable": true }));
     w.node("b", priced("1.0"), 0);
-    w.wait(INTERVAL);
+    look(&mut w);
     assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
 }
 
@@ -136,7 +158,7 @@ fn a_policy_that_likes_to_stay_where_it_runs_stays() {
         w.workload(service(1, "i"));
         w.run_all();
         w.node("dear", priced("8.0"), 0);
-        w.wait(INTERVAL);
+        look(&mut w);
         assert_eq!(w.on(0).unwrap().0, node);
     }
 }
@@ -202,7 +224,10 @@ fn a_service_that_lost_its_node_or_its_right_to_be_there_says_so() {
     let broken = &w.experiences[1].outcome;
     assert!(broken.completed && broken.violations == 1);
     w.run_all();
-    w.workload(service(0, "i"));
-    let key = w.experiences.len();
-    assert!(key >= 2);
+    let node = w.on(0).unwrap().0;
+    let (key, generation) = (w.key(0), w.on(0).unwrap().1);
+    w.workload_with(service(0, "i"), json!({ "generation": 2 }));
+    w.report_of(&node, key, generation, ReplicaPhase::Stopped, "", 0);
+    let ended = &w.experiences[2].outcome;
+    assert!(ended.completed && ended.violations == 0);
 }
