@@ -2,6 +2,10 @@
 
 mod cli;
 
+/// Learning allocates and frees large batches all the time.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 use clap::Parser;
 
 fn main() -> anyhow::Result<()> {

@@ -411,7 +411,11 @@ impl Looker<'_> {
         let kept = (0..self.steps).map(|k| open.at(k as f64 * STEP) > 0.0);
         let candidate = Candidate::from(&node);
         let again = self.workload.load_hours + self.data_hours(request, &candidate);
-        let image = self.workload.image_gib * GBIT_PER_GIB / network_gbps.max(1e-3) / 3600.0;
+        let image = if self.image_is_shared() {
+            0.0
+        } else {
+            self.workload.image_gib * GBIT_PER_GIB / network_gbps.max(1e-3) / 3600.0
+        };
         Some(Spot {
             at,
             takes: takes(request, &node),
@@ -438,6 +442,16 @@ impl Looker<'_> {
             self.weights.latency_term(p99)
         });
         cost + latency
+    }
+
+    /// Another workload may have brought the image before.
+    fn image_is_shared(&self) -> bool {
+        let images = &self.workload.request.images;
+        let others = self.scenario.workloads.iter();
+        let name = &self.workload.request.replica;
+        others
+            .filter(|w| w.request.replica != *name)
+            .any(|w| w.request.images.iter().any(|i| images.contains(i)))
     }
 
     fn data_hours(&self, request: &Request, candidate: &Candidate<'_>) -> f64 {

@@ -13,7 +13,9 @@ use hyperion_scheduler::bound::RoomPrices;
 use hyperion_scheduler::eval::episodes::{PPO, PolicyBrain};
 use hyperion_scheduler::eval::plot::{Series, Titles, lines};
 use hyperion_scheduler::eval::report::markdown;
-use hyperion_scheduler::ppo::{Config, Environment, FeatureStats, Progress, Schedule, Trainer};
+use hyperion_scheduler::ppo::{
+    Config, Environment, FeatureStats, Progress, Schedule, Taste, Trainer,
+};
 use hyperion_scheduler::scenario::{Scenario, Size, Split};
 use hyperion_scheduler::sim::{Brain, FleetEnv, SimConfig, run as play};
 use hyperion_scheduler::world::World;
@@ -61,7 +63,7 @@ pub struct Args {
 }
 
 /// Rounds for the prices of room.
-const ROUNDS: u32 = 40;
+const ROUNDS: u32 = 30;
 
 /// Validation plays the worlds of training with seeds that neither training nor evaluation uses.
 const VALIDATION_SEED: u64 = 1 << 41;
@@ -158,11 +160,21 @@ fn config(args: &Args) -> Result<Config> {
 
 /// Settings that the policy in the repository was trained with.
 fn defaults() -> Config {
+    let schedule = |from: f64, to: f64| Schedule { from, to };
     Config {
         iterations: 200,
-        learning_rate: Schedule {
-            from: 1e-3,
-            to: 1e-4,
+        episodes: 6,
+        // Others are counted by the prices of room, not by their noisy rewards.
+        kappa: 0.0,
+        epochs: 4,
+        minibatch: 512,
+        learning_rate: schedule(4e-3, 3e-4),
+        critic_learning_rate: schedule(3e-3, 3e-4),
+        entropy: schedule(3e-3, 0.0),
+        taste: Taste {
+            temperature: 0.05,
+            stay_bonus: 0.1,
+            noise: 0.02,
         },
         ..Config::default()
     }
