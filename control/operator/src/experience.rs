@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -133,6 +134,7 @@ impl Log {
             .read(true)
             .create(true)
             .append(true)
+            .mode(0o600)
             .open(&self.path)?;
         let size = file.metadata()?.len();
         let whole = whole_lines(&mut file, size)?;

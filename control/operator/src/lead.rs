@@ -36,6 +36,8 @@ const COUNTED: Duration = Duration::from_secs(1);
 const FEW: usize = 16;
 /// How often more than [`FEW`] of them are: nodes come up by the thousand.
 const HOPE: Duration = Duration::from_millis(500);
+/// How long the first decisions wait for the ConfigMap of the policy to be read.
+const MAP_PATIENCE: Duration = Duration::from_secs(2);
 /// Time for decisions that were due at the start to be stored. After that nodes are told that
 /// their lists are complete, and stop what is not in them.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -91,7 +93,7 @@ pub async fn run(
             work.applied(result);
         }
         while let Ok(map) = maps.try_recv() {
-            work.policy(map);
+            work.map_read(map);
         }
         // A report of a placement that is not read yet would be lost: agents wait until then.
         while work.listed_at.is_some()
@@ -115,7 +117,7 @@ pub async fn run(
                 None => break,
             },
             Some(result) = applied.recv() => work.applied(result),
-            Some(map) = maps.recv() => work.policy(map),
+            Some(map) = maps.recv() => work.map_read(map),
             event = agents.recv(), if work.listed_at.is_some() => match event {
                 Some(event) => work.agent(event),
                 None => break,
@@ -137,6 +139,8 @@ struct Work {
     chosen: Option<Chosen>,
     /// The ConfigMap of the policy.
     map: Map,
+    /// It was read.
+    map_known: bool,
     /// What `/metrics` has of the decider's sums.
     counted_sums: Sums,
     /// When a node was last heard.
@@ -172,6 +176,7 @@ impl Work {
             decider: Decider::new(leader.shadow),
             chosen: None,
             map: None,
+            map_known: false,
             counted_sums: Sums::default(),
             heard: Instant::now(),
             leader,
@@ -192,6 +197,11 @@ impl Work {
         };
         work.policy(None);
         work
+    }
+
+    fn map_read(&mut self, map: Map) {
+        self.map_known = true;
+        self.policy(map);
     }
 
     /// Loads the policy that counts now. One that is refused is said in the log, in an event, in
@@ -368,10 +378,13 @@ impl Work {
 
     /// Passes over dirty workloads; true while there are more.
     fn passes(&mut self) -> bool {
-        if self.listed_at.is_none() {
+        let now = Instant::now();
+        let Some(listed_at) = self.listed_at else {
+            return false;
+        };
+        if !self.map_known && now - listed_at < MAP_PATIENCE {
             return false;
         }
-        let now = Instant::now();
         while let Some((at, name)) = self.timers.first().cloned().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, name.clone()));
             self.due.remove(&name);

@@ -2,7 +2,7 @@
 //! counts before the built-in one; with `--policy rules` none counts. One that is refused is not
 //! made up for by another: rules decide then, and it is said why.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -100,10 +100,15 @@ fn built_in() -> Chosen {
 
 /// At most one byte more than any policy has, so that it is refused as too large.
 fn file(path: &Path) -> Result<Vec<u8>, Refused> {
-    let refused = |e: std::io::Error| Refused::File {
+    let refused = |e: io::Error| Refused::File {
         path: path.display().to_string(),
         error: e.to_string(),
     };
+    // A pipe would keep the control plane waiting.
+    let metadata = std::fs::metadata(path).map_err(refused)?;
+    if !metadata.is_file() {
+        return Err(refused(io::Error::other("it is not a file")));
+    }
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))

@@ -288,9 +288,11 @@ impl Index {
         {
             self.placements.remove(workload);
         }
+        let at = (workload.clone(), replica);
         if let Some(set) = self.by_node.get_mut(&entry.spec.node) {
-            set.remove(&(workload.clone(), replica));
+            set.remove(&at);
         }
+        self.pending.remove(&at);
         if !entry.deleting {
             // Deleted by hand: the copy that still runs must end before or when the next begins.
             self.leave(Leaving::of(&entry, None));

@@ -136,7 +136,7 @@ impl Pass<'_> {
     ) -> Option<(PlacementEntry, Decided, Why)> {
         let entry = self.index.placement(&self.name, replica)?.clone();
         let node = self.index.nodes.get(&entry.spec.node)?;
-        if !node.connected {
+        if !node.connected || entry.spec.template_hash != template.hash {
             return None;
         }
         let (decided, why) = self.better(template, &entry)?;

@@ -328,6 +328,7 @@ impl Pass<'_> {
             && waited
             && let Some(decided) = self.decide_here(template, entry)
         {
+            self.outcome(replica, false, 0);
             self.commit(workload, template, replica, &decided);
         }
         if let Some(held) = self.index.entry_mut(&self.name, replica) {

@@ -400,11 +400,30 @@ fn many_replicas_of_one_pass_do_not_overcommit() {
     w.workload(service(200, "i"));
     let placed = w.index.placements().count();
     assert_eq!(placed, 8);
+    assert_eq!(w.index.fleet().summary().queue, 192);
     assert!(w.index.fleet.nodes().all(|n| n.free.cpu_millis == 0));
     let (_, _, message) = w.condition(conditions::PLACED);
     assert!(
         message.ends_with("2 ruled out by cpu (and 191 more)"),
         "{message}"
+    );
+}
+
+#[test]
+fn telemetry_that_makes_no_sense_changes_nothing() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.index.measure([("a".to_owned(), 0.25)]);
+    let version = w.index.fleet().version();
+    w.index
+        .measure([("a".to_owned(), f32::NAN), ("gone".to_owned(), 0.5)]);
+    assert_eq!(w.first_node().cpu_utilization, 0.25);
+    assert_eq!(w.index.fleet().version(), version);
+    w.node_spec("a", json!({ "site": "other" }));
+    assert_eq!(
+        w.first_node().cpu_utilization,
+        0.25,
+        "a new object has no load of its own"
     );
 }
 

@@ -32,7 +32,8 @@ pub(super) fn explanation(verdict: &Verdict) -> Why {
             .map(|ranked| Ranked {
                 id: id(&ranked.candidate).to_owned(),
                 score: finite(ranked.score),
-                terms: terms(&ranked.terms),
+                // Five of these in every placement: what adds nothing is left out.
+                terms: some(terms(&ranked.terms)),
             })
             .collect(),
         second_wins: flips.join("; "),
@@ -68,6 +69,12 @@ fn terms(terms: &[(String, f64)]) -> Vec<ScoreTerm> {
         value: finite(*value),
     };
     terms.iter().map(term).collect()
+}
+
+fn some(mut terms: Vec<ScoreTerm>) -> Vec<ScoreTerm> {
+    terms.retain(|term| term.value != 0.0);
+    terms.shrink_to_fit();
+    terms
 }
 
 /// Id of a node or an offer.
