@@ -268,6 +268,29 @@ replica 0 → edge-1  edge lab owned  ● Running
 }
 
 #[tokio::test]
+async fn explain_says_why_rules_decided_and_what_a_policy_that_watches_would_have_chosen() {
+    let mut object = placement();
+    let why = &mut object["spec"]["explanation"];
+    why["policy"] = json!("3f9c2a71be04");
+    why["fallback"] = json!("what is known of the fleet is 75 s old");
+    why["policyChoice"] = json!({"id": "edge-2", "hourlyCost": 0.25});
+    let server = Server::new(vec![
+        (WORKLOAD, 200, workload(1).to_string()),
+        (OF_WORKLOAD, 200, list("HyperionPlacement", &[object], "")),
+    ]);
+    let (out, text) = captured();
+    explain::run(&server.connection, &explain_args(None), &out)
+        .await
+        .unwrap();
+    let expected = "\
+  generation 3 by control-plane · scorer rules · 2 candidates
+  rules decided: what is known of the fleet is 75 s old
+  policy 3f9c2a71be04 would have chosen edge-2: $0.250/h
+";
+    assert!(text().contains(expected), "{}", text());
+}
+
+#[tokio::test]
 async fn a_workload_that_is_not_there_is_named_with_its_namespace() {
     let server = Server::new(vec![(WORKLOAD, 404, failure(404, "not found"))]);
     let (out, _) = captured();

@@ -213,6 +213,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_fleet_api_says_of_who_decides_is_read() {
+        let sent = hyperion_api::fleet::LiveFleet {
+            scorer: ScorerStatus {
+                decides: "rules".to_owned(),
+                refused: "the file is truncated".to_owned(),
+                ..ScorerStatus::default()
+            },
+            ..Default::default()
+        };
+        let json = serde_json::to_string(&sent).unwrap();
+        let read: LiveAnswer = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.scorer, sent.scorer);
+        // A control plane of an older release says nothing of it.
+        let read: LiveAnswer = serde_json::from_str(r#"{"version": 1, "nodes": []}"#).unwrap();
+        assert_eq!(read.scorer.decides, "");
+    }
+
+    #[test]
     fn nonsense_from_a_sensor_is_unknown_and_costs_nothing_else() {
         let json = r#"{"version":7,"nodes":[{"id":"a","cpuPercent":null,"gpuPercent":[null,50.0],
             "rttMs":-3.0,"memoryUsedBytes":5,"somethingNew":1},{"id":"b","cpuPercent":12.5}]}"#;
