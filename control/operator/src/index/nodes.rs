@@ -270,7 +270,7 @@ impl Index {
     }
 
     /// Computes what is left of a node from what is promised.
-    pub(super) fn refresh_node(&mut self, id: &str) {
+    pub(crate) fn refresh_node(&mut self, id: &str) {
         let fresh = self.nodes.get(id).and_then(|entry| entry.node(id));
         let Some(mut node) = fresh else {
             self.fleet.remove_node(id);

@@ -195,6 +195,12 @@ pub fn phase_of(phase: ReplicaPhase) -> PlacementPhase {
     }
 }
 
+/// What a placement takes of its node.
+fn promise_of(entry: &PlacementEntry) -> (Resources, Vec<(String, u32)>) {
+    let share = |gpu: &GpuAssignment| (gpu.uuid.clone(), u32::try_from(gpu.millis).unwrap_or(0));
+    (entry.resources, entry.spec.gpus.iter().map(share).collect())
+}
+
 impl Index {
     /// A placement as the API holds it. An echo of an older decision changes nothing.
     pub fn apply_placement(&mut self, object: DeserializeGuard<HyperionPlacement>, now: Instant) {
@@ -394,12 +400,14 @@ impl Index {
     pub(crate) fn put(&mut self, entry: PlacementEntry) {
         let (name, replica) = (entry.workload(), entry.key.index);
         let node = entry.spec.node.clone();
+        let promise = entry.takes_room().then(|| promise_of(&entry));
         let old = self
             .placements
             .entry(name.clone())
             .or_default()
             .insert(replica, entry);
-        if let Some(old) = old.filter(|old| old.spec.node != node) {
+        let came = old.as_ref().is_none_or(|old| old.spec.node != node);
+        if let Some(old) = old.filter(|_| came) {
             if let Some(set) = self.by_node.get_mut(&old.spec.node) {
                 set.remove(&(name.clone(), replica));
             }
@@ -409,7 +417,14 @@ impl Index {
             .entry(node.clone())
             .or_default()
             .insert((name, replica));
-        self.refresh_node(&node);
+        // A new promise is taken off what is left, whatever else the node runs. Where that does not
+        // go, because more is promised than there is, all of it is added up anew.
+        let taken = promise
+            .filter(|_| came)
+            .is_some_and(|(asked, gpus)| self.fleet.take(&node, asked, &gpus).is_ok());
+        if !taken {
+            self.refresh_node(&node);
+        }
     }
 
     /// What a node says of a replica.

@@ -163,6 +163,7 @@ impl World {
                 }
                 outcome.actions.into_iter().for_each(|a| self.carry_out(a));
             }
+            self.assert_promises_add_up();
         }
         panic!("the passes do not settle");
     }
@@ -206,6 +207,16 @@ impl World {
             Action::Experience(experience) => self.experiences.push(*experience),
             Action::PlacementStatus { .. } | Action::WorkloadStatus { .. } => {}
         }
+    }
+
+    /// What was taken off in place is what all promises add up to.
+    fn assert_promises_add_up(&mut self) {
+        let before: Vec<_> = self.index.fleet.nodes().cloned().collect();
+        for node in &before {
+            self.index.refresh_node(&node.id);
+        }
+        let after: Vec<_> = self.index.fleet.nodes().cloned().collect();
+        assert_eq!(before, after);
     }
 
     fn first_node(&self) -> &hyperion_placement::model::Node {
