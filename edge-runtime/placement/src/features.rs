@@ -22,7 +22,7 @@ use crate::model::{
 use crate::reward::{RewardWeights, Weights};
 
 /// Grows with every change of meaning that the table's text does not show.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// One slot of a vector.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -109,7 +109,7 @@ table! {
     PAIR, PAIR_LEN = 32, PairSlot {
         Cost = "replica_cost", "ln(1 + USD/h)", 1.0;
         CostKnown = "replica_cost_known", "0 or 1", 1.0;
-        CostTerm = "cost_reward", "ln(1 + w1 / cost)", 1.0;
+        CostTerm = "cost_reward", "ln(1 + w1 / cost - cost / 10), at least 0", 1.0;
         P99 = "idle_p99", "ln(1 + ms)", 6.0;
         P99Known = "p99_known", "0 or 1", 1.0;
         LatencyTerm = "latency_reward", "ln(1 + w2 / p99)", 1.0;
@@ -120,7 +120,7 @@ table! {
         SpotWanted = "spot_as_preferred", "0 or 1", 1.0;
         WorkLost = "work_expected_lost", "hours per hour, at most 4", 1.0;
         TimeLost = "start_expected_lost", "hours per hour, at most 4", 1.0;
-        Reward = "idle_reward", "w1 / cost + w2 / p99, at most 20", 4.0;
+        Reward = "idle_reward", "w1 / cost + w2 / p99 - cost / 10, -20 to 20", 4.0;
     }
 }
 
@@ -469,7 +469,7 @@ pub fn encode_pair(
     // A reclaimed replica starts anew on a machine of its kind, or of one like it.
     let start_hours = f64::from(candidate.startup_s.max(120.0)) / 3600.0;
     set(PairSlot::TimeLost, (reclaims * start_hours).min(4.0));
-    set(PairSlot::Reward, reward.min(20.0));
+    set(PairSlot::Reward, reward.clamp(-20.0, 20.0));
     values
 }
 

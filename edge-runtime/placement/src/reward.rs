@@ -1,5 +1,8 @@
 //! The reward that policies learn from and that outcomes are judged by:
-//! `w1 / cost_per_hour + w2 / p99_latency_ms`, weights by goal.
+//! `w1 / cost_per_hour + w2 / p99_latency_ms - cost_per_hour / 10 USD`, weights by goal.
+//!
+//! The last term is ours: `1 / cost` is flat where costs are high, so that without it a policy pays
+//! 40 USD an hour for what it could have at 4, and loses nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +12,12 @@ use crate::model::Goal;
 /// would make one free device outweigh a fleet. It is about what a small Jetson costs over three
 /// years with its power.
 pub const LEAST_COST: f64 = 0.02;
+/// Reward lost for each US dollar of the hourly cost: an hour at 10 USD is as bad as an hour of
+/// waiting.
+pub const PER_USD: f64 = 0.1;
+/// Cost at which dollars beyond the hourly cost (egress, the second copy during a move) are
+/// weighed, US dollars per hour: about that of a spot instance with one small GPU.
+const USUAL_COST: f64 = 0.2;
 /// Nothing is taken to answer faster than this, milliseconds.
 pub const LEAST_P99_MS: f64 = 1.0;
 /// p99 that stands for a job's latency, milliseconds, times how much longer it takes than it must.
@@ -66,10 +75,17 @@ impl RewardWeights {
 }
 
 impl Weights {
-    /// First term, for US dollars per hour.
+    /// First and last term, for US dollars per hour; negative where that is much.
     #[must_use]
     pub fn cost_term(&self, usd_per_hour: f64) -> f64 {
-        self.cost / usd_per_hour.max(LEAST_COST)
+        self.cost / usd_per_hour.max(LEAST_COST) - PER_USD * usd_per_hour
+    }
+
+    /// Reward lost for US dollars beyond the hourly cost: what they would have earned as the cost
+    /// of hours at the usual price.
+    #[must_use]
+    pub fn extra_usd_term(&self, usd: f64) -> f64 {
+        self.cost / USUAL_COST * usd / USUAL_COST
     }
 
     /// Second term, for milliseconds.

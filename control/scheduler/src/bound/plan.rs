@@ -481,7 +481,7 @@ fn transfer_hours(scenario: &Scenario, from: &Place, to: &Place, gib: f64) -> f6
 
 /// Reward lost for dollars beyond the hourly cost.
 fn dollars(weights: &Weights, usd: f64) -> f64 {
-    weights.cost_term(0.2) * usd / 0.2
+    weights.extra_usd_term(usd)
 }
 
 /// Shares of a node's CPU and GPUs that a request takes.

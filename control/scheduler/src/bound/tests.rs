@@ -151,7 +151,7 @@ fn scenario(pools: Vec<Pool>, devices: Vec<Device>, workloads: Vec<Workload>) ->
 
 /// Reward per hour of a cost-goal job at a price.
 fn rate(price: f64) -> f64 {
-    0.2 / price + 5.0 / JOB_P99_MS
+    0.2 / price + 5.0 / JOB_P99_MS - 0.1 * price
 }
 
 fn close(a: f64, b: f64) -> bool {

@@ -35,9 +35,6 @@ use hyperion_placement::reward::RewardWeights;
 
 /// Reward per hour in the system without serving or working.
 pub const WAIT_PENALTY: f64 = -1.0;
-/// US dollars that cost the reward of one hour at this hourly price, where they are paid beyond
-/// the hourly cost.
-const UNIT_USD: f64 = 0.2;
 /// A launch that is refused is known to be after this, hours.
 const REFUSAL_HOURS: f64 = 1.0 / 60.0;
 /// A pool that refused is not offered for this long, hours.

@@ -7,7 +7,7 @@ use super::event::Event;
 use super::host::{Promise, State};
 use super::replica::{Life, Rate};
 use super::simulator::{CandidateAt, Simulator};
-use super::{GIVE_BACK_HOURS, UNIT_USD, WAIT_PENALTY};
+use super::{GIVE_BACK_HOURS, WAIT_PENALTY};
 
 /// What a replica meets on a machine.
 #[derive(Debug, Clone, Copy)]
@@ -291,5 +291,5 @@ impl Simulator {
 
 /// Reward lost for dollars beyond the hourly cost.
 pub(super) fn usd_reward(weights: &Weights, usd: f64) -> f64 {
-    weights.cost_term(UNIT_USD) * usd / UNIT_USD
+    weights.extra_usd_term(usd)
 }

@@ -32,7 +32,7 @@ fn a_service_of_ten_hours_costs_ten_hours_and_the_five_minutes_until_it_is_given
     // Alone on the machine it answers for all of its price.
     let p99 = 20.0 * 1.3 + sojourn_p99_ms(5.0, 0.5 * 0.25);
     assert_close!(outcome.workloads[0].p99_ms.unwrap(), p99);
-    let rate = 0.5 * 0.2 / 0.4 + 0.5 * 50.0 / p99;
+    let rate = 0.5 * 0.2 / 0.4 + 0.5 * 50.0 / p99 - 0.1 * 0.4;
     assert_close!(outcome.all.reward, rate * (10.0 - boot) - boot);
     assert_close!(outcome.all.demanded_hours, 10.0);
 }
@@ -57,7 +57,7 @@ fn two_on_an_instance_share_its_price_and_feel_each_others_load() {
     assert_close!(second.p99_ms.unwrap(), p99);
     assert_close!(
         second.reward,
-        7.0 * (0.5 * 0.2 / (0.4 * 0.5) + 0.5 * 50.0 / p99)
+        7.0 * (0.5 * 0.2 / (0.4 * 0.5) + 0.5 * 50.0 / p99 - 0.1 * 0.2)
     );
     let (a, b) = (outcome.workloads[0].usd, outcome.workloads[1].usd);
     assert_close!(a + b, outcome.instances_usd);
@@ -88,7 +88,7 @@ fn a_reclaim_loses_the_work_since_the_checkpoint_and_the_reward_for_it() {
     let account = outcome.workloads[0].account;
     assert_close!(account.lost_hours, worked - worked.floor());
     assert_close!(outcome.instances_usd, 0.2 * (4.5 + 2.0 / 60.0));
-    let rate = 0.2 / 0.2 + 5.0 / 50.0;
+    let rate = 0.2 / 0.2 + 5.0 / 50.0 - 0.1 * 0.2;
     let waited = 20.0 - (4.5 + 2.0 / 60.0) + boot;
     assert_close!(outcome.all.reward, worked.floor() * rate - waited);
     assert_eq!((outcome.all.jobs, outcome.all.unfinished), (1, 1));
@@ -170,7 +170,7 @@ fn a_service_that_moves_is_served_without_a_gap_and_pays_twice_meanwhile() {
     // A quarter of a device for 4 hours, and a second one for the quarter of an hour of the move.
     assert_close!(outcome.all.usd, 0.1 * 0.25 * 4.25);
     let p99 = 10.0 * 1.3 + sojourn_p99_ms(5.0, 0.125);
-    let rate = 0.5 * 0.2 / 0.025 + 25.0 / p99;
+    let rate = 0.5 * 0.2 / 0.025 + 25.0 / p99 - 0.1 * 0.025;
     let second = 0.5 * (0.1 * 0.25 * 0.25) / 0.2;
     assert_close!(outcome.all.reward, rate * 3.75 - 0.25 - second);
 }
@@ -216,7 +216,7 @@ fn a_device_that_goes_down_loses_what_runs_there_at_once() {
     let account = outcome.workloads[0].account;
     assert_close!(account.lost_hours, 0.5);
     assert_close!(account.over.unwrap(), 5.0);
-    assert_close!(outcome.all.reward, 4.0 * (0.2 / 0.025 + 0.1) - 0.5);
+    assert_close!(outcome.all.reward, 4.0 * (0.2 / 0.025 + 0.1 - 0.1 * 0.025) - 0.5);
     assert_close!(outcome.all.jct_minutes, 300.0);
 }
 
