@@ -134,12 +134,38 @@ impl Experience {
         };
         let mut line = serde_json::to_string(self).map_err(|e| fault("the line", e.to_string()))?;
         // JSON turns NaN into null: what can't be read back must not be written.
-        if Self::parse_line(1, &line)? != *self {
+        if !Self::parse_line(1, &line)?.is(self) {
             let problem = "it does not come back as it was".to_owned();
             return Err(fault("the line", problem));
         }
         line.push('\n');
         Ok(line)
+    }
+
+    /// Whether this, which was read, is what was written: JSON's parser may be off by a unit in the
+    /// last place of a number in double precision.
+    fn is(&self, written: &Self) -> bool {
+        let near = |a: f64, b: f64| (a - b).abs() <= 4.0 * f64::EPSILON * b.abs();
+        let (found, outcome) = (&self.outcome, &written.outcome);
+        let p99 = match (found.p99_ms, outcome.p99_ms) {
+            (Some(found), Some(p99)) => near(found, p99),
+            (found, p99) => found == p99,
+        };
+        let exact = Self {
+            log_probability: written.log_probability,
+            outcome: Outcome {
+                cost_per_hour: outcome.cost_per_hour,
+                p99_ms: outcome.p99_ms,
+                hours: outcome.hours,
+                ..*found
+            },
+            ..self.clone()
+        };
+        near(self.log_probability, written.log_probability)
+            && near(found.cost_per_hour, outcome.cost_per_hour)
+            && near(found.hours, outcome.hours)
+            && p99
+            && exact == *written
     }
 
     /// Reads lines; empty ones are skipped.
@@ -514,6 +540,23 @@ mod tests {
         );
         assert!(error("\"features\":\"", "\"features\":\"0").starts_with("line 3, features: "));
         assert!(error("{\"schema\"", "\"schema\"").starts_with("line 3, the line: "));
+    }
+
+    #[test]
+    fn a_number_that_the_parser_rounds_is_written_all_the_same() {
+        let mut refused = 0;
+        for i in 1..=2000 {
+            let mut odd = experience(0.5);
+            odd.log_probability = -(f64::from(i) / 7.0).sqrt();
+            odd.outcome.hours = (f64::from(i) / 3.0).ln_1p();
+            odd.outcome.p99_ms = Some(f64::from(i).sqrt());
+            let line = odd.to_line();
+            refused += usize::from(line.is_err());
+        }
+        assert_eq!(refused, 0);
+        let mut other = experience(0.5);
+        other.outcome.hours += 1e-6;
+        assert!(!other.is(&experience(0.5)));
     }
 
     #[test]
