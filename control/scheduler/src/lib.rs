@@ -8,6 +8,7 @@
 //! - [`baselines`]: schedulers to compare with;
 //! - [`bound`]: the best that perfect knowledge could do;
 //! - [`ppo`]: the learner;
+//! - [`learn`]: a policy continued from real outcomes;
 //! - [`eval`]: many episodes, figures with confidence intervals, tables and plots.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
@@ -15,6 +16,7 @@
 pub mod baselines;
 pub mod bound;
 pub mod eval;
+pub mod learn;
 pub mod ppo;
 pub mod scenario;
 pub mod sim;

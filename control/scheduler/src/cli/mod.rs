@@ -2,10 +2,12 @@
 
 mod eval;
 mod export;
+mod learn;
 mod train;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -27,15 +29,19 @@ enum Command {
     Eval(eval::Args),
     /// Write a policy in another precision.
     Export(export::Args),
+    /// Continue a policy from real outcomes; it is written only where it is shown to be better.
+    Learn(learn::Args),
 }
 
 /// Runs a command.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Train(args) => train::run(&args),
-        Command::Eval(args) => eval::run(&args),
-        Command::Export(args) => export::run(&args),
+        Command::Train(args) => train::run(&args)?,
+        Command::Eval(args) => eval::run(&args)?,
+        Command::Export(args) => export::run(&args)?,
+        Command::Learn(args) => return learn::run(&args),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Reads the world of a directory, or takes the one that is built in; warnings go to standard
@@ -80,9 +86,9 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The policy that is part of the program, if there is one.
-fn built_in() -> Result<Option<hyperion_policy::PolicyFile>> {
-    Ok(None)
+/// The policy that is part of the program.
+fn built_in() -> Result<hyperion_policy::PolicyFile> {
+    hyperion_policy::PolicyFile::read(hyperion_policy::BUILT_IN).context("the built-in policy")
 }
 
 /// Names of a data directory's files and a hash over their content.

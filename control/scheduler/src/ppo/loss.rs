@@ -70,7 +70,7 @@ pub(super) struct Judged {
     pub value: f32,
 }
 
-fn column<T: candle_core::WithDType>(values: Vec<T>) -> candle_core::Result<Tensor> {
+pub(super) fn column<T: candle_core::WithDType>(values: Vec<T>) -> candle_core::Result<Tensor> {
     let count = values.len();
     Tensor::from_vec(values, count, &Device::Cpu)
 }
@@ -80,7 +80,10 @@ fn turns_of<'a>(samples: &[Sample<'a>]) -> Vec<&'a Turn> {
 }
 
 /// Logarithms of the probabilities of the choices, and of all candidates.
-fn probabilities(scores: &Tensor, choices: Vec<u32>) -> candle_core::Result<(Tensor, Tensor)> {
+pub(super) fn probabilities(
+    scores: &Tensor,
+    choices: Vec<u32>,
+) -> candle_core::Result<(Tensor, Tensor)> {
     let all = log_softmax(scores, 1)?;
     let chosen = all.gather(&column(choices)?.unsqueeze(1)?, 1)?.squeeze(1)?;
     Ok((chosen, all))

@@ -6,6 +6,7 @@
 //!
 //! - [`Trainer`]: plays and learns, iteration by iteration; [`Config`] says how;
 //! - [`Trainer::imitate`]: learns from another scheduler's choices first;
+//! - [`learn_from_log`]: learns from choices made elsewhere and their outcomes;
 //! - [`play`]: one episode with any chooser, [`Actor`]: the chooser that a network is;
 //! - [`FeatureStats`]: what the features were like in training, for the guard of a policy file.
 //!
@@ -20,6 +21,7 @@ mod error;
 mod imitate;
 mod loss;
 mod model;
+mod offline;
 mod parallel;
 mod parameters;
 mod product;
@@ -37,6 +39,7 @@ pub use config::{Adam, Config, Schedule, Taste};
 pub use error::Error;
 pub use imitate::{Example, Imitation, ImitationProgress, demonstrate};
 pub use model::{CRITIC_HIDDEN, POOLED};
+pub use offline::{Logged, Offline, OfflineProgress, learn_from_log};
 pub use rollout::{Episode, play};
 pub use stats::{FeatureStats, SlotStats};
 pub use trainer::{Progress, Trainer};
