@@ -5,6 +5,7 @@ pub mod api;
 pub mod live;
 pub mod people;
 pub mod pki;
+pub mod policy;
 pub mod samples;
 pub mod wire;
 
@@ -101,6 +102,16 @@ pub const ALL: &[Target] = &[
         name: "api-requests",
         about: "requests to a running embedded API",
         make: || Ok(Box::new(api::ApiCase::new()?)),
+    },
+    Target {
+        name: "policy-file",
+        about: "policy files, safetensors and GGUF, up to a score",
+        make: || Ok(Box::new(policy::FileCase::new()?)),
+    },
+    Target {
+        name: "experience",
+        about: "lines of experience to learn from",
+        make: || Ok(Box::new(policy::ExperienceCase::new()?)),
     },
     Target {
         name: "terminal-text",
