@@ -7,7 +7,8 @@
 //! - machines that differ only in what is left of them are a kind, which is filtered and encoded
 //!   once a decision;
 //! - within a kind, sixteen machines at a time are filtered, and scored roughly with a bound on the
-//!   error (`rough`); the few that may be the best are then scored exactly;
+//!   error (`rough`), the kinds that may score most first, and those not at all that can't come
+//!   among the best any more; the few that may be the best are then scored exactly;
 //! - what a network makes of a node is kept and made anew when that node changes;
 //! - what a decision needs for itself is kept in a [`Scratch`] from one to the next.
 //!
@@ -16,6 +17,7 @@
 
 mod change;
 mod decide;
+mod embeddings;
 mod interned;
 mod kinds;
 mod many;
@@ -23,7 +25,7 @@ mod pass;
 mod places;
 mod rough;
 
-pub use decide::Scratch;
+pub use decide::{Scratch, Work};
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -34,10 +36,11 @@ use crate::features::Summary;
 use crate::filter::Candidate;
 use crate::model::{LatencyMatrix, Node, Offer, Request, Snapshot};
 use crate::policy::Network;
+use embeddings::Embeddings;
 use interned::{Images, Labels};
 use kinds::{Block, Key, Kind};
 use places::Places;
-use rough::{Embeddings, Layout};
+use rough::Layout;
 
 /// What can't be done to a fleet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,8 +127,8 @@ pub struct Fleet {
     unused_kinds: Vec<u32>,
     blocks: Vec<Block>,
     unused_blocks: Vec<u32>,
-    /// By block; empty without a network.
-    embeddings: Vec<Embeddings>,
+    /// Empty without a network.
+    embeddings: Embeddings,
     embedder: Option<Embedder>,
 }
 
@@ -159,7 +162,7 @@ impl Fleet {
             unused_kinds: Vec::new(),
             blocks: Vec::new(),
             unused_blocks: Vec::new(),
-            embeddings: Vec::new(),
+            embeddings: Embeddings::default(),
             embedder: None,
         }
     }

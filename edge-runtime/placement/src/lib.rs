@@ -27,5 +27,5 @@ pub use check::{Violation, check};
 pub use choose::{CandidateRef, Choice, Considered, Decision, choice_of, consider, decide};
 pub use explain::Explanation;
 pub use filter::Constraint;
-pub use fleet::{Fleet, FleetError, Scratch};
+pub use fleet::{Fleet, FleetError, Scratch, Work};
 pub use score::{PolicyScorer, RulesScorer, Scorer};

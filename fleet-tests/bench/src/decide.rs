@@ -110,6 +110,8 @@ pub fn run(args: &Args) -> anyhow::Result<Report> {
     report.figure("decisions", measured.times.len() as f64);
     report.figure("placed_percent", measured.placed_percent);
     report.figure("candidates_mean", measured.candidates_mean);
+    report.figure("scored_roughly_mean", measured.rough_mean);
+    report.figure("scored_exactly_mean", measured.exact_mean);
     report.figure("kinds", measured.kinds as f64);
     report.figure("telemetry_update_ns", measured.update_ns);
     report.figure("telemetry_updates", measured.updates as f64);
@@ -207,6 +209,8 @@ struct Measured {
     seconds: f64,
     placed_percent: f64,
     candidates_mean: f64,
+    rough_mean: f64,
+    exact_mean: f64,
     kinds: usize,
     updates: u64,
     update_ns: Option<f64>,
@@ -267,6 +271,7 @@ fn measure(args: &Args, count: usize, scorer: &Choosing) -> anyhow::Result<Measu
     let mut running = VecDeque::new();
     let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
     let (mut placed, mut candidates) = (0_u64, 0_u64);
+    let (mut rough, mut exact) = (0_u64, 0_u64);
     let began = Instant::now();
     let until = Duration::from_secs(args.seconds);
     while began.elapsed() < until || times.len() < 100 {
@@ -284,6 +289,8 @@ fn measure(args: &Args, count: usize, scorer: &Choosing) -> anyhow::Result<Measu
             bail!("a choice breaks {broken:?}");
         }
         candidates += decision.explanation.candidates as u64;
+        rough += scratch.work().rough as u64;
+        exact += scratch.work().exact as u64;
         if let Some(choice) = decision.choice {
             placed += 1;
             promise(&mut fleet, &mut running, request, choice)?;
@@ -294,6 +301,8 @@ fn measure(args: &Args, count: usize, scorer: &Choosing) -> anyhow::Result<Measu
         seconds: began.elapsed().as_secs_f64(),
         placed_percent: 100.0 * placed as f64 / decisions,
         candidates_mean: candidates as f64 / decisions,
+        rough_mean: rough as f64 / decisions,
+        exact_mean: exact as f64 / decisions,
         kinds: fleet.kinds(),
         updates: telemetry.updates,
         update_ns: (telemetry.updates > 0)

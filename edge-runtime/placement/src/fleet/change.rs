@@ -3,8 +3,9 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::embeddings::Embeddings;
 use super::kinds::{Block, DEVICES, EXACT, Key, Kind, LANES};
-use super::rough::{Embeddings, Layout};
+use super::rough::Layout;
 use super::{Embedder, Entry, Fleet, FleetError, Machine};
 use crate::check::Violation;
 use crate::choose::{CandidateRef, Choice};
@@ -68,19 +69,26 @@ impl Fleet {
 
     /// Keeps this network's embeddings of all machines, or none.
     pub fn set_network(&mut self, network: Option<Arc<Network>>) {
-        self.embeddings.clear();
+        self.embeddings = Embeddings::default();
         self.embedder = network.and_then(|network| {
             let layout = Layout::new(&network)?;
+            self.embeddings = Embeddings::new(layout.order.clone());
             Some(Embedder { network, layout })
         });
-        if self.embedder.is_some() {
-            self.embeddings.resize(self.blocks.len(), Embeddings::EMPTY);
-            for handle in 0..self.entries.len() as u32 {
-                if self.entries[handle as usize].is_some() {
-                    self.embed(handle);
-                }
-            }
+        let Some(embedder) = &self.embedder else {
+            return;
+        };
+        for (id, block) in (0..).zip(&self.blocks) {
+            self.embeddings.open(id, block.kind);
         }
+        for entry in self.entries.iter().flatten() {
+            let node = encode_node(&entry.machine.candidate());
+            let vector = embedder.network.embed(&node);
+            self.embeddings
+                .store(entry.block, entry.lane as usize, &vector);
+            self.embeddings.widen(&vector);
+        }
+        self.embeddings.spread();
     }
 
     /// Takes the measured share of CPU in use, 0 to 1.
@@ -443,6 +451,7 @@ impl Fleet {
             self.kinds.len() as u32 - 1
         });
         self.kinds[id as usize] = Some(Kind { class, ..kind });
+        self.embeddings.forget_kind(id);
         self.kind_ids.insert(key, id);
         id
     }
@@ -463,12 +472,12 @@ impl Fleet {
     fn add_block(&mut self, kind: u32) -> u32 {
         let id = self.unused_blocks.pop().unwrap_or_else(|| {
             self.blocks.push(Block::new(kind));
-            if self.embedder.is_some() {
-                self.embeddings.push(Embeddings::EMPTY);
-            }
             self.blocks.len() as u32 - 1
         });
         self.blocks[id as usize] = Block::new(kind);
+        if self.embedder.is_some() {
+            self.embeddings.open(id, kind);
+        }
         if let Some(kind) = &mut self.kinds[kind as usize] {
             kind.blocks.push(id);
         }
@@ -568,17 +577,14 @@ impl Fleet {
 
     fn embed(&mut self, handle: u32) {
         let entry = self.entry(handle);
-        let (block, lane) = (entry.block as usize, entry.lane as usize);
+        let (block, lane) = (entry.block, entry.lane as usize);
         let Some(embedder) = &self.embedder else {
             return;
         };
         let vector = embedder
             .network
             .embed(&encode_node(&entry.machine.candidate()));
-        self.embeddings[block].set(lane, &vector);
-        if let Some(embedder) = &mut self.embedder {
-            embedder.layout.note(&vector);
-        }
+        self.embeddings.set(block, lane, &vector);
     }
 }
 

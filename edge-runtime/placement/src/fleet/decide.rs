@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::pass::{Found, KindState, Marks, walk};
+use super::pass::{Found, KindState, Marks, Rough, walk};
 use super::places::Reach;
 use super::rough::{ClassPart, Layout};
 use super::{Fleet, Machine};
@@ -12,7 +12,7 @@ use crate::features::{self, Features, Kind, NODE_LEN, PAIR_LEN, encode_fit, enco
 use crate::filter::{Candidate, Constraint};
 use crate::model::{Request, Resources};
 use crate::policy::Network;
-use crate::policy::network::{EMBED, PreparedKind};
+use crate::policy::network::PreparedKind;
 use crate::reward::{RewardWeights, Weights};
 use crate::score::{Fast, ReadyPolicy, RulesScorer, Scorer};
 
@@ -25,6 +25,10 @@ pub struct Scratch {
     pub(super) classes: Vec<Option<ClassPart>>,
     /// By kind.
     pub(super) states: Vec<Option<KindState>>,
+    pub(super) roughs: Vec<Rough>,
+    /// Lanes with candidates that are not scored yet, by block.
+    pub(super) live: Vec<u16>,
+    pub(super) work: Work,
     pub(super) images: Vec<f32>,
     pub(super) selected: Marks,
     pub(super) avoided: Marks,
@@ -37,7 +41,22 @@ pub struct Scratch {
     pub(super) top: Vec<Placed>,
 }
 
+/// How much of the fleet the last decision looked at closely.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Machines whose score was told roughly, sixteen at a time.
+    pub rough: usize,
+    /// Machines that were scored exactly.
+    pub exact: usize,
+}
+
 impl Scratch {
+    /// What the last [`Fleet::decide`] looked at.
+    #[must_use]
+    pub const fn work(&self) -> Work {
+        self.work
+    }
+
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
@@ -237,7 +256,7 @@ impl<'a> Exact<'a, '_> {
                 let score = network.score(
                     &ready.prepared,
                     &prepared,
-                    &self.embedding(block, lane),
+                    self.fleet.embeddings.get(block, lane as usize),
                     &fit,
                 );
                 f64::from(score)
@@ -268,10 +287,6 @@ impl<'a> Exact<'a, '_> {
             self.cache.kinds[id as usize] = Some((self.cache.stamp, prepared));
         }
         prepared
-    }
-
-    fn embedding(&self, block: u32, lane: u32) -> [f32; EMBED] {
-        self.fleet.embeddings[block as usize].get(lane as usize)
     }
 }
 
@@ -305,11 +320,13 @@ impl Fleet {
         );
         let top = &mut scratch.top;
         top.clear();
+        scratch.work.exact = 0;
         for found in &scratch.found {
             let full = top.len() == TOP;
             if full && f64::from(found.upper) < top[TOP - 1].total {
                 continue;
             }
+            scratch.work.exact += 1;
             let placed = Placed {
                 handle: found.handle,
                 order: self.entry(found.handle).order,

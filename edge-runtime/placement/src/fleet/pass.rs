@@ -1,7 +1,7 @@
 //! One pass over the fleet: filters, counts, and finds those that may be among the best.
 
 use super::Fleet;
-use super::decide::{Mode, Scratch};
+use super::decide::{Mode, Scratch, Work};
 use super::interned::Lanes as LaneSet;
 use super::kinds::{EXACT, Kind, LANES, below, ones};
 use super::rough::{Bounds, ClassPart, Lanes, RoughNetwork, RoughRules};
@@ -72,12 +72,9 @@ impl Floor {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one lives on the stack of a pass, and a box would be an allocation for each kind"
-)]
+/// How the lanes of a kind are scored.
 #[derive(Debug, Clone)]
-enum Rough {
+pub(super) enum Rough {
     Unknown,
     Rules(RoughRules),
     Network(RoughNetwork),
@@ -90,8 +87,13 @@ pub(super) struct KindState {
     repels: Option<Constraint>,
     too_dear: bool,
     /// Once one of its blocks has a candidate.
-    rough: Option<Rough>,
+    rough: Option<u32>,
+    /// No machine of it scores more, but for those that are looked at one by one.
+    most: f32,
 }
+
+/// Kinds that are looked at before the others: those that may score most.
+const FIRST: usize = 6;
 
 /// Walks all kinds. Fills `scratch.found` with all candidates, or those that may be among the best
 /// [`TOP`], and `scratch.rejected`. Returns the number of candidates.
@@ -125,13 +127,16 @@ pub(super) fn walk(
     // In the order in which they lie in memory, so that what comes next is fetched ahead; by kind,
     // a large fleet would be read from all over.
     for (id, block) in (0..).zip(&fleet.blocks) {
-        if block.len > 0
-            && let Some(kind) = &fleet.kinds[block.kind as usize]
-            && let Some(state) = &mut states[block.kind as usize]
-        {
-            walk.block(kind, state, id);
-        }
+        let live = match (
+            &fleet.kinds[block.kind as usize],
+            &mut states[block.kind as usize],
+        ) {
+            (Some(kind), Some(state)) if block.len > 0 => walk.filter(kind, state, id),
+            _ => 0,
+        };
+        walk.scratch.live.push(live);
     }
+    walk.score_all(&states);
     walk.scratch.states = states;
     let (candidates, least) = (walk.candidates, walk.floor.least());
     scratch.found.retain(|f| f.upper >= least);
@@ -140,6 +145,9 @@ pub(super) fn walk(
 
 fn prepare(fleet: &Fleet, request: &Request, scratch: &mut Scratch) {
     scratch.found.clear();
+    scratch.roughs.clear();
+    scratch.live.clear();
+    scratch.work = Work::default();
     scratch.rejected = [0; Constraint::ALL.len()];
     fleet.places.reach(request, &mut scratch.reach);
     scratch.classes.clear();
@@ -226,39 +234,73 @@ impl Walk<'_, '_> {
                 .max_hourly_cost
                 .is_some_and(|most| !within(most)),
             rough: None,
+            most: f32::INFINITY,
         }
     }
 
-    fn block(&mut self, kind: &Kind, state: &mut KindState, id: u32) {
+    /// The lanes of a block that are candidates.
+    fn filter(&mut self, kind: &Kind, state: &mut KindState, id: u32) -> u16 {
         let block = &self.fleet.blocks[id as usize];
         let live = self.reject(block.live(), !block.ready, Constraint::NotReady);
         let live = self.reject(live, !block.schedulable, Constraint::Cordoned);
         if let Some(constraint) = state.ruled_out {
             self.reject(live, u16::MAX, constraint);
-            return;
+            return 0;
         }
         let live = self.labelled(kind, id, live);
         if let Some(constraint) = state.repels {
             self.reject(live, u16::MAX, constraint);
-            return;
+            return 0;
         }
         let live = self.with_room(kind, id, live);
         if state.too_dear {
             self.reject(live, u16::MAX, Constraint::MaxHourlyCost);
-            return;
+            return 0;
         }
         let avoided = self.scratch.avoided.of(id);
         let live = self.reject(live, avoided, Constraint::RecentFailure);
-        if live == 0 {
-            return;
-        }
         self.candidates += live.count_ones() as usize;
-        if state.rough.is_none() {
-            state.rough = Some(self.rough(kind));
+        if live != 0 && state.rough.is_none() {
+            let rough = self.rough(kind);
+            if let Rough::Network(network) = &rough {
+                let kind = self.fleet.blocks[id as usize].kind;
+                state.most = network.most(kind, &self.fleet.embeddings);
+            }
+            state.rough = Some(self.scratch.roughs.len() as u32);
+            self.scratch.roughs.push(rough);
         }
-        if let Some(rough) = &state.rough {
-            self.score(rough, id, live);
+        live
+    }
+
+    /// Scores what the filter has left: first the kinds that may score most, so that of the others
+    /// few have to be looked at.
+    fn score_all(&mut self, states: &[Option<KindState>]) {
+        let fleet = self.fleet;
+        let roughs = std::mem::take(&mut self.scratch.roughs);
+        let mut live = std::mem::take(&mut self.scratch.live);
+        let mut score = |walk: &mut Self, state: &KindState, id: u32| {
+            let lanes = std::mem::take(&mut live[id as usize]);
+            if lanes != 0
+                && let Some(rough) = state.rough.and_then(|at| roughs.get(at as usize))
+            {
+                walk.score(rough, state.most, id, lanes);
+            }
+        };
+        for (most, kind) in first(states) {
+            if most > f32::NEG_INFINITY
+                && let (Some(state), Some(kind)) = (&states[kind], &fleet.kinds[kind])
+            {
+                for id in &kind.blocks {
+                    score(self, state, *id);
+                }
+            }
         }
+        for (id, block) in (0..).zip(&fleet.blocks) {
+            if let Some(state) = &states[block.kind as usize] {
+                score(self, state, id);
+            }
+        }
+        (self.scratch.roughs, self.scratch.live) = (roughs, live);
     }
 
     fn labelled(&mut self, kind: &Kind, block: u32, live: u16) -> u16 {
@@ -318,29 +360,38 @@ impl Walk<'_, '_> {
                 let part = self.scratch.classes[class].get_or_insert_with(|| {
                     ClassPart::new(layout, prepared, request, reach, &kind.typical())
                 });
-                RoughNetwork::new(layout, prepared, request, kind, reach, part)
+                let embeddings = &self.fleet.embeddings;
+                RoughNetwork::new(layout, prepared, request, kind, reach, part, embeddings)
                     .map_or(Rough::Unknown, Rough::Network)
             }
         }
     }
 
-    fn score(&mut self, rough: &Rough, id: u32, live: u16) {
+    fn score(&mut self, rough: &Rough, most: f32, id: u32, live: u16) {
         let block = &self.fleet.blocks[id as usize];
+        let special = live & (self.scratch.singled.of(id) | block.odd);
+        let least = self.floor.least();
+        if special == 0 && most < least {
+            return;
+        }
+        self.scratch.work.rough += live.count_ones() as usize;
         let lanes = Lanes {
             block,
             images: &self.scratch.images,
             siblings: self.scratch.siblings.of(id),
+            id,
+            plain: special == 0,
         };
-        let mut bounds = match rough {
-            Rough::Unknown => Bounds::UNKNOWN,
-            Rough::Rules(rules) => rules.bounds(&lanes),
-            Rough::Network(network) => network.bounds(&lanes, &self.fleet.embeddings[id as usize]),
+        let bounds = match rough {
+            Rough::Unknown => Some(Bounds::UNKNOWN),
+            Rough::Rules(rules) => Some(rules.bounds(&lanes)),
+            Rough::Network(network) => network.bounds(&lanes, &self.fleet.embeddings, least),
         };
-        for lane in ones(live & (self.scratch.singled.of(id) | block.odd)) {
+        let Some(mut bounds) = bounds else { return };
+        for lane in ones(special) {
             bounds.lower[lane] = f32::NEG_INFINITY;
             bounds.upper[lane] = f32::INFINITY;
         }
-        let least = self.floor.least();
         for lane in ones(live & at_least(&bounds.upper, least)) {
             let (lower, upper) = (bounds.lower[lane], bounds.upper[lane]);
             self.floor.raise(lower);
@@ -353,6 +404,22 @@ impl Walk<'_, '_> {
             });
         }
     }
+}
+
+/// The kinds that may score most, from the best. Those of which that is not known come as they are.
+fn first(states: &[Option<KindState>]) -> [(f32, usize); FIRST] {
+    let mut first = [(f32::NEG_INFINITY, 0); FIRST];
+    for (kind, state) in states.iter().enumerate() {
+        let Some(state) = state.as_ref().filter(|s| s.rough.is_some()) else {
+            continue;
+        };
+        if state.most < f32::INFINITY && state.most > first[FIRST - 1].0 {
+            let place = first.partition_point(|(most, _)| *most >= state.most);
+            first[place..].rotate_right(1);
+            first[place] = (state.most, kind);
+        }
+    }
+    first
 }
 
 fn at_least(values: &[f32; LANES], least: f32) -> u16 {

@@ -2,6 +2,7 @@
 //! may be from them. Whatever is not certain to be beaten is then scored exactly, so that vector
 //! arithmetic never changes a decision.
 
+use super::embeddings::{Embeddings, Hidden, Order};
 use super::kinds::{Block, Kind, LANES, ones};
 use super::places::Reach;
 use crate::features::{self, FIT, FIT_LEN, FitSlot, PAIR, PAIR_LEN, PairSlot};
@@ -12,43 +13,6 @@ use crate::policy::Network;
 use crate::policy::network::{EMBED, Prepared};
 use crate::reward::{RewardWeights, Weights};
 use crate::score::{HALF_P99_MS, weights};
-
-/// Embeddings of a block's machines, by dimension. A large fleet's embeddings don't fit the cache,
-/// so the rough scores read only the upper halves of the numbers, in which they are rounded to
-/// eight bits; the lower halves restore the exact numbers.
-#[derive(Debug, Clone)]
-pub(super) struct Embeddings {
-    high: [[u16; LANES]; EMBED],
-    low: [[i16; LANES]; EMBED],
-}
-
-/// The most that a number is off by its lower half, as a share of it: half a step of eight bits.
-const HALVED: f32 = 1.0 / 256.0;
-
-impl Embeddings {
-    pub(super) const EMPTY: Self = Self {
-        high: [[0; LANES]; EMBED],
-        low: [[0; LANES]; EMBED],
-    };
-
-    pub(super) fn set(&mut self, lane: usize, embedding: &[f32; EMBED]) {
-        for (row, value) in embedding.iter().enumerate() {
-            let bits = value.to_bits();
-            let high = (bits.wrapping_add(1 << 15) >> 16) as u16;
-            self.high[row][lane] = high;
-            self.low[row][lane] = (bits as u16).cast_signed();
-        }
-    }
-
-    /// What was set, to the last bit.
-    pub(super) fn get(&self, lane: usize) -> [f32; EMBED] {
-        std::array::from_fn(|row| {
-            let high = u32::from(self.high[row][lane]) << 16;
-            let low = i32::from(self.low[row][lane]).cast_unsigned();
-            f32::from_bits(high.wrapping_add(low))
-        })
-    }
-}
 
 /// Where a score lies.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +33,9 @@ pub(super) struct Lanes<'a> {
     pub(super) block: &'a Block,
     pub(super) images: &'a [f32],
     pub(super) siblings: u16,
+    pub(super) id: u32,
+    /// None of them is odd or named by the request.
+    pub(super) plain: bool,
 }
 
 /// A request on a kind of machine: what p99 and shares depend on.
@@ -223,14 +190,11 @@ impl RoughRules {
 /// A network, laid out to score many candidates at once.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
-    /// P, by column.
+    pub(super) order: Order,
+    /// P by column, each as [`Order::sized`] makes it.
     pair: Vec<[f32; EMBED]>,
-    /// v.
-    head: [f32; EMBED],
     /// By slot of `p`: the most that one unit of it adds to the sum of magnitudes.
     pair_reach: [f32; PAIR_LEN],
-    /// Largest sum of magnitudes `|v| · |e|` of the embeddings so far.
-    pub(super) embedding_reach: f32,
 }
 
 impl Layout {
@@ -249,48 +213,39 @@ impl Layout {
         if !fits {
             return None;
         }
-        let mut head = [0.0; EMBED];
-        head.copy_from_slice(&network.head.weight);
+        let order = Order::of(&network.head.weight);
         let column = |slot: usize| {
             let mut column = [0.0; EMBED];
             for (row, out) in network.pair.weight.chunks_exact(PAIR_LEN).zip(&mut column) {
                 *out = row[slot];
             }
-            column
+            order.sized(&column)
         };
         let pair: Vec<[f32; EMBED]> = (0..PAIR_LEN).map(column).collect();
         let mut pair_reach = [0.0; PAIR_LEN];
         for (reach, column) in pair_reach.iter_mut().zip(&pair) {
-            *reach = magnitude(&head, column);
+            *reach = magnitude(column);
         }
         Some(Self {
             pair,
-            head,
             pair_reach,
-            embedding_reach: 0.0,
+            order,
         })
-    }
-
-    pub(super) fn note(&mut self, embedding: &[f32; EMBED]) {
-        let reach = magnitude(&self.head, embedding);
-        // Not `max`, which would lose a NaN.
-        if reach.is_nan() || reach > self.embedding_reach {
-            self.embedding_reach = reach;
-        }
     }
 }
 
-fn magnitude(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum()
+fn magnitude(vector: &[f32]) -> f32 {
+    vector.iter().map(|x| x.abs()).sum()
 }
 
 /// A network that has read a request, on a kind of machine.
 #[derive(Debug, Clone)]
 pub(super) struct RoughNetwork {
     load: Load,
-    head: [f32; EMBED],
-    hidden: [f32; EMBED],
+    hidden: Hidden,
     direct: f32,
+    /// The most that the fit adds.
+    fits: f32,
     /// By [`features::FIT`], with the scale divided out.
     fit: [f32; FIT_LEN],
     off: f32,
@@ -340,10 +295,11 @@ impl ClassPart {
         let idle_ms = reach
             .client_rtt_ms
             .map(|rtt| rtt * P99_FACTOR + latency::service_ms(request));
+        let hidden = layout.order.sized(&prepared.hidden);
         let mut part = Self {
-            hidden: prepared.hidden,
+            hidden,
             direct: 0.0,
-            sum: magnitude(&layout.head, &prepared.hidden),
+            sum: magnitude(&hidden),
             latency_term: idle_ms.map_or(0.0, |ms| weights.latency_term(ms)),
         };
         for (slot, value) in pair.iter().enumerate().filter(|(_, v)| **v != 0.0) {
@@ -386,7 +342,7 @@ impl ClassPart {
             reward += term;
             add(PairSlot::Cost, ln(1.0 + cost as f32));
             add(PairSlot::CostKnown, 1.0);
-            add(PairSlot::CostTerm, ln(1.0 + term as f32));
+            add(PairSlot::CostTerm, ln(1.0 + term.max(0.0) as f32));
         }
         let spot = kind.key.capacity_type == CapacityType::Spot;
         if spot && request.prefer_spot {
@@ -399,7 +355,7 @@ impl ClassPart {
             let start_hours = f64::from(kind.startup_s.max(120.0)) / 3600.0;
             add(PairSlot::TimeLost, (reclaims * start_hours).min(4.0) as f32);
         }
-        add(PairSlot::Reward, reward.min(20.0) as f32);
+        add(PairSlot::Reward, reward.clamp(-20.0, 20.0) as f32);
         Some(())
     }
 }
@@ -412,6 +368,7 @@ impl RoughNetwork {
         kind: &Kind,
         reach: &Reach,
         class: &ClassPart,
+        embeddings: &Embeddings,
     ) -> Option<Self> {
         let load = Load::new(request, kind, reach)?;
         let weights = RewardWeights::default().of(request.goal);
@@ -429,19 +386,20 @@ impl RoughNetwork {
             *out = prepared.direct[PAIR_LEN + slot] / FIT[slot].scale;
             fits += out.abs();
         }
-        sum += layout.embedding_reach;
-        let halved = layout.embedding_reach * HALVED;
+        sum += embeddings.largest();
+        let hidden = embeddings.hidden(&hidden)?;
+        let direct = direct + hidden.rest;
         // Sums of about 64 products of single precision, here and there: some 1e-5 of the sum of
         // their magnitudes. A slot of the fit is off by as much of its largest value: `w2 / p99`
         // may be as large as `w2`, the others are logarithms and ratios below 10.
-        let off = 1e-5 * (sum + fits * weights.latency.max(10.0) as f32) + halved + 2e-6;
+        let off = 1e-5 * (sum + fits * weights.latency.max(10.0) as f32) + hidden.off + 2e-6;
         let millis = request.gpu.millis.clamp(1, 1000);
         let wanted = u64::from(request.gpu.count) * u64::from(millis);
-        off.is_finite().then(|| Self {
+        let mut rough = Self {
             load,
-            head: layout.head,
             hidden,
             direct,
+            fits: 0.0,
             fit,
             off,
             gpu: Gpu {
@@ -457,15 +415,88 @@ impl RoughNetwork {
             },
             weights,
             target_ms: request.latency_target_ms,
-        })
+        };
+        rough.fits = rough.largest_fit();
+        (off.is_finite() && rough.fits.is_finite()).then_some(rough)
+    }
+
+    /// The most that the fit of a machine adds which is not odd: each slot is between its ends.
+    fn largest_fit(&self) -> f32 {
+        let between = |slot: FitSlot, low: f32, high: f32| {
+            let c = self.coefficient(slot);
+            (c * low).max(c * high)
+        };
+        let after = |asked: f64, per: f64| (1.0 - asked * per).max(0.0) as f32;
+        let load = &self.load;
+        let mut most = between(FitSlot::CpuAfter, 0.0, after(load.cpu, load.per_cpu))
+            + between(
+                FitSlot::MemoryAfter,
+                0.0,
+                after(load.memory, load.per_memory),
+            )
+            + between(FitSlot::Sibling, 0.0, 1.0);
+        if !load.offer {
+            most += between(FitSlot::Images, 0.0, 1.0);
+        }
+        if self.gpu.devices > 0 {
+            let left = after(f64::from(self.gpu.wanted), f64::from(self.gpu.per_all));
+            most += between(FitSlot::GpuAfter, 0.0, left) + between(FitSlot::GpuExact, 0.0, 1.0);
+        }
+        if let Some(idle_ms) = load.idle_ms {
+            let (low, high) = (idle_ms as f32, (idle_ms + MAX_WAIT_MS) as f32);
+            let over = |p99: f32| (p99 * self.per_target()).min(4.0);
+            let lost = |p99: f32| self.lost(idle_ms, p99);
+            most += between(FitSlot::P99, ln(1.0 + low), ln(1.0 + high))
+                + between(FitSlot::Target, over(low), over(high))
+                + between(FitSlot::LatencyLost, lost(low), lost(high));
+        }
+        most
+    }
+
+    /// One over the target; 0 without one.
+    fn per_target(&self) -> f32 {
+        self.target_ms.map_or(0.0, |t| (1.0 / t.max(0.001)) as f32)
+    }
+
+    /// What queueing takes of the latency term. `idle_ms` has none, and neither has an idle machine.
+    fn lost(&self, idle_ms: f64, p99: f32) -> f32 {
+        self.weights.latency_term(idle_ms) as f32 - self.weights.latency as f32 / p99.max(1.0)
+    }
+
+    /// No machine of the kind scores more, but for odd ones and those that the request names.
+    pub(super) fn most(&self, kind: u32, embeddings: &Embeddings) -> f32 {
+        self.direct + self.fits + embeddings.most(kind, &self.hidden) + 2.0 * self.off
     }
 
     fn coefficient(&self, slot: FitSlot) -> f32 {
         self.fit[slot as usize]
     }
 
-    pub(super) fn bounds(&self, lanes: &Lanes<'_>, embeddings: &Embeddings) -> Bounds {
+    /// None where none of the lanes reaches `least`, the odd ones left aside.
+    pub(super) fn bounds(
+        &self,
+        lanes: &Lanes<'_>,
+        embeddings: &Embeddings,
+        least: f32,
+    ) -> Option<Bounds> {
         let block = lanes.block;
+        let mut sum = [self.direct; LANES];
+        embeddings.add(lanes.id, &self.hidden, &mut sum);
+        // Twice, since the most that the fit adds is rounded too.
+        let needed = least - self.fits - 2.0 * self.off;
+        if lanes.plain && sum.iter().fold(f32::MIN, |most, x| most.max(*x)) < needed {
+            return None;
+        }
+        self.add_fit(lanes, block, &mut sum);
+        let (mut lower, mut upper) = (sum, sum);
+        for lane in 0..LANES {
+            lower[lane] -= self.off;
+            upper[lane] += self.off;
+        }
+        Some(Bounds { lower, upper })
+    }
+
+    fn add_fit(&self, lanes: &Lanes<'_>, block: &Block, sum: &mut [f32; LANES]) {
         let (cpu, memory) = self.load.left(block);
         let images = self.load.images(lanes);
         let (c, m, i) = (
@@ -473,32 +504,18 @@ impl RoughNetwork {
             self.coefficient(FitSlot::MemoryAfter),
             self.coefficient(FitSlot::Images),
         );
-        let mut sum = [0.0_f32; LANES];
         for lane in 0..LANES {
-            sum[lane] = self.direct + c * cpu[lane] + m * memory[lane] + i * images[lane];
+            sum[lane] += c * cpu[lane] + m * memory[lane] + i * images[lane];
         }
         for lane in ones(lanes.siblings) {
             sum[lane] += self.coefficient(FitSlot::Sibling);
         }
         if self.gpu.devices > 0 {
-            self.add_gpus(block, &mut sum);
+            self.add_gpus(block, sum);
         }
         if let Some(idle_ms) = self.load.idle_ms {
-            self.add_latency(idle_ms, block, &mut sum);
+            self.add_latency(idle_ms, block, sum);
         }
-        let rows = embeddings.high.iter().zip(&self.hidden);
-        for ((row, h), v) in rows.zip(&self.head) {
-            for (sum, high) in sum.iter_mut().zip(row) {
-                let x = f32::from_bits(u32::from(*high) << 16) + h;
-                *sum += v * if x > 0.0 { x } else { 0.0 };
-            }
-        }
-        let (mut lower, mut upper) = (sum, sum);
-        for lane in 0..LANES {
-            lower[lane] -= self.off;
-            upper[lane] += self.off;
-        }
-        Bounds { lower, upper }
     }
 
     fn add_gpus(&self, block: &Block, sum: &mut [f32; LANES]) {
@@ -533,8 +550,7 @@ impl RoughNetwork {
             self.coefficient(FitSlot::Target),
             self.coefficient(FitSlot::LatencyLost),
         );
-        let per_target = self.target_ms.map_or(0.0, |t| (1.0 / t.max(0.001)) as f32);
-        // `idle_ms` has no queueing; an idle machine's p99 has that of an utilization of 0: none.
+        let per_target = self.per_target();
         let best = self.weights.latency_term(idle_ms) as f32;
         let w2 = self.weights.latency as f32;
         for lane in 0..LANES {
@@ -561,20 +577,6 @@ fn ln(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn embeddings_come_back_to_the_last_bit() {
-        let mut bits = 1_u32;
-        let mut all = Embeddings::EMPTY;
-        for _ in 0..1000 {
-            let embedding = std::array::from_fn(|_| {
-                bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                f32::from_bits(bits)
-            });
-            all.set(3, &embedding);
-            assert_eq!(all.get(3).map(f32::to_bits), embedding.map(f32::to_bits));
-        }
-    }
 
     #[test]
     fn logarithms_are_near_the_true_ones() {
