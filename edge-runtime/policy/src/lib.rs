@@ -27,3 +27,9 @@ pub use file::{MAX_BYTES, PolicyFile, Precision, Quantisation};
 pub use guard::{Counts, Guard, Guarded, Limits, Reason, sample};
 pub use quantised::{Quantised, ReadyQuantised};
 pub use shadow::{Estimate, Shadow, Side};
+
+/// The policy that is part of the program, in full precision: trained by `hyperion-train`, as its
+/// card `default/CARD.md` says.
+pub const BUILT_IN: &[u8] = include_bytes!("../default/policy.safetensors");
+/// The same in 8 bits, for devices.
+pub const BUILT_IN_QUANTISED: &[u8] = include_bytes!("../default/policy-q8.gguf");

@@ -93,9 +93,9 @@ pub fn choose(asked: &Asked, map: &Map) -> Chosen {
     }
 }
 
-/// This program brings no policy yet.
 fn built_in() -> Chosen {
-    Chosen::of("rules".to_owned(), Ok(None))
+    let read = Policy::read(hyperion_policy::BUILT_IN);
+    Chosen::of("built-in".to_owned(), read.map(Some))
 }
 
 /// At most one byte more than any policy has, so that it is refused as too large.

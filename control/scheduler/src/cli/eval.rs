@@ -81,21 +81,11 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let world = world(args.data.as_deref())?;
     let file = match &args.policy {
-        Some(path) => {
-            Some(PolicyFile::read(&read(path)?).with_context(|| path.display().to_string())?)
-        }
+        Some(path) => PolicyFile::read(&read(path)?).with_context(|| path.display().to_string())?,
         None => super::built_in()?,
     };
-    let policy = match &file {
-        Some(file) => {
-            let q8 = PolicyFile::write_gguf(&file.card, &file.network, Quantisation::Q8)?;
-            Some((file.network.clone(), PolicyFile::read(&q8)?.network))
-        }
-        None => {
-            say("there is no policy: the baselines are played alone");
-            None
-        }
-    };
+    let q8 = PolicyFile::write_gguf(&file.card, &file.network, Quantisation::Q8)?;
+    let quantised = PolicyFile::read(&q8)?.network;
     let plan = Plan {
         world: &world,
         size: match args.size {
@@ -103,7 +93,7 @@ pub fn run(args: &Args) -> Result<()> {
             Sizes::Small => Size::small(),
         },
         config: SimConfig::default(),
-        policy,
+        policy: Some((file.network, quantised)),
         bound_rounds: args.bound_rounds,
         threads: args.threads,
     };

@@ -19,7 +19,7 @@ use hyperion_scheduler::ppo::{
 use hyperion_scheduler::scenario::{Scenario, Size, Split};
 use hyperion_scheduler::sim::{Brain, FleetEnv, SimConfig, run as play};
 use hyperion_scheduler::world::World;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::eval::FIRST_SEED;
 use super::{cores, print, say, world, write};
@@ -69,7 +69,7 @@ const ROUNDS: u32 = 30;
 const VALIDATION_SEED: u64 = 1 << 41;
 
 /// A point of the learning curve.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Point {
     #[serde(flatten)]
     progress: Progress,
@@ -102,15 +102,15 @@ pub fn run(args: &Args) -> Result<()> {
         .map(|m| Duration::from_secs_f64(m.clamp(0.0, 1e6) * 60.0));
     let mut best = (validation.reward(&trainer.network()), trainer.network());
     say(&format!("validation: untrained {:.4}", best.0));
-    let mut points = vec![];
-    let first = (0.0, best.0);
+    let mut curve = Curve::begin(args, references, best.0)?;
+    let before = curve.points.last().map_or(0.0, |p| p.seconds);
     while trainer.iteration() < trainer.config().iterations
         && limit.is_none_or(|l| begun.elapsed() < l)
     {
         let progress = trainer.step()?;
         let mut point = Point {
             progress,
-            seconds: begun.elapsed().as_secs_f64(),
+            seconds: before + begun.elapsed().as_secs_f64(),
             validation: None,
         };
         let last = progress.iteration == trainer.config().iterations
@@ -128,15 +128,13 @@ pub fn run(args: &Args) -> Result<()> {
             }
             trainer.save(&checkpoint)?;
         }
-        tell(args, &trainer, &point, limit)?;
-        points.push(point);
+        tell(args, &trainer, &point, begun.elapsed(), limit)?;
+        let validated = point.validation.is_some();
+        curve.points.push(point);
+        if validated {
+            curve.store(&args.out)?;
+        }
     }
-    let curve = Curve {
-        references,
-        first,
-        points,
-    };
-    curve.store(&args.out)?;
     let card = card(args, &trainer, best.0, &curve)?;
     store_policy(&args.out, &card, &best.1)
 }
@@ -212,10 +210,10 @@ impl Validation {
         }
     }
 
-    fn references(&self) -> Vec<(&'static str, f64)> {
+    fn references(&self) -> Vec<(String, f64)> {
         ["static", "cheapest", "rules", "greedy"]
             .into_iter()
-            .map(|name| (name, self.mean(|| baselines::by_name(name))))
+            .map(|name| (name.to_owned(), self.mean(|| baselines::by_name(name))))
             .collect()
     }
 
@@ -252,14 +250,22 @@ impl Validation {
 }
 
 /// Says how it goes, with rate and time left.
-fn tell(args: &Args, trainer: &Trainer, point: &Point, limit: Option<Duration>) -> Result<()> {
+fn tell(
+    args: &Args,
+    trainer: &Trainer,
+    point: &Point,
+    elapsed: Duration,
+    limit: Option<Duration>,
+) -> Result<()> {
     if args.json {
         return print(&serde_json::to_string(point)?);
     }
     let p = &point.progress;
     let all = trainer.config().iterations;
     let by_count = point.seconds / f64::from(p.iteration) * f64::from(all - p.iteration);
-    let left = limit.map_or(by_count, |l| by_count.min(l.as_secs_f64() - point.seconds));
+    let left = limit.map_or(by_count, |l| {
+        by_count.min(l.saturating_sub(elapsed).as_secs_f64())
+    });
     let validation = point
         .validation
         .map_or_else(String::new, |v| format!("  validation {v:.4}"));
@@ -278,16 +284,30 @@ fn tell(args: &Args, trainer: &Trainer, point: &Point, limit: Option<Duration>) 
 }
 
 /// The learning curve.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Curve {
     /// Baselines on the validation episodes.
-    references: Vec<(&'static str, f64)>,
+    references: Vec<(String, f64)>,
     /// Turns and validation before learning.
     first: (f64, f64),
     points: Vec<Point>,
 }
 
 impl Curve {
+    /// A new curve, or the one of the run that is resumed.
+    fn begin(args: &Args, references: Vec<(String, f64)>, untrained: f64) -> Result<Self> {
+        let path = args.out.join("curve.json");
+        if args.resume && path.exists() {
+            return serde_json::from_slice(&super::read(&path)?)
+                .with_context(|| path.display().to_string());
+        }
+        Ok(Self {
+            references,
+            first: (0.0, untrained),
+            points: Vec::new(),
+        })
+    }
+
     fn store(&self, dir: &Path) -> Result<()> {
         write(&dir.join("curve.json"), &serde_json::to_vec_pretty(self)?)?;
         let validated = || self.points.iter().filter(|p| p.validation.is_some());
@@ -324,7 +344,7 @@ impl Curve {
         }];
         for (name, reward) in &self.references {
             series.push(Series {
-                name: (*name).to_owned(),
+                name: name.clone(),
                 points: vec![(0.0, *reward), (end, *reward)],
             });
         }
