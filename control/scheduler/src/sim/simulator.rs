@@ -11,6 +11,7 @@ use hyperion_placement::latency;
 use hyperion_placement::model::{Location, Request, Snapshot};
 use hyperion_placement::reward::{RewardWeights, Weights};
 
+use super::SimConfig;
 use super::event::{Agenda, Event};
 use super::host::{Host, Shape, shapes};
 use super::outcome::{Outcome, Tail};
@@ -18,7 +19,6 @@ use super::random;
 use super::replica::{Coming, Life, Replica};
 use super::truth::Now;
 use super::view::View;
-use super::SimConfig;
 use crate::scenario::{Path, Scenario, Workload};
 
 /// What is known of a workload at a location whatever the hour.

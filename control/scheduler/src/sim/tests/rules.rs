@@ -216,7 +216,10 @@ fn a_device_that_goes_down_loses_what_runs_there_at_once() {
     let account = outcome.workloads[0].account;
     assert_close!(account.lost_hours, 0.5);
     assert_close!(account.over.unwrap(), 5.0);
-    assert_close!(outcome.all.reward, 4.0 * (0.2 / 0.025 + 0.1 - 0.1 * 0.025) - 0.5);
+    assert_close!(
+        outcome.all.reward,
+        4.0 * (0.2 / 0.025 + 0.1 - 0.1 * 0.025) - 0.5
+    );
     assert_close!(outcome.all.jct_minutes, 300.0);
 }
 
