@@ -39,6 +39,10 @@ pub struct Look {
     pub confirm: bool,
 }
 
+/// Intervals for which a workload is left alone after a move. Its load is measured here and guessed
+/// elsewhere, so that the place it came from may soon look better again.
+const SETTLE: u32 = 6;
+
 /// Which part of a workload is due, or when the next one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
@@ -77,6 +81,8 @@ impl Pass<'_> {
             self.look_later(LATER, from, false);
             return;
         }
+        let parts = replicas.min(PARTS);
+        let mut wait = interval / parts;
         for i in 0..count {
             let replica = (from + i) % replicas;
             let Some((entry, decided, why)) = self.look(template, replica) else {
@@ -84,13 +90,13 @@ impl Pass<'_> {
             };
             if confirm && i == 0 {
                 self.carry_over(workload, template, &entry, &why, &decided);
+                wait = interval * SETTLE;
                 break;
             }
             self.look_later(LATER, replica, true);
             return;
         }
-        let parts = replicas.min(PARTS);
-        self.look_later(interval / parts, (from + count) % replicas, false);
+        self.look_later(wait, (from + count) % replicas, false);
     }
 
     fn due(&mut self, interval: Duration, replicas: u32) -> Due {
@@ -163,6 +169,11 @@ impl Pass<'_> {
         });
         self.index.fleet.upsert_node(held);
         let decided = decided.ok()?;
+        // Where the guard keeps the policy out, rules decide what must be decided, and move nothing:
+        // the policy would move it back.
+        if decided.verdict.fallback.is_some() {
+            return None;
+        }
         let staying = staying?;
         let gain = decided.choice.score - staying;
         let worth_it = gain > self.decider.margin(&decided.verdict);

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyperion_api::placement::{HyperionPlacement, HyperionPlacementStatus};
+use hyperion_api::placement::{HyperionPlacement, HyperionPlacementStatus, PlacementPhase};
 use hyperion_api::workload::HyperionWorkloadStatus;
 use hyperion_api::{FINALIZER, Invalid, conditions};
 use hyperion_placement::Explanation;
@@ -454,9 +454,9 @@ impl Pass<'_> {
                     self.index.room_changed(&copy.node);
                     continue;
                 }
-                let served = successor
-                    .as_ref()
-                    .is_none_or(|s| s.ready() || s.ended() || s.stopping.is_some());
+                let served = successor.as_ref().is_none_or(|s| {
+                    s.ready() || s.status.phase == PlacementPhase::Succeeded || s.stopping.is_some()
+                });
                 let due = copy.until.is_none_or(|until| until <= self.now);
                 if let (None, false, false, Some(until)) = (copy.stopping, served, due, copy.until)
                 {

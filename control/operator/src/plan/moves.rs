@@ -301,7 +301,12 @@ impl Pass<'_> {
             return;
         }
         if !same_node {
-            let until = (serves && !alone).then(|| self.now + HANDOVER);
+            // Nothing presses a move to a better place: a slow start must not cost the service.
+            let patience = match why {
+                Why::Better(..) => HANDOVER * 15,
+                _ => HANDOVER,
+            };
+            let until = (serves && !alone).then(|| self.now + patience);
             self.index.leave(Leaving::of(entry, until));
         }
         let lost = matches!(why, Why::Lost(_) | Why::Failing(..));

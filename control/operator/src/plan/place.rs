@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hyperion_api::placement::{GpuAssignment, HyperionPlacement, HyperionPlacementSpec};
+use hyperion_api::placement::{
+    GpuAssignment, HyperionPlacement, HyperionPlacementSpec, PlacementPhase,
+};
 use hyperion_api::{LABEL_NODE, LABEL_WORKLOAD};
 use hyperion_placement::model::{Node, Provider, Request, Snapshot};
 use hyperion_placement::{CandidateRef, Choice, Explanation};
@@ -168,6 +170,10 @@ impl Pass<'_> {
             (entry.retries, entry.status.since) = (held.retries, held.status.since.clone());
             entry.status = held.status.clone();
             entry.status.ready = false;
+            if held.ended() {
+                // It takes room from now on, also for the decisions of this pass.
+                entry.status.phase = PlacementPhase::Pending;
+            }
         }
         if let Some(spread) = &mut self.spread {
             if let Some(count) = held

@@ -88,7 +88,9 @@ impl Pass<'_> {
                 held.status = status.clone();
                 if held.ended() != ended {
                     let succeeded = status.phase == PlacementPhase::Succeeded;
-                    self.outcome(replica, succeeded, 0);
+                    if !ended {
+                        self.outcome(replica, succeeded, 0);
+                    }
                     self.spread = None;
                     self.index.room_changed(&entry.spec.node);
                 }
