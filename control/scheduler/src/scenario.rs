@@ -72,7 +72,9 @@ pub struct Pool {
     pub price: Path,
     /// Published on-demand price of the same machine, US dollars per hour.
     pub list_price: f64,
-    /// True where `price` and `list_price` are published quotes, false where derived.
+    /// The quote that `price` moves around, US dollars per hour of an instance.
+    pub quote: f64,
+    /// True where `quote` and `list_price` are published quotes, false where derived.
     pub published: bool,
     /// 1 while the pool gives instances, 0 while it does not. When spot turns to 0, the instances
     /// that run are reclaimed, with two minutes' notice.

@@ -14,7 +14,9 @@
 //! is at least the reward of every schedule, so the lowest over some rounds of subgradient steps is
 //! given. Whatever else is simplified is simplified in favour of the planner: it pays its own share
 //! of a bought instance, never waits for one to boot, knows every reclaim in advance and loses no
-//! work, and has the lowest price and the least load of each quarter of an hour.
+//! work, and has the lowest price and the least load of each quarter of an hour. One thing is not: work that is
+//! going to be lost earns nothing and costs nothing in the episode, while the planner pays for waiting;
+//! and a job's unit of work that is not a whole quarter is its last.
 
 mod foresight;
 mod plan;

@@ -9,6 +9,8 @@ use hyperion_placement::reward::{JOB_P99_MS, RewardWeights, Weights};
 use super::{PRICED, RESOURCES, STEP};
 use crate::scenario::{Path, Pool, Scenario, Workload};
 
+/// Hours that a reclaimed instance has left.
+const NOTICE: f64 = 2.0 / 60.0;
 /// Reward per hour in the system without serving or working.
 const WAIT: f64 = -1.0;
 
@@ -392,23 +394,31 @@ impl Looker<'_> {
         let mut any = false;
         for (k, rate) in rate.iter_mut().enumerate().take(self.until).skip(self.from) {
             let (begin, end) = (k as f64 * STEP, (k + 1) as f64 * STEP);
-            if most(open, begin, end) <= 0.0 {
+            // What is reclaimed earns until it dies.
+            if most(open, begin - NOTICE, end) <= 0.0 {
+                continue;
+            }
+            // Who is there stays when the price passes the bound on cost, so the lowest one counts.
+            if let Some(price) = price {
+                node.price_per_hour = least(price, 0.0, self.scenario.horizon);
+            }
+            if first_rejection(request, &Candidate::from(&node)).is_some() {
                 continue;
             }
             if let Some(price) = price {
                 node.price_per_hour = least(price, begin, end);
             }
             let candidate = Candidate::from(&node);
-            if first_rejection(request, &candidate).is_some() {
-                continue;
-            }
             *rate = Some(self.rate(&candidate, rtt, begin, end));
             any = true;
         }
         if !any {
             return None;
         }
-        let kept = (0..self.steps).map(|k| open.at(k as f64 * STEP) > 0.0);
+        let kept = (0..self.steps).map(|k| {
+            let begin = k as f64 * STEP;
+            most(open, begin - NOTICE, begin) > 0.0
+        });
         let candidate = Candidate::from(&node);
         let again = self.workload.load_hours + self.data_hours(request, &candidate);
         let image = if self.image_is_shared() {

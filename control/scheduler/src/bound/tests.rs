@@ -83,6 +83,7 @@ fn pool(id: &str, price: Path, obtainable: Path) -> Pool {
         },
         price,
         list_price: 0.526,
+        quote: 0.526,
         published: true,
         obtainable,
         limit: 100,
@@ -194,12 +195,12 @@ fn prices_for_room_find_that_one_device_holds_one_of_two_jobs() {
 #[test]
 fn a_pool_that_closes_ends_the_work_there() {
     let open = Path {
-        points: vec![(0.0, 1.0), (2.0, 0.0)],
+        points: vec![(0.0, 1.0), (1.9, 0.0)],
     };
     let pools = vec![pool("a", Path::constant(0.1), open)];
     let s = scenario(pools, Vec::new(), vec![job("j", 4.0)]);
     let b = bound(&s, &RewardWeights::default(), 0);
-    // Two hours of work, then eight of waiting.
+    // Two hours of work, as steps are counted, then eight of waiting.
     assert!(close(b.reward, 2.0 * rate(0.1) - 8.0), "{b:?}");
 }
 

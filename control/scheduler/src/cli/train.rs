@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10)]
     validate_every: u32,
     /// Episodes of a validation.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000))]
     validation_episodes: u64,
     /// Print one JSON object a line, instead of text.
     #[arg(long)]
@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> Result<()> {
         Trainer::new(config, environments)?
     };
     let validation = Validation::new(&world, args);
-    let references = validation.references();
+    let references = validation.references()?;
     for (name, reward) in &references {
         say(&format!("validation: {name} {reward:.4}"));
     }
@@ -100,7 +100,9 @@ pub fn run(args: &Args) -> Result<()> {
     let limit = args
         .minutes
         .map(|m| Duration::from_secs_f64(m.clamp(0.0, 1e6) * 60.0));
-    let mut best = (validation.reward(&trainer.network()), trainer.network());
+    let data = data(args)?;
+    let untrained = trainer.network();
+    let mut best = (validation.reward(&untrained)?, untrained, 0);
     say(&format!("validation: untrained {:.4}", best.0));
     let mut curve = Curve::begin(args, references, best.0)?;
     let before = curve.points.last().map_or(0.0, |p| p.seconds);
@@ -121,10 +123,10 @@ pub fn run(args: &Args) -> Result<()> {
                 .is_multiple_of(args.validate_every.max(1))
         {
             let network = trainer.network();
-            let reward = validation.reward(&network);
+            let reward = validation.reward(&network)?;
             point.validation = Some(reward);
             if reward > best.0 {
-                best = (reward, network);
+                best = (reward, network, progress.total_turns);
             }
             trainer.save(&checkpoint)?;
         }
@@ -135,7 +137,7 @@ pub fn run(args: &Args) -> Result<()> {
             curve.store(&args.out)?;
         }
     }
-    let card = card(args, &trainer, best.0, &curve)?;
+    let card = card(args, data, &trainer, (best.0, best.2), &curve);
     store_policy(&args.out, &card, &best.1)
 }
 
@@ -210,14 +212,14 @@ impl Validation {
         }
     }
 
-    fn references(&self) -> Vec<(String, f64)> {
+    fn references(&self) -> Result<Vec<(String, f64)>> {
         ["static", "cheapest", "rules", "greedy"]
             .into_iter()
-            .map(|name| (name.to_owned(), self.mean(|| baselines::by_name(name))))
+            .map(|name| Ok((name.to_owned(), self.mean(|| baselines::by_name(name))?)))
             .collect()
     }
 
-    fn reward(&self, network: &Network) -> f64 {
+    fn reward(&self, network: &Network) -> Result<f64> {
         self.mean(|| {
             let brain = PolicyBrain::new(PPO, network.clone(), None);
             Some(Box::new(brain) as Box<dyn Brain + Send>)
@@ -225,9 +227,9 @@ impl Validation {
     }
 
     /// Mean reward over the episodes; episodes are shared out to threads, in a fixed order.
-    fn mean(&self, brain: impl Fn() -> Option<Box<dyn Brain + Send>> + Sync) -> f64 {
+    fn mean(&self, brain: impl Fn() -> Option<Box<dyn Brain + Send>> + Sync) -> Result<f64> {
         let share = self.scenarios.len().div_ceil(self.threads);
-        let sums: f64 = std::thread::scope(|scope| {
+        let rewards = std::thread::scope(|scope| {
             let handles: Vec<_> = self
                 .scenarios
                 .chunks(share)
@@ -242,10 +244,13 @@ impl Validation {
                     })
                 })
                 .collect();
-            let results = handles.into_iter().filter_map(|h| h.join().ok());
-            results.flatten().sum()
-        });
-        sums / self.scenarios.len() as f64
+            let joined = handles
+                .into_iter()
+                .map(|h| h.join().ok().context("a thread of the validation ended"));
+            joined.collect::<Result<Vec<Vec<f64>>>>()
+        })?;
+        let sum: f64 = rewards.iter().flatten().sum();
+        Ok(sum / self.scenarios.len() as f64)
     }
 }
 
@@ -357,24 +362,35 @@ impl Curve {
     }
 }
 
-fn card(args: &Args, trainer: &Trainer, reward: f64, curve: &Curve) -> Result<Card> {
+/// What the policy is trained on, looked at before hours are spent.
+fn data(args: &Args) -> Result<TrainingData> {
     let (names, hash) = match &args.data {
         Some(dir) => super::fingerprint(dir)?,
         None => (vec!["built in".to_owned()], String::new()),
     };
-    let steps = curve.points.last().map_or(0, |p| p.progress.total_turns);
-    Ok(Card {
-        data: TrainingData { names, hash },
+    Ok(TrainingData { names, hash })
+}
+
+/// `best` is the validated reward, and the decisions it took to get there.
+fn card(
+    args: &Args,
+    data: TrainingData,
+    trainer: &Trainer,
+    best: (f64, u64),
+    curve: &Curve,
+) -> Card {
+    Card {
+        data,
         seed: args.seed,
-        steps,
+        steps: best.1,
         reward: RewardWeights::default(),
         statistics: statistics(trainer.features()),
         evaluation: serde_json::json!({
-            "validation_reward": reward,
+            "validation_reward": best.0,
             "validation_episodes": args.validation_episodes,
             "baselines": curve.references,
         }),
-    })
+    }
 }
 
 fn statistics(features: &FeatureStats) -> Statistics {

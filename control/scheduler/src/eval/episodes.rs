@@ -72,7 +72,12 @@ impl Brain for PolicyBrain {
         candidates: &[Considered<'_>],
         _: &dyn Truth,
     ) -> Option<usize> {
-        let asked = encode_request(request, &Summary::of(snapshot));
+        // Nobody tells the control plane how long a job will take.
+        let known = Request {
+            expected_hours: None,
+            ..request.clone()
+        };
+        let asked = encode_request(&known, &Summary::of(snapshot));
         let choice = first_choice(&self.network, &asked, candidates);
         if let Some(other) = &self.other {
             self.agreed.0 += 1;
@@ -213,7 +218,7 @@ fn list_prices_only(scenario: &Scenario) -> Scenario {
     let mut listed = scenario.clone();
     listed.pools.retain(|p| p.published);
     for pool in &mut listed.pools {
-        pool.price = Path::constant(pool.price.at(0.0));
+        pool.price = Path::constant(pool.quote);
     }
     listed
 }

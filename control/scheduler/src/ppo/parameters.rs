@@ -10,6 +10,10 @@ use super::config::Taste;
 use super::model::{CRITIC_HIDDEN, POOLED};
 use super::random::{Purpose, Stream};
 
+/// What a candidate loses that holds another replica of the workload. Episodes have one replica of
+/// each, so this is not learnt and stays as it is: about what 0.3 of reward are worth.
+const SPREAD: f32 = -6.0;
+
 /// Shape of a layer. Its weight lies in the vector row by row, then its bias.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -150,6 +154,7 @@ fn prefer(direct: &mut [f32], taste: &Taste) {
     direct[reward] = (per_reward * f64::from(PAIR[reward].scale)) as f32;
     direct[PAIR_LEN + lost] = (-per_reward * f64::from(FIT[lost].scale)) as f32;
     direct[PAIR_LEN + FitSlot::Here as usize] = (per_reward * taste.stay_bonus) as f32;
+    direct[PAIR_LEN + FitSlot::Sibling as usize] = SPREAD;
 }
 
 #[cfg(test)]

@@ -220,6 +220,7 @@ fn on_demand(
     let mut pool = pool(region, quote, zone, CapacityType::OnDemand, dice);
     pool.list_price = list;
     pool.price = Path::constant(list);
+    pool.quote = list;
     pool.published = quote.on_demand_published || historic.is_some();
     pool.limit = dice.whole(most / 2, most);
     finish(pool)
@@ -233,11 +234,13 @@ fn spot(draw: &Draw<'_>, region: &Region, quote: &Quote, zone: &str, window: f64
     match historic(draw, quote, window) {
         Some((list, path)) => {
             pool.list_price = list;
+            pool.quote = path.at(0.0);
             pool.price = path;
             pool.published = true;
         }
         None => {
             pool.list_price = quote.on_demand;
+            pool.quote = base;
             pool.price = moving(draw, quote, base, &mut dice);
             pool.published = quote.spot_published && quote.on_demand_published;
         }
@@ -302,6 +305,7 @@ fn pool(
         },
         price: Path::default(),
         list_price: 0.0,
+        quote: quote.on_demand,
         published: false,
         obtainable: Path::constant(1.0),
         limit: 0,

@@ -78,7 +78,7 @@ pub struct Record {
     pub demanded_hours: f64,
     /// US dollars paid, egress included.
     pub usd: f64,
-    /// US dollars for each hour that it served or worked; none where it never did.
+    /// US dollars for each hour that it served, or worked without losing the work; none where it never did.
     pub usd_per_hour: Option<f64>,
     /// Mean p99 over the time that it served, milliseconds.
     pub p99_ms: Option<f64>,
@@ -251,7 +251,7 @@ fn record(replica: &Replica, workload: &Workload, horizon: f64, now: f64) -> Rec
             .min(horizon - workload.arrival)
             .max(0.0),
         usd: account.usd,
-        usd_per_hour: over(account.usd, account.running_hours),
+        usd_per_hour: over(account.usd, account.running_hours - account.lost_hours),
         p99_ms: over(account.p99_ms_hours, account.p99_hours),
         jct_minutes: job.then(|| (account.over.unwrap_or(horizon) - workload.arrival) * 60.0),
         unfinished: job && account.over.is_none(),

@@ -94,6 +94,7 @@ pub(super) fn pool(id: &str, price: f64, obtainable: Vec<(f64, f64)>) -> Pool {
         },
         price: Path::constant(price),
         list_price: price,
+        quote: 0.526,
         published: true,
         obtainable: path(obtainable),
         limit: 100,
