@@ -1,10 +1,8 @@
 //! A workload in the form that placement reads. Every refusal names the field.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use hyperion_placement::gpu;
 use hyperion_placement::model::{
-    Client, Geography, GpuRequest, Place, Provider, Request, Resources, Toleration, normalize_arch,
+    Client, Geography, GpuRequest, Place, Provider, Request, Toleration, normalize_arch,
 };
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -40,31 +38,19 @@ pub fn request(spec: &HyperionWorkloadSpec) -> Result<Request, Invalid> {
     let pod = pod(spec)?;
     let policy = &spec.policy;
     let mut request = Request {
-        replica: String::new(),
         workload_type: spec.type_.into(),
         goal: policy.goal.into(),
-        resources: Resources::default(),
-        gpu: GpuRequest::default(),
         geographies: words(&policy.constraints.geographies),
         clouds: words(&policy.constraints.clouds),
         tiers: words(&policy.constraints.tiers),
-        archs: Vec::new(),
-        node_selector: BTreeMap::new(),
         tolerations: tolerations(pod),
         max_hourly_cost: positive("spec.policy.maxHourlyCost", policy.max_hourly_cost)?,
         prefer_spot: policy.constraints.prefer_spot,
         latency_target_ms: positive("spec.policy.latencyTargetMs", policy.latency_target_ms)?,
         clients: clients(policy)?,
         data_locality: locality(policy)?,
-        data_gib: 0.0,
-        service_ms: None,
-        expected_hours: None,
-        at_risk_hours: 0.0,
-        current: None,
-        images: Vec::new(),
         cluster_only_fields: cluster_only_fields(pod),
-        siblings: BTreeSet::new(),
-        avoid: BTreeMap::new(),
+        ..Request::new("")
     };
     let mut shares = 0;
     for (i, container) in pod.containers.iter().enumerate() {
@@ -346,6 +332,8 @@ fn others(object: &impl serde::Serialize, path: &str, known: &[&str]) -> Vec<Str
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use hyperion_placement::model::Goal;
     use serde_json::json;

@@ -357,6 +357,40 @@ pub struct Request {
     pub avoid: BTreeMap<String, String>,
 }
 
+impl Request {
+    /// A service with the default goal that asks for nothing and may go anywhere.
+    #[must_use]
+    pub fn new(replica: impl Into<String>) -> Self {
+        Self {
+            replica: replica.into(),
+            workload_type: WorkloadType::Service,
+            goal: Goal::Default,
+            resources: Resources::default(),
+            gpu: GpuRequest::default(),
+            geographies: Vec::new(),
+            clouds: Vec::new(),
+            tiers: Vec::new(),
+            archs: Vec::new(),
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            max_hourly_cost: None,
+            prefer_spot: false,
+            latency_target_ms: None,
+            clients: Vec::new(),
+            data_locality: None,
+            data_gib: 0.0,
+            service_ms: None,
+            expected_hours: None,
+            at_risk_hours: 0.0,
+            current: None,
+            images: Vec::new(),
+            cluster_only_fields: Vec::new(),
+            siblings: BTreeSet::new(),
+            avoid: BTreeMap::new(),
+        }
+    }
+}
+
 /// The immutable view on which one decision is made.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {

@@ -1,6 +1,6 @@
 //! Behaviour of whole decisions, by example and by property.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use hyperion_placement::filter::Constraint;
 use hyperion_placement::model::*;
@@ -52,34 +52,11 @@ fn node(id: &str, provider: Provider, region: &str, geography: Option<Geography>
 
 fn request() -> Request {
     Request {
-        replica: "default/w/0".to_owned(),
-        workload_type: WorkloadType::Service,
-        goal: Goal::Default,
         resources: Resources {
             cpu_millis: 500,
             memory_bytes: 1 << 30,
         },
-        gpu: GpuRequest::default(),
-        geographies: Vec::new(),
-        clouds: Vec::new(),
-        tiers: Vec::new(),
-        archs: Vec::new(),
-        node_selector: BTreeMap::new(),
-        tolerations: Vec::new(),
-        max_hourly_cost: None,
-        prefer_spot: false,
-        latency_target_ms: None,
-        clients: Vec::new(),
-        data_locality: None,
-        data_gib: 0.0,
-        service_ms: None,
-        expected_hours: None,
-        at_risk_hours: 0.0,
-        current: None,
-        images: Vec::new(),
-        cluster_only_fields: Vec::new(),
-        siblings: BTreeSet::new(),
-        avoid: BTreeMap::new(),
+        ..Request::new("default/w/0")
     }
 }
 

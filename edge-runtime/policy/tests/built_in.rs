@@ -43,37 +43,16 @@ fn node(id: &str) -> Node {
 
 fn request(goal: Goal) -> Request {
     Request {
-        replica: "default/web/1".to_owned(),
-        workload_type: WorkloadType::Service,
         goal,
         resources: Resources {
             cpu_millis: 1000,
             memory_bytes: GIB,
         },
-        gpu: GpuRequest::default(),
-        geographies: Vec::new(),
-        clouds: Vec::new(),
-        tiers: Vec::new(),
-        archs: Vec::new(),
-        node_selector: BTreeMap::new(),
-        tolerations: Vec::new(),
-        max_hourly_cost: None,
-        prefer_spot: false,
-        latency_target_ms: None,
         clients: vec![Client {
             place: Place("geo:EU".to_owned()),
             weight: 1.0,
         }],
-        data_locality: None,
-        data_gib: 0.0,
-        service_ms: None,
-        expected_hours: None,
-        at_risk_hours: 0.0,
-        current: None,
-        images: Vec::new(),
-        cluster_only_fields: Vec::new(),
-        siblings: Default::default(),
-        avoid: BTreeMap::new(),
+        ..Request::new("default/web/1")
     }
 }
 

@@ -7,8 +7,7 @@ use hyperion_placement::PolicyScorer;
 use hyperion_placement::features::{FIT_LEN, FitSlot, NODE_LEN, PAIR_LEN, PairSlot};
 use hyperion_placement::fleet::Fleet;
 use hyperion_placement::model::{
-    CapacityType, Goal, GpuRequest, Location, Node, Provider, Request, Resources, Supply, Tier,
-    WorkloadType,
+    CapacityType, Goal, Location, Node, Provider, Request, Resources, Supply, Tier,
 };
 use hyperion_placement::policy::Network;
 use hyperion_placement::reward::RewardWeights;
@@ -102,34 +101,12 @@ fn fleet(decider: &Decider) -> Fleet {
 
 fn request() -> Request {
     Request {
-        replica: "d/w/0".to_owned(),
-        workload_type: WorkloadType::Service,
         goal: Goal::Cost,
         resources: Resources {
             cpu_millis: 1000,
             memory_bytes: 1 << 30,
         },
-        gpu: GpuRequest::default(),
-        geographies: Vec::new(),
-        clouds: Vec::new(),
-        tiers: Vec::new(),
-        archs: Vec::new(),
-        node_selector: std::collections::BTreeMap::new(),
-        tolerations: Vec::new(),
-        max_hourly_cost: None,
-        prefer_spot: false,
-        latency_target_ms: None,
-        clients: Vec::new(),
-        data_locality: None,
-        data_gib: 0.0,
-        service_ms: None,
-        expected_hours: None,
-        at_risk_hours: 0.0,
-        current: None,
-        images: Vec::new(),
-        cluster_only_fields: Vec::new(),
-        siblings: std::collections::BTreeSet::new(),
-        avoid: std::collections::BTreeMap::new(),
+        ..Request::new("d/w/0")
     }
 }
 

@@ -95,7 +95,6 @@ fn pool(id: &str, price: Path, obtainable: Path) -> Pool {
 fn job(name: &str, hours: f64) -> Workload {
     Workload {
         request: Request {
-            replica: name.to_owned(),
             workload_type: WorkloadType::Job,
             goal: Goal::Cost,
             resources: Resources {
@@ -106,26 +105,7 @@ fn job(name: &str, hours: f64) -> Workload {
                 count: 1,
                 millis: 1000,
             },
-            geographies: Vec::new(),
-            clouds: Vec::new(),
-            tiers: Vec::new(),
-            archs: Vec::new(),
-            node_selector: BTreeMap::new(),
-            tolerations: Vec::new(),
-            max_hourly_cost: None,
-            prefer_spot: false,
-            latency_target_ms: None,
-            clients: Vec::new(),
-            data_locality: None,
-            data_gib: 0.0,
-            service_ms: None,
-            expected_hours: None,
-            at_risk_hours: 0.0,
-            current: None,
-            images: Vec::new(),
-            cluster_only_fields: Vec::new(),
-            siblings: Default::default(),
-            avoid: Default::default(),
+            ..Request::new(name)
         },
         arrival: 0.0,
         end: 10.0,

@@ -1,7 +1,5 @@
 //! What users ask for.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use hyperion_placement::filter::{Candidate, first_rejection};
 use hyperion_placement::model::{
     Client, Geography, Goal, GpuRequest, LatencyMatrix, Place, Provider, Request, Resources, Tier,
@@ -264,11 +262,6 @@ impl Setting<'_> {
         let impossible = dice.chance(IMPOSSIBLE_SHARE);
         let goal = [Goal::Cost, Goal::Latency, Goal::Default][dice.weighted(&[40.0, 40.0, 20.0])];
         let mut request = Request {
-            replica: if impossible {
-                format!("{IMPOSSIBLE}{number:03}/0")
-            } else {
-                format!("default/w-{number:03}/0")
-            },
             workload_type: if service {
                 WorkloadType::Service
             } else {
@@ -277,30 +270,19 @@ impl Setting<'_> {
             goal,
             resources: resources(gpu, dice),
             gpu,
-            geographies: Vec::new(),
-            clouds: Vec::new(),
-            tiers: Vec::new(),
             archs: if dice.chance(0.1) {
                 vec!["amd64".to_owned()]
             } else {
                 Vec::new()
             },
-            node_selector: BTreeMap::new(),
-            tolerations: Vec::new(),
             max_hourly_cost: dice.chance(0.15).then(|| dice.log_uniform(0.3, 4.0)),
             prefer_spot: goal != Goal::Latency && dice.chance(0.3),
-            latency_target_ms: None,
-            clients: Vec::new(),
-            data_locality: None,
-            data_gib: 0.0,
-            service_ms: None,
-            expected_hours: None,
-            at_risk_hours: 0.0,
-            current: None,
             images: vec![image],
-            cluster_only_fields: Vec::new(),
-            siblings: BTreeSet::new(),
-            avoid: BTreeMap::new(),
+            ..Request::new(if impossible {
+                format!("{IMPOSSIBLE}{number:03}/0")
+            } else {
+                format!("default/w-{number:03}/0")
+            })
         };
         self.data(&mut request, service, dice);
         self.constrain(&mut request, dice);

@@ -224,7 +224,6 @@ fn request(draw: &mut Draw) -> Request {
     let gpu = draw.pick(&[(0, 0), (0, 0), (1, 1000), (1, 500), (2, 1000)]);
     let (provider, region) = draw.pick(&REGIONS);
     Request {
-        replica: "default/w/0".to_owned(),
         workload_type: if service {
             WorkloadType::Service
         } else {
@@ -239,12 +238,6 @@ fn request(draw: &mut Draw) -> Request {
             count: gpu.0,
             millis: gpu.1,
         },
-        geographies: Vec::new(),
-        clouds: Vec::new(),
-        tiers: Vec::new(),
-        archs: Vec::new(),
-        node_selector: BTreeMap::new(),
-        tolerations: Vec::new(),
         max_hourly_cost: draw.chance(20).then_some(4.0),
         prefer_spot: draw.chance(30),
         latency_target_ms: service.then(|| 10.0 + draw.below(200) as f64),
@@ -263,9 +256,8 @@ fn request(draw: &mut Draw) -> Request {
         at_risk_hours: draw.below(8) as f64 / 8.0,
         current: draw.chance(20).then(|| "node-000".to_owned()),
         images: vec!["image-0".to_owned(), "image-1".to_owned()],
-        cluster_only_fields: Vec::new(),
         siblings: BTreeSet::from(["node-001".to_owned()]),
-        avoid: BTreeMap::new(),
+        ..Request::new("default/w/0")
     }
 }
 

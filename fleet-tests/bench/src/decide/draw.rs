@@ -258,7 +258,6 @@ fn request(n: usize, rng: &mut StdRng) -> Request {
         Vec::new()
     };
     Request {
-        replica: format!("default/bench/{n}"),
         workload_type: if n.is_multiple_of(3) {
             WorkloadType::Job
         } else {
@@ -285,23 +284,11 @@ fn request(n: usize, rng: &mut StdRng) -> Request {
         } else {
             Vec::new()
         },
-        archs: Vec::new(),
-        node_selector: Default::default(),
-        tolerations: Vec::new(),
-        max_hourly_cost: None,
         prefer_spot: n.is_multiple_of(2),
         latency_target_ms: Some(100.0),
         clients,
-        data_locality: None,
-        data_gib: 0.0,
-        service_ms: None,
-        expected_hours: None,
-        at_risk_hours: 0.0,
-        current: None,
         images: vec!["registry.example/app-1:1".to_owned()],
-        cluster_only_fields: Vec::new(),
-        siblings: Default::default(),
-        avoid: Default::default(),
+        ..Request::new(format!("default/bench/{n}"))
     }
 }
 

@@ -105,34 +105,15 @@ pub(super) fn pool(id: &str, price: f64, obtainable: Vec<(f64, f64)>) -> Pool {
 
 fn request(name: &str, workload_type: WorkloadType, goal: Goal) -> Request {
     Request {
-        replica: name.to_owned(),
         workload_type,
         goal,
         resources: Resources {
             cpu_millis: 1000,
             memory_bytes: 2 * GIB,
         },
-        gpu: GpuRequest::default(),
-        geographies: Vec::new(),
-        clouds: Vec::new(),
-        tiers: Vec::new(),
-        archs: Vec::new(),
-        node_selector: BTreeMap::new(),
-        tolerations: Vec::new(),
-        max_hourly_cost: None,
-        prefer_spot: false,
-        latency_target_ms: None,
-        clients: Vec::new(),
-        data_locality: None,
-        data_gib: 0.0,
         service_ms: Some(5.0),
-        expected_hours: None,
-        at_risk_hours: 0.0,
-        current: None,
         images: vec!["image".to_owned()],
-        cluster_only_fields: Vec::new(),
-        siblings: std::collections::BTreeSet::new(),
-        avoid: BTreeMap::new(),
+        ..Request::new(name)
     }
 }
 
