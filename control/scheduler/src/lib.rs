@@ -7,6 +7,7 @@
 //! - [`sim`]: the episode played with a scheduler; drives the decision code of production;
 //! - [`baselines`]: schedulers to compare with;
 //! - [`bound`]: the best that perfect knowledge could do;
+//! - [`parallel`]: work on several threads with results in order;
 //! - [`ppo`]: the learner;
 //! - [`learn`]: a policy continued from real outcomes;
 //! - [`eval`]: many episodes, figures with confidence intervals, tables and plots.
@@ -17,6 +18,7 @@ pub mod baselines;
 pub mod bound;
 pub mod eval;
 pub mod learn;
+pub mod parallel;
 pub mod ppo;
 pub mod scenario;
 pub mod sim;

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Does `work` for 0 to `count`, exclusive, and returns the results in that order, whichever
 /// thread did what.
-pub(super) fn in_parallel<R: Send>(
+#[must_use]
+pub fn in_parallel<R: Send>(
     threads: usize,
     count: usize,
     work: impl Fn(usize) -> R + Sync,

@@ -1,18 +1,15 @@
 //! A scheduler that knows the future: each decision is the true reward of the next half hour plus
 //! what the workload's best plan earns after it, at the prices of room that gave the bound.
 //!
-//! It is no scheduler to choose: it tells how much of the bound can be had, and learners may
-//! imitate it before they learn by themselves.
+//! It is no scheduler to choose: it tells how much of the bound can be had.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hyperion_placement::features::{Summary, encode_request};
 use hyperion_placement::filter::Candidate;
 
 use super::plan::{At, Item, Room, Table};
-use super::{Bound, PRICED, priced};
-use crate::ppo::{CandidateFeatures, Example, Turn};
+use super::{Bound, CHARGED, PRICED, priced};
 use crate::scenario::Scenario;
 use crate::sim::{Outcome, SimConfig, Simulator, Truth};
 
@@ -21,8 +18,6 @@ const NEXT: f64 = 0.5;
 
 /// Reward that staying is thought to be worth.
 const STAY: f64 = 0.5;
-/// Share of the price of room that is paid; see [`crate::sim::FleetEnv`].
-const CHARGED: f64 = 0.9;
 
 /// What is known of an episode's future.
 pub struct Foresight {
@@ -92,7 +87,7 @@ impl Foresight {
                 kept = false;
             }
         }
-        let (start, _) = spot.map_or((0.0, 0.0), |s| item.again(s));
+        let start = spot.map_or(0.0, |s| item.again(s));
         let start = if here {
             0.0
         } else {
@@ -130,17 +125,10 @@ impl Foresight {
     }
 }
 
-/// Plays an episode with knowledge of its future. With `record`, every decision comes back as an
-/// example to imitate.
+/// Plays an episode with knowledge of its future.
 #[must_use]
-pub fn foresee(
-    scenario: &Arc<Scenario>,
-    config: SimConfig,
-    foresight: &Foresight,
-    record: bool,
-) -> (Outcome, Vec<Example>) {
+pub fn foresee(scenario: &Arc<Scenario>, config: SimConfig, foresight: &Foresight) -> Outcome {
     let mut simulator = Simulator::new(scenario, config);
-    let mut examples = Vec::new();
     while let Some(point) = simulator.next_decision() {
         let truth = point.truth();
         let left = point.request.expected_hours.unwrap_or(f64::INFINITY);
@@ -155,28 +143,7 @@ pub fn foresee(
             .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
             .filter(|(_, worth)| *worth > f64::NEG_INFINITY)
             .map(|(i, _)| i);
-        if let (true, Some(choice)) = (record, choice) {
-            examples.push(Example {
-                turn: Turn {
-                    actor: point.workload as u64,
-                    hour: point.hour,
-                    earned: 0.0,
-                    team: 0.0,
-                    request: encode_request(point.request, &Summary::of(point.snapshot)),
-                    candidates: point
-                        .candidates
-                        .iter()
-                        .map(|c| CandidateFeatures {
-                            node: c.features.node,
-                            pair: c.features.pair,
-                            fit: c.features.fit,
-                        })
-                        .collect(),
-                },
-                choice,
-            });
-        }
         simulator.act(choice);
     }
-    (simulator.outcome(), examples)
+    simulator.outcome()
 }

@@ -23,7 +23,7 @@ mod plan;
 mod room;
 
 pub use foresight::{Foresight, foresee};
-pub use room::RoomPrices;
+pub use room::{CHARGED, RoomPrices};
 
 use crate::scenario::Scenario;
 use hyperion_placement::reward::RewardWeights;

@@ -3,16 +3,12 @@
 use hyperion_placement::cost;
 use hyperion_placement::filter::{Candidate, first_rejection};
 use hyperion_placement::latency;
-use hyperion_placement::model::{Node, Place, Request, WorkloadType};
+use hyperion_placement::model::{Node, Request, WorkloadType};
 use hyperion_placement::reward::{JOB_P99_MS, RewardWeights, Weights};
 
 use super::{PRICED, RESOURCES, STEP};
 use crate::scenario::{Path, Pool, Scenario, Workload};
-
-/// Hours that a reclaimed instance has left.
-const NOTICE: f64 = 2.0 / 60.0;
-/// Reward per hour in the system without serving or working.
-const WAIT: f64 = -1.0;
+use crate::sim::{NOTICE_HOURS, WAIT_PENALTY, data_hours, node_of, transfer_hours};
 
 /// Prices of room on devices.
 pub struct Room<'a> {
@@ -167,9 +163,9 @@ impl Item {
         self.spots.iter().position(|s| s.at == at)
     }
 
-    /// Hours to start again at a spot, and the reward lost for the dollars of it.
-    pub fn again(&self, spot: usize) -> (f64, f64) {
-        (self.spots[spot].again, self.spots[spot].dollars)
+    /// Hours to start again at a spot.
+    pub fn again(&self, spot: usize) -> f64 {
+        self.spots[spot].again
     }
 
     /// Units of work in so many hours of it.
@@ -215,8 +211,8 @@ impl Item {
                 } else {
                     (length, left)
                 };
-                again[left] = WAIT * length + if last { 0.0 } else { again_next[left] };
-                first[left] = WAIT * length + if last { 0.0 } else { first_next[left] };
+                again[left] = WAIT_PENALTY * length + if last { 0.0 } else { again_next[left] };
+                first[left] = WAIT_PENALTY * length + if last { 0.0 } else { first_next[left] };
                 for (s, spot) in self.spots.iter().enumerate() {
                     let Some(rate) = spot.rate[k] else {
                         run[left * spots + s] = f64::NEG_INFINITY;
@@ -339,24 +335,7 @@ struct Looker<'a> {
 impl Looker<'_> {
     fn pool(&self, index: usize) -> Option<Spot> {
         let pool: &Pool = &self.scenario.pools[index];
-        let node = Node {
-            id: pool.offer.id.clone(),
-            location: pool.offer.location.clone(),
-            arch: pool.offer.arch.clone(),
-            capacity_type: pool.offer.capacity_type,
-            instance_type: pool.offer.instance_type.clone(),
-            allocatable: pool.offer.allocatable,
-            free: pool.offer.allocatable,
-            gpus: pool.offer.gpus.clone(),
-            labels: std::collections::BTreeMap::new(),
-            taints: Vec::new(),
-            schedulable: true,
-            ready: true,
-            price_per_hour: pool.price.at(0.0),
-            cpu_utilization: 0.0,
-            images: Vec::new(),
-            supply: pool.offer.supply,
-        };
+        let node = node_of(pool, pool.offer.id.clone());
         self.spot(
             At::Pool(index),
             node,
@@ -395,7 +374,7 @@ impl Looker<'_> {
         for (k, rate) in rate.iter_mut().enumerate().take(self.until).skip(self.from) {
             let (begin, end) = (k as f64 * STEP, (k + 1) as f64 * STEP);
             // What is reclaimed earns until it dies.
-            if most(open, begin - NOTICE, end) <= 0.0 {
+            if most(open, begin - NOTICE_HOURS, end) <= 0.0 {
                 continue;
             }
             // Who is there stays when the price passes the bound on cost, so the lowest one counts.
@@ -417,14 +396,13 @@ impl Looker<'_> {
         }
         let kept = (0..self.steps).map(|k| {
             let begin = k as f64 * STEP;
-            most(open, begin - NOTICE, begin) > 0.0
+            most(open, begin - NOTICE_HOURS, begin) > 0.0
         });
-        let candidate = Candidate::from(&node);
-        let again = self.workload.load_hours + self.data_hours(request, &candidate);
+        let again = self.workload.load_hours + data_hours(self.scenario, request, &node.location);
         let image = if self.image_is_shared() {
             0.0
         } else {
-            self.workload.image_gib * GBIT_PER_GIB / network_gbps.max(1e-3) / 3600.0
+            transfer_hours(self.workload.image_gib, network_gbps)
         };
         Some(Spot {
             at,
@@ -463,30 +441,6 @@ impl Looker<'_> {
             .filter(|w| w.request.replica != *name)
             .any(|w| w.request.images.iter().any(|i| images.contains(i)))
     }
-
-    fn data_hours(&self, request: &Request, candidate: &Candidate<'_>) -> f64 {
-        let Some(from) = &request.data_locality else {
-            return 0.0;
-        };
-        let to = latency::place_of(candidate.location);
-        transfer_hours(self.scenario, from, &to, request.data_gib)
-    }
-}
-
-const GBIT_PER_GIB: f64 = 8.589_934_592;
-
-/// Hours to bring data from one place to another.
-fn transfer_hours(scenario: &Scenario, from: &Place, to: &Place, gib: f64) -> f64 {
-    if from == to || gib <= 0.0 {
-        return 0.0;
-    }
-    let pair = if from < to {
-        (from.clone(), to.clone())
-    } else {
-        (to.clone(), from.clone())
-    };
-    let gbps = scenario.throughput.get(&pair).copied().unwrap_or(1.0);
-    gib * GBIT_PER_GIB / gbps.max(1e-3) / 3600.0
 }
 
 /// Reward lost for dollars beyond the hourly cost.

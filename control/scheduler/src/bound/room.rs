@@ -13,6 +13,10 @@ use super::plan::takes;
 use super::{PRICED, RESOURCES, priced};
 use crate::scenario::Scenario;
 
+/// Share of the worth of room that who takes it is charged. At the whole price those who would
+/// gain just that much are indifferent, and room would lie idle.
+pub const CHARGED: f64 = 0.9;
+
 /// Prices of room on the devices of an episode.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoomPrices {

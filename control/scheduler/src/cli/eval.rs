@@ -127,7 +127,7 @@ pub fn run(args: &Args) -> Result<()> {
         let all = seeds.len();
         let played = plan.play(split, &seeds, &|done| {
             say(&format!("{split}: {done} of {all} episodes"));
-        })?;
+        });
         note(&mut report, prefix, &schedulers, &played);
         if let Some(dir) = &args.out {
             store(dir, split, title, &schedulers, &played)?;

@@ -13,6 +13,7 @@ use hyperion_scheduler::bound::RoomPrices;
 use hyperion_scheduler::eval::episodes::{PPO, PolicyBrain};
 use hyperion_scheduler::eval::plot::{Series, Titles, lines};
 use hyperion_scheduler::eval::report::markdown;
+use hyperion_scheduler::parallel::in_parallel;
 use hyperion_scheduler::ppo::{
     Config, Environment, FeatureStats, Progress, Schedule, Taste, Trainer,
 };
@@ -92,7 +93,7 @@ pub fn run(args: &Args) -> Result<()> {
         Trainer::new(config, environments)?
     };
     let validation = Validation::new(&world, args);
-    let references = validation.references()?;
+    let references = validation.references();
     for (name, reward) in &references {
         say(&format!("validation: {name} {reward:.4}"));
     }
@@ -102,7 +103,7 @@ pub fn run(args: &Args) -> Result<()> {
         .map(|m| Duration::from_secs_f64(m.clamp(0.0, 1e6) * 60.0));
     let data = data(args)?;
     let untrained = trainer.network();
-    let mut best = (validation.reward(&untrained)?, untrained, 0);
+    let mut best = (validation.reward(&untrained), untrained, 0);
     say(&format!("validation: untrained {:.4}", best.0));
     let mut curve = Curve::begin(args, references, best.0)?;
     let before = curve.points.last().map_or(0.0, |p| p.seconds);
@@ -123,7 +124,7 @@ pub fn run(args: &Args) -> Result<()> {
                 .is_multiple_of(args.validate_every.max(1))
         {
             let network = trainer.network();
-            let reward = validation.reward(&network)?;
+            let reward = validation.reward(&network);
             point.validation = Some(reward);
             if reward > best.0 {
                 best = (reward, network, progress.total_turns);
@@ -212,45 +213,30 @@ impl Validation {
         }
     }
 
-    fn references(&self) -> Result<Vec<(String, f64)>> {
+    fn references(&self) -> Vec<(String, f64)> {
         ["static", "cheapest", "rules", "greedy"]
             .into_iter()
-            .map(|name| Ok((name.to_owned(), self.mean(|| baselines::by_name(name))?)))
+            .map(|name| (name.to_owned(), self.mean(|| baselines::by_name(name))))
             .collect()
     }
 
-    fn reward(&self, network: &Network) -> Result<f64> {
+    fn reward(&self, network: &Network) -> f64 {
         self.mean(|| {
             let brain = PolicyBrain::new(PPO, network.clone(), None);
             Some(Box::new(brain) as Box<dyn Brain + Send>)
         })
     }
 
-    /// Mean reward over the episodes; episodes are shared out to threads, in a fixed order.
-    fn mean(&self, brain: impl Fn() -> Option<Box<dyn Brain + Send>> + Sync) -> Result<f64> {
-        let share = self.scenarios.len().div_ceil(self.threads);
-        let rewards = std::thread::scope(|scope| {
-            let handles: Vec<_> = self
-                .scenarios
-                .chunks(share)
-                .map(|chunk| {
-                    let brain = &brain;
-                    scope.spawn(move || {
-                        let played = chunk.iter().filter_map(|scenario| {
-                            let mut brain = brain()?;
-                            Some(play(scenario, SimConfig::default(), &mut *brain))
-                        });
-                        played.map(|o| o.all.mean_reward()).collect::<Vec<f64>>()
-                    })
-                })
-                .collect();
-            let joined = handles
-                .into_iter()
-                .map(|h| h.join().ok().context("a thread of the validation ended"));
-            joined.collect::<Result<Vec<Vec<f64>>>>()
-        })?;
-        let sum: f64 = rewards.iter().flatten().sum();
-        Ok(sum / self.scenarios.len() as f64)
+    /// Mean reward over the episodes.
+    fn mean(&self, brain: impl Fn() -> Option<Box<dyn Brain + Send>> + Sync) -> f64 {
+        let rewards = in_parallel(self.threads, self.scenarios.len(), |i| {
+            brain().map_or(0.0, |mut brain| {
+                play(&self.scenarios[i], SimConfig::default(), &mut *brain)
+                    .all
+                    .mean_reward()
+            })
+        });
+        rewards.iter().sum::<f64>() / rewards.len() as f64
     }
 }
 

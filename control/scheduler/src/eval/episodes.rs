@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
 use hyperion_placement::choose::Considered;
-use hyperion_placement::features::{Summary, encode_request};
+use hyperion_placement::features::Summary;
 use hyperion_placement::model::{Request, Snapshot};
 use hyperion_placement::policy::Network;
+use hyperion_placement::score::{ReadyPolicy, Scorer};
 
 use crate::baselines;
 use crate::bound::{Bound, Foresight, foresee};
+use crate::parallel::in_parallel;
 use crate::scenario::{Path, Scenario, Size, Split};
 use crate::sim::{Brain, Outcome, SimConfig, Truth, best, run};
 use crate::world::World;
@@ -49,14 +50,13 @@ impl PolicyBrain {
 
 fn first_choice(
     network: &Network,
-    asked: &[f32; hyperion_placement::features::REQUEST_LEN],
+    known: &Request,
+    summary: &Summary,
     candidates: &[Considered<'_>],
 ) -> Option<usize> {
-    let prepared = network.prepare(asked);
+    let policy = ReadyPolicy::new(PPO, network, known, summary);
     best(candidates, |c| {
-        let kind = network.prepare_kind(&prepared, &c.features.pair);
-        let embedding = network.embed(&c.features.node);
-        f64::from(network.score(&prepared, &kind, &embedding, &c.features.fit))
+        policy.total(known, &c.candidate, &c.features)
     })
 }
 
@@ -77,11 +77,11 @@ impl Brain for PolicyBrain {
             expected_hours: None,
             ..request.clone()
         };
-        let asked = encode_request(&known, &Summary::of(snapshot));
-        let choice = first_choice(&self.network, &asked, candidates);
+        let summary = Summary::of(snapshot);
+        let choice = first_choice(&self.network, &known, &summary, candidates);
         if let Some(other) = &self.other {
             self.agreed.0 += 1;
-            self.agreed.1 += u64::from(first_choice(other, &asked, candidates) == choice);
+            self.agreed.1 += u64::from(first_choice(other, &known, &summary, candidates) == choice);
         }
         choice
     }
@@ -141,40 +141,14 @@ impl Plan<'_> {
     }
 
     /// Plays the episodes of `seeds`, in the order of the seeds; `done` is told how many are.
-    ///
-    /// # Errors
-    /// Where a thread ended without a result.
-    pub fn play(
-        &self,
-        split: Split,
-        seeds: &[u64],
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Played>> {
-        let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let threads = self.threads.clamp(1, seeds.len().max(1));
-        let mut played: Vec<(usize, Played)> = std::thread::scope(|scope| {
-            let work = || {
-                let mut mine = Vec::new();
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(seed) = seeds.get(at) else {
-                        return mine;
-                    };
-                    mine.push((at, self.episode(split, *seed)));
-                    done(finished.fetch_add(1, Ordering::Relaxed) + 1);
-                }
-            };
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            handles
-                .into_iter()
-                .map(|h| h.join().ok().context("a thread of the evaluation ended"))
-                .collect::<Result<Vec<_>>>()
-        })?
-        .into_iter()
-        .flatten()
-        .collect();
-        played.sort_by_key(|(at, _)| *at);
-        Ok(played.into_iter().map(|(_, p)| p).collect())
+    #[must_use]
+    pub fn play(&self, split: Split, seeds: &[u64], done: &(dyn Fn(usize) + Sync)) -> Vec<Played> {
+        let finished = AtomicUsize::new(0);
+        in_parallel(self.threads, seeds.len(), |at| {
+            let played = self.episode(split, seeds[at]);
+            done(finished.fetch_add(1, Ordering::Relaxed) + 1);
+            played
+        })
     }
 
     fn episode(&self, split: Split, seed: u64) -> Played {
@@ -199,7 +173,7 @@ impl Plan<'_> {
         }
         let bound = (self.bound_rounds > 0).then(|| {
             let foresight = Foresight::new(&scenario, &self.config, self.bound_rounds);
-            let (outcome, _) = foresee(&scenario, self.config, &foresight, false);
+            let outcome = foresee(&scenario, self.config, &foresight);
             outcomes.push((FORESIGHT, outcome));
             foresight.bound
         });

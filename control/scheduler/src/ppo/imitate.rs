@@ -8,12 +8,12 @@ use super::adam::Rates;
 use super::batch::batches;
 use super::loss::cross_entropy;
 use super::model::Model;
-use super::parallel::in_parallel;
 use super::parameters::total_len;
 use super::random::{Purpose, Stream};
 use super::rollout::play;
 use super::trainer::{Trainer, add, even_chunk};
 use super::{Environment, Error, Turn};
+use crate::parallel::in_parallel;
 
 /// A turn, and what another scheduler chose.
 #[derive(Debug, Clone, PartialEq)]

@@ -22,7 +22,6 @@ mod imitate;
 mod loss;
 mod model;
 mod offline;
-mod parallel;
 mod parameters;
 mod product;
 mod random;

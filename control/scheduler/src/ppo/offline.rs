@@ -9,11 +9,11 @@ use super::batch::{Batch, batches};
 use super::config;
 use super::loss::{column, probabilities};
 use super::model::Model;
-use super::parallel::in_parallel;
 use super::parameters::{self, total_len};
 use super::random::{Purpose, Stream};
 use super::trainer::{add, even_chunk};
 use super::{Config, Error, Turn};
+use crate::parallel::in_parallel;
 
 /// A choice and how much better than usual its outcome was.
 #[derive(Debug, Clone, Copy)]

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use hyperion_placement::policy::Network;
 
 use super::act::Actor;
-use super::parallel::in_parallel;
 use super::random::{Purpose, Stream};
 use super::{Ending, Environment, Error, Turn};
+use crate::parallel::in_parallel;
 
 /// An episode that was played.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,13 +10,13 @@ use super::adam::{Adam, Rates};
 use super::batch::batches;
 use super::loss::{Judged, Sample, Sums, Weights, judge, objective};
 use super::model::Model;
-use super::parallel::in_parallel;
 use super::parameters::{self, total_len};
 use super::random::{Purpose, Stream, derive};
 use super::returns::{Discount, Outcome, outcomes};
 use super::rollout::{Mode, collect};
 use super::stats::{FeatureStats, ReturnStats};
 use super::{Config, Environment, Episode, Error};
+use crate::parallel::in_parallel;
 
 /// Learns a policy.
 pub struct Trainer {

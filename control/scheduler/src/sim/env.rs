@@ -3,17 +3,13 @@
 use std::sync::Arc;
 
 use super::{SimConfig, Simulator};
-use crate::bound::RoomPrices;
+use crate::bound::{CHARGED, RoomPrices};
 use crate::ppo::{CandidateFeatures, Ending, Environment, Turn};
 use crate::scenario::Scenario;
 use hyperion_placement::features::{self, Summary};
 
 /// Draws the episode of a seed, and says what room on its devices is worth to others.
 pub type Worlds = Box<dyn Fn(u64) -> (Arc<Scenario>, Option<Arc<RoomPrices>>) + Send>;
-
-/// Share of the worth of room that who takes it is charged. At the whole price those who would
-/// gain just that much are indifferent, and room would lie idle.
-const CHARGED: f64 = 0.9;
 
 /// A fleet to learn on: each workload is an actor.
 pub struct FleetEnv {

@@ -25,13 +25,18 @@ mod view;
 
 pub use brain::{Brain, ScorerBrain, Truth, best, rounded, run};
 pub use env::FleetEnv;
+pub(crate) use host::node_of;
 pub use outcome::{Figures, Outcome, Record, Tail};
 pub use queue::{QueueCheck, QueueLoad, queue_check};
 pub use replica::Account;
 pub use simulator::{Counts, DecisionPoint, Simulator};
 pub use truth::Now;
 
+use hyperion_placement::latency;
+use hyperion_placement::model::{Location, Request};
 use hyperion_placement::reward::RewardWeights;
+
+use crate::scenario::Scenario;
 
 /// Reward per hour in the system without serving or working.
 pub const WAIT_PENALTY: f64 = -1.0;
@@ -40,7 +45,7 @@ const REFUSAL_HOURS: f64 = 1.0 / 60.0;
 /// A pool that refused is not offered for this long, hours.
 const COOL_DOWN_HOURS: f64 = 10.0 / 60.0;
 /// Spot instances die this long after their notice, hours.
-const NOTICE_HOURS: f64 = 2.0 / 60.0;
+pub(crate) const NOTICE_HOURS: f64 = 2.0 / 60.0;
 /// An instance without promises is given back after this, hours.
 const GIVE_BACK_HOURS: f64 = 5.0 / 60.0;
 /// Who waits is decided anew after this at the latest, hours.
@@ -67,8 +72,26 @@ impl Default for SimConfig {
 }
 
 /// Hours to transfer data.
-fn transfer_hours(gib: f64, gbps: f64) -> f64 {
+pub(crate) fn transfer_hours(gib: f64, gbps: f64) -> f64 {
     gib.max(0.0) * GBIT_PER_GIB / gbps.max(1e-3) / 3600.0
+}
+
+/// Hours to bring a workload's data to a location.
+pub(crate) fn data_hours(scenario: &Scenario, request: &Request, location: &Location) -> f64 {
+    let Some(from) = &request.data_locality else {
+        return 0.0;
+    };
+    let here = latency::place_of(location);
+    if *from == here || request.data_gib <= 0.0 {
+        return 0.0;
+    }
+    let pair = if *from < here {
+        (from.clone(), here)
+    } else {
+        (here, from.clone())
+    };
+    let gbps = scenario.throughput.get(&pair).copied().unwrap_or(1.0);
+    transfer_hours(request.data_gib, gbps)
 }
 
 #[cfg(test)]

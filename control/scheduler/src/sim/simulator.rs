@@ -454,22 +454,10 @@ fn pair(scenario: &Scenario, workload: &Workload, location: &Location) -> Pair {
     let request = &workload.request;
     let here = latency::place_of(location);
     let data = request.data_locality.as_ref();
-    let data_hours = data.map_or(0.0, |from| {
-        if *from == here || request.data_gib <= 0.0 {
-            return 0.0;
-        }
-        let pair = if *from < here {
-            (from.clone(), here.clone())
-        } else {
-            (here.clone(), from.clone())
-        };
-        let gbps = scenario.throughput.get(&pair).copied().unwrap_or(1.0);
-        super::transfer_hours(request.data_gib, gbps)
-    });
     Pair {
         rtt_ms: latency::client_rtt_ms(&scenario.latency, request, location),
         data_rtt_ms: data.and_then(|from| scenario.latency.rtt(from, &here)),
         egress_usd: cost::egress_usd(request, location),
-        data_hours,
+        data_hours: super::data_hours(scenario, request, location),
     }
 }
