@@ -29,6 +29,7 @@ pub fn order(workload: &str, index: u32, generation: u64) -> StartReplica {
             ..PodSpec::default()
         }),
         command_id: 0,
+        ..Default::default()
     }
 }
 

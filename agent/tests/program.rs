@@ -37,6 +37,7 @@ fn order(workload: &str, generation: u64) -> StartReplica {
             ..PodSpec::default()
         }),
         command_id: 0,
+        ..Default::default()
     }
 }
 

@@ -1,9 +1,6 @@
-//! Wire formats of Hyperion: generated code, and [`convert`], the only place where wire messages
-//! become domain types.
+//! Wire formats of Hyperion: the messages of `hyperion-wire` and the gRPC service on them.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
-
-/// Generated code of `agent/v1/agent.proto`.
+/// Messages of `agent/v1/agent.proto`, and the generated code of its service.
 #[allow(
     missing_docs,
     clippy::all,
@@ -11,9 +8,11 @@
     reason = "generated code"
 )]
 pub mod agent_v1 {
+    pub use hyperion_wire::agent_v1::*;
+
     tonic::include_proto!("agent.v1");
 }
 
 pub mod codec;
-pub mod convert;
-pub mod domain;
+
+pub use hyperion_wire::{convert, domain, peer_v1};

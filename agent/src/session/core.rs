@@ -121,6 +121,7 @@ impl<W: Workloads> Core<W> {
             agent_version: crate::VERSION.to_owned(),
             telemetry_interval_ms: self.facts.telemetry_interval_ms,
             runtime_problem: self.runtime_problem.clone(),
+            ..Default::default()
         }
     }
 

@@ -239,6 +239,7 @@ mod tests {
             replicas: vec![order("a", 0, 1)],
             replicas_complete: false,
             wall_clock_unix_ms: 0,
+            ..Default::default()
         };
         let mut batch = Batch::default();
         assert!(!batch.welcome(&store, &welcome));
@@ -257,6 +258,7 @@ mod tests {
             replicas: vec![bad],
             replicas_complete: true,
             wall_clock_unix_ms: 0,
+            ..Default::default()
         };
         let mut batch = Batch::default();
         assert!(!batch.welcome(&store, &welcome));
@@ -271,6 +273,7 @@ mod tests {
             replicas: vec![order("a", 0, 3)],
             replicas_complete: true,
             wall_clock_unix_ms: 0,
+            ..Default::default()
         };
         let mut batch = Batch::default();
         assert!(batch.welcome(&store, &welcome));

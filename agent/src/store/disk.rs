@@ -209,6 +209,7 @@ fn encode_start(desired: &Desired) -> Vec<u8> {
         generation: desired.start.generation,
         pod: Some(desired.start.pod.clone()),
         command_id: 0,
+        ..Default::default()
     }
     .encode_to_vec()
 }

@@ -121,6 +121,7 @@ impl Control {
             replicas,
             replicas_complete: complete,
             wall_clock_unix_ms: 0,
+            ..Default::default()
         };
     }
 
@@ -271,6 +272,7 @@ pub fn order(workload: &str, generation: u64, command_id: u64) -> StartReplica {
             ..PodSpec::default()
         }),
         command_id,
+        ..Default::default()
     }
 }
 

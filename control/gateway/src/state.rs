@@ -420,6 +420,7 @@ impl Inner {
             replicas: Vec::new(),
             replicas_complete: self.complete && !self.held_back.contains(node),
             wall_clock_unix_ms: now.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0)),
+            ..Default::default()
         };
         let (mut bytes, mut rest) = (0, Vec::new());
         for start in self.desired.get(node).into_iter().flat_map(|w| w.values()) {

@@ -477,6 +477,7 @@ impl Work {
                         generation,
                         pod: Some(*pod),
                         command_id: generation,
+                        ..Default::default()
                     };
                     self.leader.gateway.set_desired(&node, start);
                 }

@@ -288,6 +288,7 @@ pub fn start(workload: &str, index: u32, generation: u64, bytes: usize) -> Start
             ..PodSpec::default()
         }),
         command_id: generation,
+        ..Default::default()
     }
 }
 

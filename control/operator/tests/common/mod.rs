@@ -495,6 +495,7 @@ impl Agent {
                 agent_version: "test".to_owned(),
                 telemetry_interval_ms: 1000,
                 runtime_problem: String::new(),
+                ..Default::default()
             }
         };
         let link = hyperion_link::start(config, self.identity.clone(), Arc::new(hello));

@@ -119,6 +119,7 @@ pub fn start() -> StartReplica {
             }],
         }),
         command_id: 9,
+        ..Default::default()
     }
 }
 
@@ -134,6 +135,7 @@ pub fn messages(node: &str) -> Vec<StreamMessage> {
             agent_version: "0.1.0".to_owned(),
             telemetry_interval_ms: 1000,
             runtime_problem: "no such file".to_owned(),
+            ..Default::default()
         }),
         Body::RuntimeState(RuntimeState {
             problem: "connection refused".to_owned(),
@@ -166,6 +168,7 @@ pub fn messages(node: &str) -> Vec<StreamMessage> {
             replicas: vec![start()],
             replicas_complete: true,
             wall_clock_unix_ms: 1_700_000_000_000,
+            ..Default::default()
         }),
         Body::StartReplica(start()),
         Body::StopReplica(StopReplica {

@@ -1,0 +1,1 @@
+//! What is known of the site's nodes and replicas.
