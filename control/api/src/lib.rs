@@ -4,6 +4,7 @@
 //! - [`workload`], [`placement`], [`node`], [`cluster`]: the kinds.
 //! - [`crd`]: their CRDs, with the bounds that a Rust type does not carry.
 //! - [`request`]: a workload in the form that placement reads; [`quantity`]: Kubernetes numbers.
+//! - [`agent_pod`], [`intent`]: a workload in the form that agents and their sites read.
 //! - [`fleet`]: live state, as JSON.
 
 #![allow(
@@ -12,10 +13,12 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
+pub mod agent_pod;
 pub mod cluster;
 pub mod conditions;
 pub mod crd;
 pub mod fleet;
+pub mod intent;
 pub mod node;
 pub mod placement;
 pub mod quantity;

@@ -21,6 +21,8 @@ pub const GPU_MILLIS: &str = "hyperion.io/gpu-millis";
 
 /// Most GPUs that one replica may ask for.
 const MAX_GPUS: u64 = 1024;
+/// Most replicas of a workload; the same bound as in the CRD.
+const MAX_REPLICAS: i32 = 10_000;
 /// Fields that change nothing on a node, wherever they are set.
 const IGNORED: &[&str] = &[
     "enableServiceLinks",
@@ -89,6 +91,20 @@ pub fn pod(spec: &HyperionWorkloadSpec) -> Result<&PodSpec, Invalid> {
         return Err(Invalid::new("spec.template.spec.containers", "empty"));
     }
     Ok(pod)
+}
+
+/// Desired replicas.
+///
+/// # Errors
+/// Negative, or more than 10,000.
+pub fn replicas(spec: &HyperionWorkloadSpec) -> Result<u32, Invalid> {
+    u32::try_from(spec.replicas)
+        .ok()
+        .filter(|_| spec.replicas <= MAX_REPLICAS)
+        .ok_or_else(|| {
+            let problem = format!("{} is not between 0 and {MAX_REPLICAS}", spec.replicas);
+            Invalid::new("spec.replicas", problem)
+        })
 }
 
 /// What a container asks of one resource: its request, or else its limit; 0 where it names

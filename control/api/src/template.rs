@@ -14,6 +14,7 @@ pub const POD_FIELDS: &[&str] = &[
     "containers",
     "hostNetwork",
     "nodeSelector",
+    "priority",
     "restartPolicy",
     "terminationGracePeriodSeconds",
     "tolerations",

@@ -13,7 +13,6 @@
 //! - [`lead`] is the one task that owns the index; [`watch`], [`apply`] and [`events`] are its
 //!   hands.
 //! - [`lease`] says who leads; [`run`] is the program; [`http`] answers people and tools.
-//! - [`pod`] is a template in the form that an agent runs.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
@@ -30,7 +29,6 @@ pub mod lead;
 pub mod lease;
 pub mod metrics;
 pub mod plan;
-pub mod pod;
 pub mod queue;
 pub mod run;
 pub mod watch;

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperion_api::Invalid;
 use hyperion_api::workload::{HyperionWorkload, HyperionWorkloadSpec, HyperionWorkloadStatus};
+use hyperion_api::{Invalid, agent_pod, intent};
 use hyperion_placement::model::Request;
 use kube::ResourceExt;
 use kube::core::{DeserializeGuard, ObjectMeta};
 
 use super::{Index, Name, Priority};
-use crate::pod;
 
 /// A workload's spec, read once per change.
 #[derive(Debug, Clone)]
@@ -74,34 +73,16 @@ impl WorkloadEntry {
 fn read(spec: &HyperionWorkloadSpec, replace_after: Duration) -> Result<Arc<Template>, Invalid> {
     let request = hyperion_api::request::request(spec)?;
     // Also proves that a node can be told to run it.
-    pod::pod_spec(spec, &[])?;
-    if !(0..=10_000).contains(&spec.replicas) {
-        let problem = format!("{} is not between 0 and 10000", spec.replicas);
-        return Err(Invalid::new("spec.replicas", problem));
-    }
-    let disconnect = spec.policy.disconnect.clone().unwrap_or_default();
-    duration(
-        "spec.policy.disconnect.stopAfter",
-        disconnect.stop_after.as_deref(),
-    )?;
-    let own = duration(
-        "spec.policy.disconnect.replaceAfter",
-        disconnect.replace_after.as_deref(),
-    )?;
-    let grace = pod::grace(hyperion_api::request::pod(spec)?)?;
+    agent_pod::pod_spec(spec, &[])?;
+    hyperion_api::request::replicas(spec)?;
+    let own = intent::times(spec)?.replace_after;
+    let grace = agent_pod::grace(hyperion_api::request::pod(spec)?)?;
     Ok(Arc::new(Template {
         request,
         hash: hash(spec),
         grace: Duration::from_secs(u64::from(grace)),
         replace_after: own.unwrap_or(replace_after),
     }))
-}
-
-fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, Invalid> {
-    let read = |t: &str| {
-        humantime::parse_duration(t).map_err(|e| Invalid::new(field, format!("{t:?}: {e}")))
-    };
-    text.map(read).transpose()
 }
 
 /// FNV-1a over the template's JSON: equal templates have equal hashes in every release. A collision

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use hyperion_api::placement::{HyperionPlacement, HyperionPlacementStatus, PlacementPhase};
 use hyperion_api::workload::HyperionWorkloadStatus;
-use hyperion_api::{FINALIZER, Invalid, conditions};
+use hyperion_api::{FINALIZER, Invalid, agent_pod, conditions};
 use hyperion_placement::Explanation;
 use hyperion_policy::Experience;
 use hyperion_proto::agent_v1::PodSpec;
@@ -34,7 +34,6 @@ use jiff::Timestamp;
 
 use crate::decider::Decider;
 use crate::index::{Index, Name, Template, WorkloadEntry};
-use crate::pod;
 
 pub use better::Look;
 pub use moves::Why;
@@ -345,11 +344,10 @@ impl Pass<'_> {
 
     fn grace(&self) -> Duration {
         let workload = self.index.workloads.get(&self.name);
-        workload
-            .and_then(|w| w.template.as_ref().ok())
-            .map_or(Duration::from_secs(u64::from(pod::DEFAULT_GRACE)), |t| {
-                t.grace
-            })
+        workload.and_then(|w| w.template.as_ref().ok()).map_or(
+            Duration::from_secs(u64::from(agent_pod::DEFAULT_GRACE)),
+            |t| t.grace,
+        )
     }
 
     /// Tells the node to stop a replica, once, and again when it returns from being out of reach; true when it has stopped or nobody can tell.
@@ -413,7 +411,7 @@ impl Pass<'_> {
                 entry.spec.generation,
             );
             // Proved when the template was read.
-            let Ok(pod) = pod::pod_spec(&workload.object.spec, &entry.spec.gpus) else {
+            let Ok(pod) = agent_pod::pod_spec(&workload.object.spec, &entry.spec.gpus) else {
                 continue;
             };
             if let Some(entry) = self.index.entry_mut(&self.name, replica) {

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use hyperion_api::placement::GpuAssignment;
-use hyperion_api::workload::{HyperionWorkloadSpec, WorkloadType};
-use hyperion_api::{Invalid, quantity, request};
-use hyperion_proto::agent_v1 as wire;
-use hyperion_proto::agent_v1::probe::Handler;
+use hyperion_wire::agent_v1 as wire;
+use hyperion_wire::agent_v1::probe::Handler;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, HTTPGetAction, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::placement::GpuAssignment;
+use crate::workload::{HyperionWorkloadSpec, WorkloadType};
+use crate::{Invalid, quantity, request};
 
 /// Kubernetes' default grace between SIGTERM and SIGKILL, seconds.
 pub const DEFAULT_GRACE: u32 = 30;
