@@ -6,6 +6,10 @@ use hyperion_placement::model::{GpuDevice, normalize_arch};
 use crate::agent_v1 as wire;
 use crate::domain::{Capabilities, ReplicaKey, Report, Start, Telemetry};
 
+mod site;
+
+pub use site::{MAX_GENERATION, MAX_RECORD, intent, node_id, node_record, record, site_info};
+
 /// A field that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
@@ -290,34 +294,40 @@ pub fn start(s: &wire::StartReplica) -> Result<Start, Invalid> {
     let Some(pod) = &s.pod else {
         return invalid("start_replica.pod", "missing");
     };
-    if pod.containers.is_empty() {
-        return invalid("start_replica.pod.containers", "empty");
-    }
-    few("start_replica.pod.containers", pod.containers.len())?;
-    let mut names = std::collections::BTreeSet::new();
-    for (i, c) in pod.containers.iter().enumerate() {
-        container(&format!("start_replica.pod.containers[{i}]"), c)?;
-        if !names.insert(&c.name) {
-            return invalid(
-                format!("start_replica.pod.containers[{i}].name"),
-                format!("{:?} twice", c.name),
-            );
-        }
-    }
-    few("start_replica.pod.labels", pod.labels.len())?;
-    few("start_replica.pod.gpus", pod.gpus.len())?;
-    for (i, gpu) in pod.gpus.iter().enumerate() {
-        let field = |name: &str| format!("start_replica.pod.gpus[{i}].{name}");
-        required(&field("uuid"), &gpu.uuid)?;
-        if gpu.millis > 1000 {
-            return invalid(field("millis"), format!("{} is more than 1000", gpu.millis));
-        }
-    }
+    pod_spec("start_replica.pod", pod)?;
     Ok(Start {
         key: replica_key("start_replica.key", s.key.as_ref())?,
         generation: s.generation,
         pod: pod.clone(),
     })
+}
+
+/// A pod that a node can run.
+fn pod_spec(field: &str, pod: &wire::PodSpec) -> Result<(), Invalid> {
+    if pod.containers.is_empty() {
+        return invalid(format!("{field}.containers"), "empty");
+    }
+    few(&format!("{field}.containers"), pod.containers.len())?;
+    let mut names = std::collections::BTreeSet::new();
+    for (i, c) in pod.containers.iter().enumerate() {
+        container(&format!("{field}.containers[{i}]"), c)?;
+        if !names.insert(&c.name) {
+            return invalid(
+                format!("{field}.containers[{i}].name"),
+                format!("{:?} twice", c.name),
+            );
+        }
+    }
+    few(&format!("{field}.labels"), pod.labels.len())?;
+    few(&format!("{field}.gpus"), pod.gpus.len())?;
+    for (i, gpu) in pod.gpus.iter().enumerate() {
+        let field = |name: &str| format!("{field}.gpus[{i}].{name}");
+        required(&field("uuid"), &gpu.uuid)?;
+        if gpu.millis > 1000 {
+            return invalid(field("millis"), format!("{} is more than 1000", gpu.millis));
+        }
+    }
+    Ok(())
 }
 
 fn container(field: &str, c: &wire::Container) -> Result<(), Invalid> {
@@ -481,7 +491,7 @@ mod tests {
                 }],
                 ..Default::default()
             }),
-            command_id: 0,
+            ..Default::default()
         };
         let refused = start(&order).unwrap_err();
         assert_eq!(refused.field, "start_replica.pod.containers[0].name");
@@ -524,7 +534,7 @@ mod tests {
                 }],
                 ..Default::default()
             }),
-            command_id: 0,
+            ..Default::default()
         };
         let probe = wire::Probe {
             handler: Some(wire::probe::Handler::TcpPort(70_000)),
@@ -576,7 +586,7 @@ mod tests {
                 containers: vec![c.clone(), c],
                 ..Default::default()
             }),
-            command_id: 0,
+            ..Default::default()
         };
         assert_eq!(
             start(&s).unwrap_err().field,

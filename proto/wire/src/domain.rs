@@ -6,6 +6,10 @@ use hyperion_placement::model::GpuDevice;
 
 use crate::agent_v1::{self, ReplicaPhase};
 
+mod site;
+
+pub use site::{Intent, Reconcile, Record};
+
 /// Which replica: workload (by uid, so that a deleted namesake is another one) and index.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaKey {
