@@ -17,7 +17,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use hyperion_agent::supervisor::{Desired, LogError, LogQuery};
 use hyperion_agent::workloads::Workloads;
-use hyperion_link::identity::{fingerprint, spiffe_uri};
+use hyperion_link::identity::{fingerprint, site_uri, spiffe_uri};
 use hyperion_link::server::{self, Peer};
 use hyperion_link::{ControlTarget, tls, transport};
 use hyperion_proto::agent_v1::agent_service_server::{AgentService, AgentServiceServer};
@@ -188,8 +188,9 @@ impl AgentService for Endpoint {
         }
         let der = CertificateSigningRequestDer::from(request.csr_der.as_slice());
         let mut csr = CertificateSigningRequestParams::from_der(&der).unwrap();
-        let uri = spiffe_uri("test", NODE).as_str().try_into().unwrap();
-        csr.params.subject_alt_names = vec![SanType::URI(uri)];
+        csr.params.subject_alt_names = [spiffe_uri("test", NODE), site_uri("test", "lab")]
+            .map(|uri| SanType::URI(uri.try_into().unwrap()))
+            .into();
         let certificate = csr.signed_by(&state.issuer).unwrap();
         Ok(Response::new(RegisterNodeResponse {
             node_id: NODE.to_owned(),

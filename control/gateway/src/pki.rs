@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hyperion_link::identity::{BACKDATE, CertificateFacts, fingerprint, spiffe_uri};
+use hyperion_link::identity::{BACKDATE, CertificateFacts, fingerprint, site_uri, spiffe_uri};
 use hyperion_link::transport::SERVER_NAME;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -180,7 +180,8 @@ impl Authority {
         ))
     }
 
-    /// Signs a node's request; whatever the request asked to be called, it becomes `node_id`.
+    /// Signs a node's request; whatever the request asked to be called, it becomes `node_id` of
+    /// `site`. Without a site (an empty one) its peers will not hear it.
     ///
     /// # Errors
     /// The request does not parse or is not signed by its key.
@@ -188,6 +189,7 @@ impl Authority {
         &self,
         csr_der: &[u8],
         node_id: &str,
+        site: &str,
         ttl: Duration,
     ) -> Result<Vec<Vec<u8>>, PkiError> {
         request_key(csr_der)?;
@@ -198,6 +200,10 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, node_id);
         let uri = Ia5String::try_from(spiffe_uri(&self.fleet, node_id))?;
         params.subject_alt_names = vec![SanType::URI(uri)];
+        if !site.is_empty() {
+            let uri = Ia5String::try_from(site_uri(&self.fleet, site))?;
+            params.subject_alt_names.push(SanType::URI(uri));
+        }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let ttl = time::Duration::try_from(ttl).unwrap_or(time::Duration::days(1));
@@ -329,11 +335,23 @@ mod tests {
         let ca = authority();
         let csr = certificate_request(&new_key().unwrap()).unwrap();
         let chain = ca
-            .sign_node(&csr, "lab-1", Duration::from_secs(60))
+            .sign_node(&csr, "lab-1", "lab", Duration::from_secs(60))
             .unwrap();
         let facts = ca.verify_own(&chain[0]).unwrap();
         assert_eq!(facts.node_id.as_deref(), Some("lab-1"));
+        assert_eq!(facts.site.as_deref(), Some("lab"));
         assert_eq!(facts.public_key, request_key(&csr).unwrap());
+    }
+
+    #[test]
+    fn a_node_without_a_site_and_one_with_an_odd_name_are_signed_or_refused() {
+        let ca = authority();
+        let csr = certificate_request(&new_key().unwrap()).unwrap();
+        let sign = |site: &str| ca.sign_node(&csr, "lab-1", site, Duration::from_secs(60));
+        let facts = ca.verify_own(&sign("").unwrap()[0]).unwrap();
+        assert_eq!(facts.node_id.as_deref(), Some("lab-1"));
+        assert_eq!(facts.site, None);
+        assert!(sign("läb").is_err());
     }
 
     #[test]
@@ -402,7 +420,7 @@ mod tests {
     fn a_certificate_of_another_ca_is_refused() {
         let csr = certificate_request(&new_key().unwrap()).unwrap();
         let other = authority()
-            .sign_node(&csr, "lab-1", Duration::from_secs(60))
+            .sign_node(&csr, "lab-1", "lab", Duration::from_secs(60))
             .unwrap();
         let refused = authority().verify_own(&other[0]).unwrap_err().to_string();
         assert!(
@@ -418,7 +436,7 @@ mod tests {
         csr[last] ^= 1;
         assert!(
             authority()
-                .sign_node(&csr, "x", Duration::from_secs(60))
+                .sign_node(&csr, "x", "lab", Duration::from_secs(60))
                 .is_err()
         );
         assert!(request_key(b"random").is_err());

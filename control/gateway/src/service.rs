@@ -47,6 +47,8 @@ const LOST: Duration = Duration::from_secs(10);
 const MAX_LOST: Duration = Duration::from_secs(300);
 /// Time for the first list of all nodes after a start.
 const LISTED: Duration = Duration::from_secs(10);
+/// How long a renewal waits for the node's object; the session hears nothing else meanwhile.
+const SITE_WITHIN: Duration = Duration::from_secs(2);
 /// Longest text of a stranger that goes to a log, characters.
 const SHOWN: usize = 64;
 /// Longest reason that goes to a node's status, characters.
@@ -180,7 +182,12 @@ impl AgentService for AgentEndpoint {
         let chain = self
             .shared
             .authority
-            .sign_node(&request.csr_der, &node_id, self.shared.certificate_ttl)
+            .sign_node(
+                &request.csr_der,
+                &node_id,
+                &site,
+                self.shared.certificate_ttl,
+            )
             .map_err(|e| refuse(Status::invalid_argument(e.to_string())))?;
         self.shared.metrics.enrolled.inc();
         info!(node = %node_id, %site, hostname = shown(&request.hostname), "enrolled");
@@ -569,7 +576,7 @@ impl Session {
                     .await;
             }
             Body::RenewCertificate(renew) => {
-                let answer = Body::RenewedCertificate(self.renew(&renew.csr_der));
+                let answer = Body::RenewedCertificate(self.renew(&renew.csr_der).await);
                 self.shared.state.send(&self.node, answer);
             }
             Body::LogChunk(chunk) => self.shared.state.log_chunk(&self.node, chunk),
@@ -582,7 +589,7 @@ impl Session {
         Ok(())
     }
 
-    fn renew(&self, csr_der: &[u8]) -> RenewedCertificate {
+    async fn renew(&self, csr_der: &[u8]) -> RenewedCertificate {
         let refused = |error: String| RenewedCertificate {
             error,
             ..Default::default()
@@ -592,18 +599,16 @@ impl Session {
             .certificate
             .as_deref()
             .map(CertificateFacts::parse);
-        let same_key = match (held, pki::request_key(csr_der)) {
-            (Some(Ok(facts)), Ok(key)) => facts.public_key == key,
-            _ => false,
+        let facts = match (held, pki::request_key(csr_der)) {
+            (Some(Ok(facts)), Ok(key)) if facts.public_key == key => facts,
+            _ => return refused("the request is not signed by this node's key".to_owned()),
         };
-        if !same_key {
-            return refused("the request is not signed by this node's key".to_owned());
-        }
         if self.shared.state.standing(&self.node) != Standing::Known {
             return refused(format!("node {} is revoked or deleted", self.node));
         }
         let (authority, ttl) = (&self.shared.authority, self.shared.certificate_ttl);
-        match authority.sign_node(csr_der, &self.node, ttl) {
+        let site = self.site(facts).await;
+        match authority.sign_node(csr_der, &self.node, &site, ttl) {
             Ok(certificate_chain_der) => {
                 let until = tls::unix_now().saturating_add(ttl.as_secs());
                 self.expires.store(until, Ordering::Relaxed);
@@ -613,6 +618,16 @@ impl Session {
                 }
             }
             Err(e) => refused(e.to_string()),
+        }
+    }
+
+    /// Site of the node: what its object says, or its certificate where the API server does not
+    /// answer.
+    async fn site(&self, held: CertificateFacts) -> String {
+        let api: Api<HyperionNode> = Api::all(self.shared.client.clone());
+        match tokio::time::timeout(SITE_WITHIN, api.get_opt(&self.node)).await {
+            Ok(Ok(Some(node))) => node.spec.site,
+            _ => held.site.unwrap_or_default(),
         }
     }
 

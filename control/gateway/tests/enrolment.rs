@@ -27,7 +27,7 @@ async fn expired(fleet: &Fleet, identity: &Identity) -> Identity {
         .unwrap();
     let csr = certificate_request(&identity.key_der).unwrap();
     let chain_der = ca
-        .sign_node(&csr, &identity.node_id, Duration::ZERO)
+        .sign_node(&csr, &identity.node_id, &identity.site, Duration::ZERO)
         .unwrap();
     let facts = CertificateFacts::parse(&chain_der[0]).unwrap();
     eventually("the second of its end is over", || {
@@ -172,7 +172,7 @@ async fn a_certificate_of_another_ca_opens_nothing() {
     let csr = certificate_request(&node.key_der).unwrap();
     let forged = Identity {
         chain_der: stranger
-            .sign_node(&csr, &node.node_id, Duration::from_secs(3600))
+            .sign_node(&csr, &node.node_id, &node.site, Duration::from_secs(3600))
             .unwrap(),
         ..node
     };
@@ -323,6 +323,7 @@ async fn the_certificate_is_renewed_before_it_runs_out_and_the_link_stays_up() {
             Ok(Some(LinkEvent::Renewed(renewed))) => {
                 let facts = CertificateFacts::parse(&renewed.chain_der[0]).unwrap();
                 assert_eq!(facts.node_id.as_deref(), Some(identity.node_id.as_str()));
+                assert_eq!(facts.site.as_deref(), Some("lab"));
                 renewals += 1;
             }
             Ok(other) => panic!("the link did not stay up: {other:?}"),
@@ -335,6 +336,34 @@ async fn the_certificate_is_renewed_before_it_runs_out_and_the_link_stays_up() {
 }
 
 #[tokio::test]
+async fn a_certificate_from_before_sites_opens_the_link_and_is_renewed_at_once() {
+    let fleet = Fleet::start().await;
+    let identity = fleet.enrol().await;
+    let ca = Authority::ensure(&fleet.api.client(), "hyperion")
+        .await
+        .unwrap();
+    let csr = certificate_request(&identity.key_der).unwrap();
+    let old = Identity {
+        chain_der: ca
+            .sign_node(&csr, &identity.node_id, "", Duration::from_secs(86_400))
+            .unwrap(),
+        ..identity
+    };
+    let mut link = fleet.link(&old);
+    welcome(&mut link).await;
+    let renewed = loop {
+        let event = tokio::time::timeout(Duration::from_secs(10), link.next_event()).await;
+        match event.unwrap() {
+            Some(LinkEvent::Renewed(renewed)) => break renewed,
+            Some(LinkEvent::Message(_)) => {}
+            other => panic!("the link did not stay up: {other:?}"),
+        }
+    };
+    let facts = CertificateFacts::parse(&renewed.chain_der[0]).unwrap();
+    assert_eq!(facts.site.as_deref(), Some("lab"));
+}
+
+#[tokio::test]
 async fn a_stream_does_not_outlive_its_certificate() {
     let fleet = Fleet::start().await;
     let identity = fleet.enrol().await;
@@ -344,7 +373,12 @@ async fn a_stream_does_not_outlive_its_certificate() {
     let csr = certificate_request(&identity.key_der).unwrap();
     let short = Identity {
         chain_der: ca
-            .sign_node(&csr, &identity.node_id, Duration::from_secs(2))
+            .sign_node(
+                &csr,
+                &identity.node_id,
+                &identity.site,
+                Duration::from_secs(2),
+            )
             .unwrap(),
         ..identity.clone()
     };

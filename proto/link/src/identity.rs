@@ -114,6 +114,12 @@ pub fn spiffe_uri(fleet: &str, node_id: &str) -> String {
     format!("spiffe://{fleet}/node/{node_id}")
 }
 
+/// URI of a site. Every node of the site carries it beside its own: peers hear only each other.
+#[must_use]
+pub fn site_uri(fleet: &str, site: &str) -> String {
+    format!("spiffe://{fleet}/site/{site}")
+}
+
 /// What the two ends read in a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFacts {
@@ -121,6 +127,9 @@ pub struct CertificateFacts {
     pub fleet: Option<String>,
     /// From the SPIFFE URI.
     pub node_id: Option<String>,
+    /// From the SPIFFE URI of the site, where it is of the same fleet; certificates made before
+    /// sites were written into them have none.
+    pub site: Option<String>,
     /// Start of validity, seconds since the epoch.
     pub not_before: u64,
     /// End of validity, seconds since the epoch.
@@ -139,19 +148,35 @@ impl CertificateFacts {
     pub fn parse(der: &[u8]) -> Result<Self, IdentityError> {
         let (_, cert) = X509Certificate::from_der(der)
             .map_err(|e| IdentityError::Certificate(e.to_string()))?;
-        let uri = cert.extensions().iter().find_map(|extension| {
+        let (mut fleet, mut node_id, mut sites) = (None, None, Vec::new());
+        for extension in cert.extensions() {
             let ParsedExtension::SubjectAlternativeName(san) = extension.parsed_extension() else {
-                return None;
+                continue;
             };
-            san.general_names.iter().find_map(|name| match name {
-                GeneralName::URI(uri) => uri.strip_prefix("spiffe://")?.split_once("/node/"),
-                _ => None,
-            })
-        });
+            for name in &san.general_names {
+                let GeneralName::URI(uri) = name else {
+                    continue;
+                };
+                let Some(path) = uri.strip_prefix("spiffe://") else {
+                    continue;
+                };
+                if let Some((of, id)) = path.split_once("/node/")
+                    && node_id.is_none()
+                {
+                    (fleet, node_id) = (Some(of), Some(id));
+                } else if let Some((of, site)) = path.split_once("/site/") {
+                    sites.push((of, site));
+                }
+            }
+        }
+        let site = sites
+            .into_iter()
+            .find(|(of, site)| Some(*of) == fleet && !site.is_empty());
         let seconds = |t: i64| u64::try_from(t).unwrap_or(0);
         Ok(Self {
-            fleet: uri.map(|(fleet, _)| fleet.to_owned()),
-            node_id: uri.map(|(_, id)| id.to_owned()),
+            fleet: fleet.map(str::to_owned),
+            node_id: node_id.map(str::to_owned),
+            site: site.map(|(_, site)| site.to_owned()),
             not_before: seconds(cert.validity().not_before.timestamp()),
             not_after: seconds(cert.validity().not_after.timestamp()),
             public_key: cert.public_key().raw.to_vec(),
@@ -199,6 +224,7 @@ mod tests {
         CertificateFacts {
             fleet: None,
             node_id: None,
+            site: None,
             not_before,
             not_after,
             public_key: Vec::new(),
@@ -228,6 +254,43 @@ mod tests {
         }
         assert!(facts(5, 4).expired(at(1_000_000)));
         assert_eq!(facts(5, 4).renew_in(at(1_000_000)), Duration::ZERO);
+    }
+
+    fn certificate(uris: &[&str]) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = uris
+            .iter()
+            .map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap()))
+            .collect();
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn node_and_site_are_read_in_either_order() {
+        let (node, site) = (spiffe_uri("f", "lab-1"), site_uri("f", "lab"));
+        for uris in [[node.as_str(), &site], [site.as_str(), &node]] {
+            let facts = CertificateFacts::parse(&certificate(&uris)).unwrap();
+            assert_eq!(facts.fleet.as_deref(), Some("f"));
+            assert_eq!(facts.node_id.as_deref(), Some("lab-1"));
+            assert_eq!(facts.site.as_deref(), Some("lab"));
+        }
+    }
+
+    #[test]
+    fn a_site_of_another_fleet_or_without_a_name_is_none() {
+        let node = spiffe_uri("f", "lab-1");
+        for odd in [
+            "spiffe://other/site/lab",
+            "spiffe://f/site/",
+            "https://f/site/lab",
+        ] {
+            let facts = CertificateFacts::parse(&certificate(&[&node, odd])).unwrap();
+            assert_eq!(facts.node_id.as_deref(), Some("lab-1"), "{odd}");
+            assert_eq!(facts.site, None, "{odd}");
+        }
+        let alone = CertificateFacts::parse(&certificate(&[&site_uri("f", "lab")])).unwrap();
+        assert_eq!((alone.node_id, alone.site), (None, None));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!   `docs/link.md`).
 //! - [`server`]: accepts connections and feeds a tonic service; [`client`]: one connection as a
 //!   tonic channel.
+//! - [`peer`]: TLS between the nodes of a site.
 //! - [`link`]: the agent's side with reconnect and renewal; the way in is [`start`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
@@ -15,6 +16,7 @@ pub mod body;
 pub mod client;
 pub mod identity;
 pub mod link;
+pub mod peer;
 pub mod server;
 pub mod tls;
 pub mod transport;

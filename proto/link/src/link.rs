@@ -427,7 +427,7 @@ impl Runner {
         {
             return End::Lost("agent stops".to_owned());
         }
-        let mut renew_at = tokio::time::Instant::now() + self.renew_in();
+        let mut renew_at = tokio::time::Instant::now() + self.first_renew_in();
         loop {
             let message = tokio::select! {
                 message = incoming.message() => message,
@@ -468,7 +468,17 @@ impl Runner {
         }
     }
 
-    /// Time to the first request for renewal.
+    /// Time to the first request for renewal of a session. A certificate from before sites were
+    /// written into them is of no use among peers: the control plane is asked for a new one at
+    /// once, and once per session, since an older one would answer with the same again.
+    fn first_renew_in(&self) -> Duration {
+        if self.facts().is_some_and(|f| f.site.is_none()) {
+            return Duration::ZERO;
+        }
+        self.renew_in()
+    }
+
+    /// Time to the next request for renewal.
     fn renew_in(&self) -> Duration {
         let due = self.facts().map(|f| f.renew_in(self.clock.now()));
         due.unwrap_or(RENEW_MAX).max(RENEW_MIN)

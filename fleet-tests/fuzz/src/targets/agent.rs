@@ -370,7 +370,7 @@ impl IdentityCase {
             let authority = Authority::ensure(&client, "hyperion").await?;
             let csr = certificate_request(&new_key()?)?;
             let ttl = Duration::from_secs(60);
-            anyhow::Ok(authority.sign_node(&csr, "lab-1", ttl)?)
+            anyhow::Ok(authority.sign_node(&csr, "lab-1", "lab", ttl)?)
         })?;
         let identity = Identity {
             node_id: "lab-1".to_owned(),

@@ -77,7 +77,7 @@ impl Case for RequestCase {
     fn run(&mut self, input: &[u8]) -> Outcome {
         let key = pki::request_key(input);
         let ttl = Duration::from_secs(60);
-        let signed = self.authority.sign_node(input, "lab-1", ttl);
+        let signed = self.authority.sign_node(input, "lab-1", "lab", ttl);
         if let Ok(chain) = &signed {
             // Whatever the request asked for, this is what it gets.
             let facts = chain.first().map(|der| self.authority.verify_own(der));
@@ -102,7 +102,7 @@ impl CertificateCase {
     pub fn new() -> anyhow::Result<Self> {
         let authority = authority()?;
         let csr = certificate_request(&new_key()?)?;
-        let seeds = authority.sign_node(&csr, "lab-1", Duration::from_secs(3600))?;
+        let seeds = authority.sign_node(&csr, "lab-1", "lab", Duration::from_secs(3600))?;
         Ok(Self { authority, seeds })
     }
 }
