@@ -53,7 +53,16 @@ pub const EVENT_UNPLACEABLE: &str = "Unplaceable";
 pub const EVENT_STOP_UNCONFIRMED: &str = "StopUnconfirmed";
 /// Event on a workload: a replica that ran well was moved to a better place.
 pub const EVENT_MOVED: &str = "Moved";
+/// Event on a workload: a site decided about a replica while it was cut off.
+pub const EVENT_DECIDED_BY_SITE: &str = "DecidedBySite";
+/// Event on a workload or a node: what a site decided while it was cut off does not hold.
+pub const EVENT_SITE_OVERRULED: &str = "SiteOverruled";
+/// Event on a node: something that was applied at its site can't be taken over; it goes on there.
+pub const EVENT_NOT_TAKEN_OVER: &str = "NotTakenOver";
 /// Event on the ConfigMap of the policy: the policy that was asked for is refused.
 pub const EVENT_POLICY_REFUSED: &str = "PolicyRefused";
+/// Reason of a placement's status: a job's replica ended at its site while that was cut off.
+pub const REASON_ENDED_AT_SITE: &str = "EndedAtSite";
+
 /// Event on a workload: the spec is refused.
 pub const EVENT_INVALID: &str = "InvalidSpec";

@@ -4,6 +4,7 @@
 //!
 //! - `GET nodes?since=VERSION` -> [`LiveFleet`]: nodes whose live state changed after `VERSION`, and
 //!   who decides now.
+//! - `GET history?node=` -> [`History`]: what a node measured while it was out of reach.
 //! - `GET logs?namespace=&workload=&replica=&container=&tail=&follow=` -> text, chunked.
 
 use serde::{Deserialize, Serialize};
@@ -84,4 +85,37 @@ pub struct LiveNode {
     pub gpu_percent: Vec<f32>,
     /// Telemetry and events that the agent had to drop.
     pub dropped_total: u64,
+}
+
+/// What a node measured while it was out of reach, as far as it could keep it and this control plane
+/// does; it is gone with the control plane.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct History {
+    /// Node id.
+    pub node: String,
+    /// Oldest first, as the node measured them.
+    pub samples: Vec<PastTelemetry>,
+    /// Samples that the node had to drop because its store was full.
+    pub dropped_total: u64,
+}
+
+/// One sample of a [`History`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PastTelemetry {
+    /// Milliseconds since 1970 by the node's clock; 0 where it had none.
+    pub unix_ms: i64,
+    /// Percent of all cores.
+    pub cpu_percent: f32,
+    /// Bytes.
+    pub memory_used_bytes: u64,
+    /// Bytes.
+    pub disk_used_bytes: u64,
+    /// One-minute load average.
+    pub load1: f32,
+    /// Hottest sensor.
+    pub max_celsius: Option<f32>,
+    /// Of the GPU that is busiest: utilisation, percent.
+    pub gpu_percent: Option<f32>,
 }

@@ -39,6 +39,10 @@ pub const LABEL_WORKLOAD: &str = "hyperion.io/workload";
 /// Label of placements: the node's id.
 pub const LABEL_NODE: &str = "hyperion.io/node";
 
+/// Annotation of a workload that was applied at a site first: the uid by which the site and its nodes
+/// know it. It is what replicas are keyed by, so that taking it over restarts nothing.
+pub const SITE_UID: &str = "hyperion.io/site-uid";
+
 /// A field that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]

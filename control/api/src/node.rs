@@ -145,6 +145,12 @@ pub struct HyperionNodeStatus {
     /// Number of GPUs, for the table.
     #[serde(default)]
     pub gpu_count: i32,
+    /// Where the other nodes of its site find it, "HOST:PORT".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peer_addresses: Vec<String>,
+    /// SHA-256 of the policy that it decides with while it is cut off; empty for rules.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub policy: String,
     /// Last time its stream was opened or closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition: Option<Time>,

@@ -25,6 +25,12 @@ use crate::workload::{CapacityType, Provider, Rejection, Tier};
     printcolumn(name = "Gen", type_ = "integer", json_path = ".spec.generation"),
     printcolumn(name = "Cost/h", type_ = "number", json_path = ".spec.hourlyCost"),
     printcolumn(
+        name = "Decided-By",
+        type_ = "string",
+        json_path = ".spec.decidedBy",
+        priority = 1
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
@@ -80,6 +86,9 @@ pub struct GpuAssignment {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
+    /// Why the site decided while it was cut off; empty where the control plane did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cause: String,
     /// Scorer that ranked the candidates: `rules`, or a policy's name.
     pub scorer: String,
     /// The policy that was loaded: the first digits of its file's hash; empty where none was.
