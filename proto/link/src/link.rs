@@ -7,13 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{Hello, RenewCertificate, StreamMessage, Welcome};
 use rand::RngExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::client::{self, ConnectError, Connected, ControlTarget, EnrolError, EnrolRequest};
+use crate::client::{self, ConnectError, ControlTarget, EnrolError, EnrolRequest};
 use crate::identity::{self, CertificateFacts, Identity};
 use crate::transport;
+use crate::ways::{Reached, Ways};
 
 /// Settings of a link.
 #[derive(Clone)]
@@ -28,6 +29,8 @@ pub struct LinkConfig {
     pub keep_alive: Duration,
     /// Silence after which the peer is taken for gone.
     pub idle: Duration,
+    /// Time between attempts on the direct way while the link goes through a peer.
+    pub direct_again: Duration,
     /// A socket to share; none opens one.
     pub endpoint: Option<quinn::Endpoint>,
     /// For re-enrolment.
@@ -44,6 +47,7 @@ impl LinkConfig {
             backoff_max: Duration::from_secs(15),
             keep_alive: transport::KEEP_ALIVE,
             idle: transport::IDLE,
+            direct_again: DIRECT_AGAIN,
             endpoint: None,
             describe: EnrolRequest::default(),
         }
@@ -95,11 +99,14 @@ const WELCOME: Duration = Duration::from_secs(20);
 /// Shortest and longest wait between two requests for renewal.
 const RENEW_MIN: Duration = Duration::from_secs(1);
 const RENEW_MAX: Duration = Duration::from_secs(600);
+/// A link through a peer costs two nodes: not long, but an attempt is a handshake.
+const DIRECT_AGAIN: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct Current {
     outgoing: Option<mpsc::Sender<StreamMessage>>,
     quic: Option<quinn::Connection>,
+    relayed: bool,
 }
 
 /// Sends on whatever connection there is.
@@ -142,12 +149,18 @@ impl LinkSender {
             .map(|c| c.rtt().as_secs_f32() * 1000.0)
     }
 
+    /// Whether the connection of now goes through a peer.
+    #[must_use]
+    pub fn relayed(&self) -> bool {
+        self.lock().relayed
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, outgoing: Option<mpsc::Sender<StreamMessage>>, quic: Option<quinn::Connection>) {
-        *self.lock() = Current { outgoing, quic };
+    fn set(&self, current: Current) {
+        *self.lock() = current;
     }
 }
 
@@ -155,6 +168,7 @@ impl LinkSender {
 pub struct Link {
     sender: LinkSender,
     events: mpsc::Receiver<LinkEvent>,
+    via: watch::Sender<Option<String>>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -164,6 +178,17 @@ impl Link {
     #[must_use]
     pub fn sender(&self) -> LinkSender {
         self.sender.clone()
+    }
+
+    /// Says how the control plane is reached through a peer: `IP:PORT` of a local socket whose
+    /// packets the peer passes on; none where there is no such peer. It is used while the direct
+    /// way is shut, and left when that works again.
+    pub fn set_via(&self, via: Option<String>) {
+        self.via.send_if_modified(|now| {
+            let changed = *now != via;
+            *now = via;
+            changed
+        });
     }
 
     /// Next event; none after the link was closed.
@@ -188,8 +213,14 @@ pub fn start(
     let (tx, events) = mpsc::channel(EVENTS);
     let sender = LinkSender::default();
     let stop = CancellationToken::new();
+    let (via, changes) = watch::channel(None);
+    let ways = Ways {
+        direct: config.target.clone(),
+        via: changes,
+    };
     let runner = Runner {
         config,
+        ways,
         identity,
         hello,
         sender: sender.clone(),
@@ -208,12 +239,13 @@ pub fn start(
             if let Some(quic) = cleared.lock().quic.take() {
                 quic.close(0_u32.into(), b"agent stops");
             }
-            cleared.set(None, None);
+            cleared.set(Current::default());
         }
     });
     Link {
         sender,
         events,
+        via,
         stop,
         task,
     }
@@ -221,6 +253,7 @@ pub fn start(
 
 struct Runner {
     config: LinkConfig,
+    ways: Ways,
     identity: Identity,
     hello: Arc<dyn Fn() -> Hello + Send + Sync>,
     sender: LinkSender,
@@ -281,7 +314,7 @@ impl Runner {
                 Some(endpoint) => self.session(&endpoint.clone(), &mut welcomed).await,
                 None => End::Lost("cannot open a UDP socket".to_owned()),
             };
-            self.sender.set(None, None);
+            self.sender.set(Current::default());
             if welcomed {
                 wait = self.config.backoff_min;
             }
@@ -318,7 +351,10 @@ impl Runner {
             {
                 return;
             }
-            tokio::time::sleep(retry_in).await;
+            tokio::select! {
+                () = tokio::time::sleep(retry_in) => {}
+                () = self.ways.appears() => {}
+            }
             wait = (wait * 2).min(self.config.backoff_max);
         }
     }
@@ -327,20 +363,15 @@ impl Runner {
         if let Err(end) = self.refresh_expired().await {
             return end;
         }
-        let transport = transport::config(Some(self.config.keep_alive), self.config.idle);
-        let connecting = client::connect(
-            endpoint,
-            &self.config.target,
-            Some(&self.identity),
-            transport,
-        )
-        .await;
-        let mut connected = match connecting {
-            Ok(connected) => connected,
+        let transport = self.transport();
+        let connecting = self.ways.connect(endpoint, &self.identity, transport).await;
+        let mut reached = match connecting {
+            Ok(reached) => reached,
             Err(e @ ConnectError::Expired(_)) => return End::Expired(e.to_string()),
             Err(e) => return End::Lost(e.to_string()),
         };
-        let end = self.stream(&mut connected, welcomed).await;
+        let end = self.stream(endpoint, &mut reached, welcomed).await;
+        let connected = reached.connected;
         // Where the peer closed the connection, its words tell more than what HTTP/3 makes of it.
         match connected.quic.close_reason() {
             Some(closed) if client::says_expired(&closed) => {
@@ -359,6 +390,10 @@ impl Runner {
         }
     }
 
+    fn transport(&self) -> Arc<quinn::TransportConfig> {
+        transport::config(Some(self.config.keep_alive), self.config.idle)
+    }
+
     /// A device that was offline past its certificate's end gets a new one for its old key.
     async fn refresh_expired(&mut self) -> Result<(), End> {
         let expired = self.facts().is_some_and(|f| f.expired(self.clock.now()));
@@ -367,7 +402,7 @@ impl Runner {
         }
         info!("certificate ran out; enrolling again with the old key");
         let describe = self.config.describe.clone();
-        let renewed = client::re_enrol(&self.config.target, &self.identity, describe);
+        let renewed = self.ways.re_enrol(&self.identity, describe);
         match Box::pin(renewed).await {
             Ok(renewed) => {
                 self.said_expired = false;
@@ -389,7 +424,13 @@ impl Runner {
         let _ = self.events.send(LinkEvent::Renewed(renewed)).await;
     }
 
-    async fn stream(&mut self, connected: &mut Connected, welcomed: &mut bool) -> End {
+    async fn stream(
+        &mut self,
+        endpoint: &quinn::Endpoint,
+        reached: &mut Reached,
+        welcomed: &mut bool,
+    ) -> End {
+        let Reached { connected, via } = reached;
         let (tx, rx) = mpsc::channel(OUTGOING);
         let hello = StreamMessage {
             body: Some(Body::Hello((self.hello)())),
@@ -417,8 +458,11 @@ impl Runner {
         };
         *welcomed = true;
         self.clock.hear(welcome.wall_clock_unix_ms);
-        self.sender
-            .set(Some(tx.clone()), Some(connected.quic.clone()));
+        self.sender.set(Current {
+            outgoing: Some(tx.clone()),
+            quic: Some(connected.quic.clone()),
+            relayed: via.is_some(),
+        });
         if self
             .events
             .send(LinkEvent::Connected(welcome))
@@ -428,6 +472,20 @@ impl Runner {
             return End::Lost("agent stops".to_owned());
         }
         let mut renew_at = tokio::time::Instant::now() + self.first_renew_in();
+        let mut ways = self.ways.clone();
+        let direct = {
+            let (ways, every) = (self.ways.clone(), self.config.direct_again);
+            let (identity, transport) = (self.identity.clone(), self.transport());
+            let relayed = via.is_some();
+            async move {
+                if !relayed {
+                    std::future::pending::<()>().await;
+                }
+                ways.direct_works(every, endpoint, &identity, transport)
+                    .await;
+            }
+        };
+        tokio::pin!(direct);
         loop {
             let message = tokio::select! {
                 message = incoming.message() => message,
@@ -435,6 +493,12 @@ impl Runner {
                     self.ask_for_renewal(&tx);
                     renew_at = tokio::time::Instant::now() + self.renew_again_in();
                     continue;
+                }
+                () = ways.lost(via.as_ref()) => {
+                    return End::Lost("the way through the peer is gone".to_owned());
+                }
+                () = &mut direct => {
+                    return End::Lost("the direct way works again".to_owned());
                 }
             };
             match message {
