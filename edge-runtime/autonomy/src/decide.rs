@@ -1,7 +1,21 @@
 //! Which replicas need a new place, who decides, and where they go.
+//!
+//! - [`decider`]: one node for each replica, by rendezvous hashing over the live members. Nodes that
+//!   see other members alive may disagree for a while; then two records are made, of which the join
+//!   keeps one, and everybody obeys that.
+//! - [`Room`]: the snapshot a decision is made on.
+//! - [`Choice`](choose): filter, score, and a check by other code.
+
+mod choose;
+mod room;
+mod who;
 
 use hyperion_placement::model::{Request, Snapshot};
 use hyperion_wire::agent_v1::SiteExplanation;
+
+pub use choose::{Wanted, choose};
+pub use room::{Room, Share, share_of};
+pub use who::{decider, first_of};
 
 /// How a place is chosen: on a device by the quantised policy behind its guard, else by rules.
 /// Given by the agent, so that this crate needs no model file.
@@ -22,3 +36,6 @@ pub struct Decided {
     /// `cause` is filled in by the caller.
     pub explanation: SiteExplanation,
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ use hyperion_wire::convert;
 use hyperion_wire::domain::{Capabilities, Intent, ReplicaKey};
 use hyperion_wire::peer_v1::{NodeRecord, NodeVersion, ReplicaVersion};
 
+pub(crate) use hash::Hash;
 pub use hash::{BUCKETS, bucket_of_node, bucket_of_replica};
 pub use order::Order;
 pub use own::Own;
