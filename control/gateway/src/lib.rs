@@ -5,16 +5,22 @@
 //! - [`state`]: what is in memory: sessions, live telemetry, desired replicas.
 //! - [`logs`]: logs on their way to whoever asked.
 //! - [`service`]: the gRPC service; one task per session.
+//! - [`away`]: what a node brings of the time without a link; [`history`] keeps its telemetry.
+//! - [`sites`]: what nodes are told of their site; [`policies`]: the policy for devices.
 //! - [`nodes`]: writes `HyperionNode` objects, and watches them for revocation.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
+pub mod away;
 pub mod facts;
+pub mod history;
 pub mod logs;
 pub mod metrics;
 pub mod nodes;
 pub mod pki;
+pub mod policies;
 pub mod service;
+pub mod sites;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -22,24 +28,26 @@ pub mod tokens;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use hyperion_api::fleet::LiveNodes;
+use hyperion_api::fleet::{History, LiveNodes};
 use hyperion_link::{server, tls, transport};
 use hyperion_proto::agent_v1::agent_service_server::AgentServiceServer;
 use hyperion_proto::agent_v1::stream_message::Body;
-use hyperion_proto::agent_v1::{self, StartReplica};
+use hyperion_proto::agent_v1::{self, ReplicaRecord, StartReplica};
 use hyperion_proto::domain::{Capabilities, ReplicaKey, Report};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::history::Histories;
 use crate::metrics::Metrics;
+use crate::policies::{DevicePolicy, SignError};
 use crate::service::{AgentEndpoint, Shared};
-use crate::state::State;
+use crate::state::{Decision, State};
 
 /// Namespace of the control plane's own objects.
 pub const NAMESPACE: &str = "hyperion-system";
@@ -108,6 +116,14 @@ pub enum GatewayEvent {
         node: String,
         /// The report.
         report: Report,
+    },
+    /// What a site decided while it was cut off. To be answered with [`Gateway::decisions_taken`]
+    /// or [`Gateway::decisions_kept`], each of them: until then the node's list is not complete.
+    SiteDecisions {
+        /// Node that brings them.
+        node: String,
+        /// Sane, each by itself.
+        records: Vec<ReplicaRecord>,
     },
     /// Something that a person may want to know.
     Event {
@@ -188,8 +204,13 @@ pub async fn start(
         events,
         metrics: Metrics::register(registry),
         nodes: node_writer,
+        histories: Mutex::new(Histories::default()),
         token_use: tokio::sync::Mutex::default(),
     });
+    shared
+        .state
+        .set_latency(hyperion_providers::latency_matrix());
+    tokio::spawn(nodes::tell_sites(shared.clone(), stop.clone()));
     tokio::spawn(nodes::watch(config.client, shared.clone(), stop.clone()));
     let service = AgentServiceServer::new(AgentEndpoint::new(shared.clone()))
         .max_decoding_message_size(transport::MAX_FROM_AGENT);
@@ -245,6 +266,39 @@ impl Gateway {
     /// that are held back.
     pub fn mark_desired_complete(&self) {
         self.shared.state.mark_complete();
+    }
+
+    /// The API holds what became of these decisions, or they do not hold and orders say so: the node
+    /// is told, and gets its complete list with the last of them.
+    pub fn decisions_taken(&self, node: &str, decisions: &[Decision]) {
+        self.shared.state.decided(node, decisions, true);
+    }
+
+    /// These decisions can't be taken now and stay as they are: the node is not told that they are
+    /// taken, so that it stops nothing of them, and its list no longer waits for them.
+    pub fn decisions_kept(&self, node: &str, decisions: &[Decision]) {
+        self.shared.state.decided(node, decisions, false);
+    }
+
+    /// Offers nodes a policy to decide with while they are cut off; none takes it back.
+    ///
+    /// # Errors
+    /// The CA's key does not sign; what was offered before stays.
+    pub fn set_device_policy(&self, bytes: Option<&[u8]>) -> Result<(), SignError> {
+        let key = self.shared.authority.secret();
+        let policy = bytes
+            .map(|bytes| DevicePolicy::sign(bytes, &key))
+            .transpose()?;
+        self.shared.state.set_policy(policy);
+        Ok(())
+    }
+
+    /// What a node measured while it was out of reach; none where it has brought nothing.
+    #[must_use]
+    pub fn history(&self, node: &str) -> Option<History> {
+        let histories = &self.shared.histories;
+        let held = histories.lock().unwrap_or_else(PoisonError::into_inner);
+        held.of(node)
     }
 
     /// Live state changed after `version`.

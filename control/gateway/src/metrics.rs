@@ -24,10 +24,16 @@ pub struct Metrics {
     pub refused: Family<What, Counter>,
     /// Nodes enrolled.
     pub enrolled: Counter,
+    /// Samples of the time without a link that were taken.
+    pub backfilled: Counter,
+    /// Samples that nodes had to drop before they could bring them.
+    pub dropped: Counter,
+    /// Decisions of sites that nodes brought.
+    pub site_decisions: Counter,
 }
 
 impl Metrics {
-    /// Registers all under `hyperion_gateway_`.
+    /// Registers all under `hyperion_gateway_` and `hyperion_telemetry_`.
     pub fn register(registry: &mut Registry) -> Self {
         let m = Self::default();
         let r = registry.sub_registry_with_prefix("hyperion_gateway");
@@ -39,6 +45,22 @@ impl Metrics {
         );
         r.register("refused", "Messages refused, by kind", m.refused.clone());
         r.register("enrolled", "Nodes enrolled", m.enrolled.clone());
+        r.register(
+            "site_decisions",
+            "Decisions of sites that nodes brought when they were back",
+            m.site_decisions.clone(),
+        );
+        let r = registry.sub_registry_with_prefix("hyperion_telemetry");
+        r.register(
+            "backfilled",
+            "Samples of the time without a link that were taken",
+            m.backfilled.clone(),
+        );
+        r.register(
+            "dropped",
+            "Samples that nodes dropped, because their stores were full, before they could bring them",
+            m.dropped.clone(),
+        );
         m
     }
 

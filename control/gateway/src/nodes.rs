@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use hyperion_api::node::{AgentMode, HyperionNode, HyperionNodeStatus};
+use hyperion_api::node::{AgentMode, HyperionNode, HyperionNodeSpec, HyperionNodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::DeserializeGuard;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::service::Shared;
+use crate::sites::{self, Member};
 
 /// Field manager of node status.
 pub const MANAGER: &str = "hyperion-gateway";
@@ -230,6 +231,31 @@ pub fn set_runtime(status: &mut HyperionNodeStatus, problem: &str) {
     }
 }
 
+/// What a node's object says for its site.
+#[must_use]
+pub fn member(spec: &HyperionNodeSpec, status: Option<&HyperionNodeStatus>) -> Member {
+    let said = status.map_or(&[][..], |s| &s.peer_addresses);
+    Member {
+        schedulable: !(spec.unschedulable || spec.draining),
+        revoked: spec.revoked,
+        price_per_hour: status.map_or(0.0, |s| s.price_per_hour).max(0.0),
+        addresses: sites::addresses(said),
+    }
+}
+
+/// Tells sites what has changed of them until `stop`.
+pub async fn tell_sites(shared: Arc<Shared>, stop: CancellationToken) {
+    // Within a second is soon enough for people, and lets changes come together.
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => shared.state.tell_sites(),
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
 /// A node that was up before this process started, and has not come back in this time, is said to
 /// be out of reach: nobody else would correct its object.
 const UNSEEN: Duration = Duration::from_secs(60);
@@ -296,7 +322,7 @@ impl Seen {
                     Ok(node) => node.name_any(),
                     Err(e) => e.metadata.name.clone().unwrap_or_default(),
                 };
-                self.shared.state.forget_node(&name);
+                self.shared.forget(&name);
             }
         }
     }
@@ -311,7 +337,8 @@ impl Seen {
             }
         };
         let name = node.name_any();
-        self.shared.state.set_node(&name, node.spec.revoked);
+        let member = member(&node.spec, node.status.as_ref());
+        self.shared.state.set_node(&name, &node.spec.site, member);
         if listed
             && let Some(unseen) = &mut self.unseen
             && let Some(status) = node.status.filter(|s| s.ready == "True")
@@ -327,7 +354,7 @@ impl Seen {
         for node in self.shared.state.nodes() {
             if !self.listing.contains(&node) && matches!(self.nodes.get_opt(&node).await, Ok(None))
             {
-                self.shared.state.forget_node(&node);
+                self.shared.forget(&node);
             }
         }
         self.listing = HashSet::new();

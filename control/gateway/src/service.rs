@@ -1,20 +1,22 @@
 //! The gRPC service. One task owns each session.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::channel::mpsc as queue;
 use futures::stream::BoxStream;
 use futures::{SinkExt, StreamExt};
-use hyperion_api::node::{HyperionNode, HyperionNodeStatus};
+use hyperion_api::node::{HyperionNode, HyperionNodeSpec, HyperionNodeStatus};
 use hyperion_link::identity::CertificateFacts;
 use hyperion_link::server::Peer;
 use hyperion_link::{tls, transport};
 use hyperion_proto::agent_v1::agent_service_server::AgentService;
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
-    EventAck, Hello, RegisterNodeRequest, RegisterNodeResponse, RenewedCertificate, StreamMessage,
+    EventAck, Hello, RegisterNodeRequest, RegisterNodeResponse, RenewedCertificate, ReplicaRecord,
+    StreamMessage, TelemetryAck,
 };
 use hyperion_proto::{convert, domain};
 use kube::api::Api;
@@ -24,11 +26,14 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::GatewayEvent;
+use crate::away;
 use crate::facts;
+use crate::history::Histories;
 use crate::metrics::Metrics;
 use crate::nodes::{self, NodeWriter};
 use crate::pki::{self, Authority};
-use crate::state::{Admission, NewSession, OUTGOING, Outgoing, Standing, State};
+use crate::sites;
+use crate::state::{Admission, Decision, NewSession, OUTGOING, Outgoing, Standing, State};
 use crate::tokens;
 
 /// Time for hello after the stream was opened.
@@ -70,9 +75,23 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Node status.
     pub nodes: NodeWriter,
+    /// What nodes measured while they were out of reach.
+    pub histories: Mutex<Histories>,
     /// One enrolment at a time takes a use of a token: the compare-and-swap on its Secret would
     /// sort out a race, at the price of a retry each.
     pub token_use: tokio::sync::Mutex<()>,
+}
+
+impl Shared {
+    /// A node's object is gone: the node is cut off and nothing is kept of it.
+    pub fn forget(&self, node: &str) {
+        self.state.forget_node(node);
+        let mut histories = self
+            .histories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        histories.forget(node);
+    }
 }
 
 /// The service.
@@ -116,7 +135,12 @@ impl AgentEndpoint {
         loop {
             let node_id = format!("{site}-{:08x}", rand::rng().random::<u32>());
             if nodes::create(&api, &node_id, site).await? {
-                self.shared.state.set_node(&node_id, false);
+                let spec = HyperionNodeSpec {
+                    site: site.to_owned(),
+                    ..HyperionNodeSpec::default()
+                };
+                let member = nodes::member(&spec, None);
+                self.shared.state.set_node(&node_id, site, member);
                 return Ok(node_id);
             }
         }
@@ -267,7 +291,8 @@ impl AgentEndpoint {
         if let Some(object) =
             object.map_err(|e| Status::unavailable(format!("HyperionNode {node}: {e}")))?
         {
-            state.set_node(node, object.spec.revoked);
+            let member = nodes::member(&object.spec, object.status.as_ref());
+            state.set_node(node, &object.spec.site, member);
         }
         Ok(state.standing(node))
     }
@@ -394,6 +419,9 @@ impl Session {
                 }
             }
         }
+        let (untaken, records) = away::decisions(&self.shared, &self.node, &hello.site_decisions);
+        let addresses = sites::addresses(&hello.peer_addresses);
+        self.shared.state.set_addresses(&self.node, &addresses);
         let memory_bytes = capabilities.memory_bytes;
         let (mut status, problems) = facts::describe(&capabilities);
         for problem in problems {
@@ -406,6 +434,7 @@ impl Session {
             .get("kubernetes.io/hostname")
             .cloned()
             .unwrap_or_default();
+        (status.peer_addresses, status.policy) = (addresses, away::hash(&hello.policy_hash));
         let problem = printable(&hello.runtime_problem, PROBLEM);
         let up = GatewayEvent::NodeUp {
             node: self.node.clone(),
@@ -413,7 +442,7 @@ impl Session {
             capabilities,
             runtime_problem: problem.clone(),
         };
-        let open = self.admit(&hello, memory_bytes, up).await?;
+        let open = self.admit(&hello, memory_bytes, untaken, up).await?;
         nodes::set_runtime(&mut status, &problem);
         self.shared.nodes.write(&self.node, status.clone());
         for report in reports {
@@ -423,6 +452,8 @@ impl Session {
             })
             .await;
         }
+        // Behind the reports, which say how the copies do that were decided about.
+        self.decisions(records).await;
         Ok((open, Box::new(status)))
     }
 
@@ -433,6 +464,7 @@ impl Session {
         &self,
         hello: &Hello,
         memory_total: u64,
+        untaken: BTreeSet<Decision>,
         up: GatewayEvent,
     ) -> Result<OpenSession, Status> {
         let interval = Duration::from_millis(u64::from(hello.telemetry_interval_ms));
@@ -446,6 +478,8 @@ impl Session {
                 outgoing: self.outgoing.clone(),
                 connection: self.peer.connection.clone(),
                 silence,
+                untaken: untaken.clone(),
+                site_version: hello.site_info_version,
             };
             let admission = self.shared.state.open(&self.node, new, || {
                 if let Ok(room) = room {
@@ -571,6 +605,30 @@ impl Session {
                 self.shared.state.send(&self.node, ack);
                 checked?;
             }
+            Body::SiteDecisions(decisions) => {
+                let (untaken, records) =
+                    away::decisions(&self.shared, &self.node, &Some(decisions));
+                self.shared.state.add_untaken(&self.node, id, untaken);
+                self.decisions(records).await;
+            }
+            Body::TelemetryBatch(batch) => {
+                let taken = away::backfill(&self.shared, &self.node, &batch);
+                // A refused batch is acknowledged too, or the agent would send it for ever.
+                let ack = Body::TelemetryAck(TelemetryAck { id: batch.id });
+                self.shared.state.send(&self.node, ack);
+                taken.map_err(refuse("telemetry_batch"))?;
+            }
+            Body::FetchPolicy(asked) => {
+                let chunk = self.shared.state.policy_chunk(&asked);
+                self.shared.state.send(&self.node, Body::PolicyChunk(chunk));
+            }
+            Body::NodeState(said) => {
+                let addresses = sites::addresses(&said.peer_addresses);
+                self.shared.state.set_addresses(&self.node, &addresses);
+                if away::note(status, &said, addresses) {
+                    self.shared.nodes.write(&self.node, status.clone());
+                }
+            }
             Body::RuntimeState(runtime) => {
                 self.runtime(printable(&runtime.problem, PROBLEM), status)
                     .await;
@@ -628,6 +686,14 @@ impl Session {
         match tokio::time::timeout(SITE_WITHIN, api.get_opt(&self.node)).await {
             Ok(Ok(Some(node))) => node.spec.site,
             _ => held.site.unwrap_or_default(),
+        }
+    }
+
+    async fn decisions(&self, records: Vec<ReplicaRecord>) {
+        if !records.is_empty() {
+            let node = self.node.clone();
+            self.tell(GatewayEvent::SiteDecisions { node, records })
+                .await;
         }
     }
 

@@ -8,15 +8,19 @@ use std::time::{Duration, Instant};
 use futures::channel::mpsc;
 use hyperion_api::fleet::{LiveNode, LiveNodes};
 use hyperion_link::transport::{self, CLOSE_REVOKED};
+use hyperion_placement::model::LatencyMatrix;
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
-    FetchLogs, LogChunk, StartReplica, StopReplica, StreamMessage, Welcome,
+    DecisionsTaken, FetchLogs, FetchPolicy, LogChunk, PolicyChunk, PolicyOffer, StartReplica,
+    StopReplica, StreamMessage, TakenRecord, Welcome,
 };
 use hyperion_proto::domain::{ReplicaKey, Telemetry};
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::logs::{LogChunks, LogSinks};
+use crate::policies::{self, DevicePolicy};
+use crate::sites::{Member, Sites};
 
 /// Messages that may wait for one agent. An agent that does not keep up is disconnected: it gets
 /// everything again with its next welcome.
@@ -40,7 +44,14 @@ pub struct NewSession {
     pub connection: quinn::Connection,
     /// Another boot of this node may take over when this one was silent so long.
     pub silence: Duration,
+    /// Decisions of its site that it brings.
+    pub untaken: BTreeSet<Decision>,
+    /// Version of what it knows of its site.
+    pub site_version: u64,
 }
+
+/// A decision of a site: replica, generation and the node that decided.
+pub type Decision = (ReplicaKey, u64, String);
 
 /// An open stream.
 struct Session {
@@ -51,6 +62,11 @@ struct Session {
     connection: quinn::Connection,
     silence: Duration,
     last_seen: Instant,
+    /// Decisions of its site that the operator has not looked at. Its list is not complete until it
+    /// has: what the site decided would be stopped for missing in it.
+    untaken: BTreeSet<Decision>,
+    /// Version of what it knows of its site.
+    site_version: u64,
 }
 
 struct Live {
@@ -76,6 +92,10 @@ struct Inner {
     logs: LogSinks,
     /// Nodes that have an object; true for the revoked ones.
     nodes: HashMap<String, bool>,
+    sites: Sites,
+    policy: Option<DevicePolicy>,
+    /// Whether there is one was decided.
+    policy_known: bool,
 }
 
 /// All of it, behind one lock.
@@ -146,6 +166,8 @@ impl State {
             connection: new.connection,
             silence: new.silence,
             last_seen: now,
+            untaken: new.untaken,
+            site_version: new.site_version,
         };
         if let Some(old) = inner.sessions.insert(node.to_owned(), session) {
             old.connection
@@ -257,9 +279,10 @@ impl State {
         };
         let mut inner = self.lock();
         let wanted = inner.desired.entry(node.to_owned()).or_default();
+        // The same generation again brings a policy that has changed.
         if wanted
             .get(&key)
-            .is_some_and(|held| held.generation >= start.generation)
+            .is_some_and(|held| held.generation > start.generation || *held == start)
         {
             return;
         }
@@ -320,6 +343,89 @@ impl State {
         }
     }
 
+    /// Round trips that sites are told of.
+    pub fn set_latency(&self, latency: LatencyMatrix) {
+        self.lock().sites.set_latency(latency);
+    }
+
+    /// What a node says of its addresses.
+    pub fn set_addresses(&self, node: &str, addresses: &[String]) {
+        self.lock().sites.set_addresses(node, addresses);
+    }
+
+    /// Tells sites what has changed of them.
+    pub fn tell_sites(&self) {
+        let mut inner = self.lock();
+        for (info, nodes) in inner.sites.due(Instant::now(), unix_ms()) {
+            debug!(
+                site = info.site,
+                version = info.version,
+                members = info.members.len(),
+                "site"
+            );
+            for node in nodes {
+                let session = inner.sessions.get_mut(&node);
+                let Some(session) = session.filter(|s| s.site_version != info.version) else {
+                    continue;
+                };
+                session.site_version = info.version;
+                inner.send(&node, Body::SiteInfo(info.as_ref().clone()));
+            }
+        }
+    }
+
+    /// Notes decisions of a site that a node brings in the middle of a session.
+    pub fn add_untaken(&self, node: &str, id: u64, decisions: impl IntoIterator<Item = Decision>) {
+        if let Some(session) = self.lock().session(node, id) {
+            session.untaken.extend(decisions);
+        }
+    }
+
+    /// See [`crate::Gateway::decisions_taken`] and [`crate::Gateway::decisions_kept`].
+    pub fn decided(&self, node: &str, decisions: &[Decision], taken: bool) {
+        let mut inner = self.lock();
+        if !inner.sessions.contains_key(node) {
+            return;
+        }
+        if taken {
+            let record = |(key, generation, decider): &Decision| TakenRecord {
+                key: Some(key.into()),
+                generation: *generation,
+                decider: decider.clone(),
+            };
+            let records = decisions.iter().map(record).collect();
+            inner.send(node, Body::DecisionsTaken(DecisionsTaken { records }));
+        }
+        let Some(session) = inner.sessions.get_mut(node) else {
+            return;
+        };
+        let waited = !session.untaken.is_empty();
+        for decision in decisions {
+            session.untaken.remove(decision);
+        }
+        if waited && session.untaken.is_empty() {
+            inner.greet(node);
+        }
+    }
+
+    /// Offers a policy to all nodes, or takes back what was offered.
+    pub fn set_policy(&self, policy: Option<DevicePolicy>) {
+        let mut inner = self.lock();
+        (inner.policy, inner.policy_known) = (policy, true);
+        let offer = inner.offer();
+        let connected: Vec<String> = inner.sessions.keys().cloned().collect();
+        for node in connected {
+            inner.send(&node, Body::PolicyOffer(offer.clone()));
+        }
+    }
+
+    /// A piece of the policy that is offered.
+    pub fn policy_chunk(&self, asked: &FetchPolicy) -> PolicyChunk {
+        // Cheap to clone, and copying a piece needs no lock.
+        let policy = self.lock().policy.clone();
+        policies::chunk(policy.as_ref(), asked)
+    }
+
     /// Opens a log request to a node.
     pub fn open_log(&self, node: &str) -> (u64, LogChunks) {
         let mut inner = self.lock();
@@ -355,8 +461,10 @@ impl State {
     }
 
     /// Notes a node's object; a node that becomes revoked is cut off at once.
-    pub fn set_node(&self, node: &str, revoked: bool) {
+    pub fn set_node(&self, node: &str, site: &str, member: Member) {
         let mut inner = self.lock();
+        let revoked = member.revoked;
+        inner.sites.set(node, site, member);
         let before = inner.nodes.insert(node.to_owned(), revoked);
         if revoked && before != Some(true) {
             inner.cut_off(node, &format!("node {node} is revoked"));
@@ -367,6 +475,7 @@ impl State {
     pub fn forget_node(&self, node: &str) {
         let mut inner = self.lock();
         inner.nodes.remove(node);
+        inner.sites.remove(node);
         inner.live.remove(node);
         inner.desired.remove(node);
         inner.cut_off(node, &format!("node {node} is not known any more"));
@@ -415,13 +524,24 @@ impl Inner {
     /// Sends the welcome. What does not fit in one message follows as single orders, and the node
     /// then does not learn that the list is complete: it keeps too much rather than too little.
     fn greet(&mut self, node: &str) {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let Some(session) = self.sessions.get(node) else {
+            return;
+        };
+        let undecided = !session.untaken.is_empty();
+        let known = session.site_version;
+        let now = unix_ms();
+        let site = self.sites.info(node, now);
+        let site = site.filter(|info| info.version != known);
         let mut welcome = Welcome {
             replicas: Vec::new(),
-            replicas_complete: self.complete && !self.held_back.contains(node),
-            wall_clock_unix_ms: now.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0)),
-            ..Default::default()
+            replicas_complete: self.complete && !undecided && !self.held_back.contains(node),
+            wall_clock_unix_ms: i64::try_from(now).unwrap_or(0),
+            site: site.as_deref().cloned(),
+            policy: self.policy_known.then(|| self.offer()),
         };
+        if let (Some(info), Some(session)) = (site, self.sessions.get_mut(node)) {
+            session.site_version = info.version;
+        }
         let (mut bytes, mut rest) = (0, Vec::new());
         for start in self.desired.get(node).into_iter().flat_map(|w| w.values()) {
             bytes += prost::Message::encoded_len(start);
@@ -441,6 +561,12 @@ impl Inner {
         }
     }
 
+    fn offer(&self) -> PolicyOffer {
+        self.policy
+            .as_ref()
+            .map_or_else(PolicyOffer::default, |p| p.offer().clone())
+    }
+
     fn send(&mut self, node: &str, body: Body) -> bool {
         let Some(session) = self.sessions.get_mut(node) else {
             return false;
@@ -454,6 +580,12 @@ impl Inner {
         }
         sent
     }
+}
+
+/// Milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
 }
 
 impl Live {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hyperion_api::conditions;
 use hyperion_gateway::{Gateway, GatewayEvent};
 use hyperion_proto::agent_v1::StartReplica;
+use hyperion_proto::convert;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -353,6 +354,12 @@ impl Work {
             GatewayEvent::Report { node, report } => {
                 debug!(node, replica = %report.key, generation = report.generation, phase = ?report.phase, reason = report.reason, "report");
                 self.index.report(&node, &report, Instant::now());
+            }
+            // Not adopted yet: they stay as they are.
+            GatewayEvent::SiteDecisions { node, records } => {
+                let read = records.iter().filter_map(|r| convert::record(r).ok());
+                let kept: Vec<_> = read.map(|r| (r.key, r.generation, r.decider)).collect();
+                self.leader.gateway.decisions_kept(&node, &kept);
             }
             GatewayEvent::Event { node, event } => {
                 let about = match &event.replica {

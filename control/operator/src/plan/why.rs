@@ -14,6 +14,7 @@ pub(super) fn explanation(verdict: &Verdict) -> Why {
     let flips: Vec<String> = explanation.flips.iter().map(ToString::to_string).collect();
     let choice = verdict.decision.choice.as_ref();
     Why {
+        cause: String::new(),
         scorer: explanation.scorer.clone(),
         policy: verdict.policy.clone(),
         fallback: verdict
