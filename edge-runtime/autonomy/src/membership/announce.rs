@@ -1,0 +1,131 @@
+//! Calling those that belong to the site and are not alive.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use rand::rngs::ChaCha8Rng;
+
+use super::wire::Identity;
+use super::{MAX_MEMBERS, Membership, Seen};
+
+/// Nodes that are called at once: by a node that knows nobody alive, and of those just found.
+const CALLS: usize = 3;
+
+/// Between two calls of a node that knows others alive, in probe periods.
+const PERIODS: u32 = 5;
+
+/// About so many live nodes call a dead one within [`PERIODS`]: together they find it soon, and it
+/// costs each of them little.
+const CALLERS: f64 = 3.0;
+
+/// Who is to be called.
+pub(super) struct Calls {
+    period: Duration,
+    next: Duration,
+    /// Nodes of the site, as far as known, without this one.
+    known: BTreeSet<Arc<str>>,
+    /// Found and not called yet.
+    fresh: BTreeSet<Arc<str>>,
+}
+
+impl Calls {
+    pub(super) fn new(period: Duration, now: Duration) -> Self {
+        Self {
+            period,
+            next: now,
+            known: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn found(
+        &mut self,
+        node: Arc<str>,
+        live: bool,
+        now: Duration,
+        rng: &mut ChaCha8Rng,
+    ) {
+        // Nodes that start together do not call together.
+        let soon = now + self.period.mul_f64(rng.random_range(0.0..0.25));
+        if self.known.is_empty() {
+            self.next = soon;
+        } else if !live {
+            self.next = self.next.min(soon);
+        }
+        if self.known.len() >= MAX_MEMBERS && !self.known.contains(&node) {
+            return;
+        }
+        if !live {
+            self.fresh.insert(Arc::clone(&node));
+        }
+        self.known.insert(node);
+    }
+
+    pub(super) fn forget(&mut self, node: &str) {
+        self.known.remove(node);
+        self.fresh.remove(node);
+    }
+
+    pub(super) fn knows(&self, node: &str) -> bool {
+        self.known.contains(node)
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Duration> {
+        (!self.known.is_empty()).then_some(self.next)
+    }
+}
+
+impl Membership {
+    /// Calls whom it is time to call.
+    pub(super) fn call(&mut self, now: Duration) {
+        if self.calls.next > now || self.calls.known.is_empty() {
+            return;
+        }
+        let is_live = |node: &Arc<str>| self.seen.get(node).is_some_and(Seen::is_live);
+        let fresh = std::mem::take(&mut self.calls.fresh);
+        let mut chosen: Vec<Arc<str>> = fresh.into_iter().filter(|node| !is_live(node)).collect();
+        let live = self.seen.values().filter(|seen| seen.is_live()).count();
+        let mut missing: Vec<Arc<str>> = self
+            .calls
+            .known
+            .iter()
+            .filter(|node| !is_live(node))
+            .cloned()
+            .collect();
+        if chosen.is_empty() {
+            let wanted = if live == 0 {
+                CALLS
+            } else {
+                let odds = CALLERS * missing.len() as f64 / (live + 1) as f64;
+                usize::from(self.rng.random_bool(odds.min(1.0)))
+            };
+            while missing.len() > wanted {
+                missing.swap_remove(self.rng.random_range(0..missing.len()));
+            }
+            chosen = missing;
+        } else {
+            while chosen.len() > CALLS {
+                let later = chosen.swap_remove(self.rng.random_range(0..chosen.len()));
+                self.calls.fresh.insert(later);
+            }
+        }
+        let pause = if live == 0 || !self.calls.fresh.is_empty() {
+            self.calls.period
+        } else {
+            self.calls.period * PERIODS
+        };
+        self.calls.next = now + pause.mul_f64(self.rng.random_range(0.75..1.25));
+        for node in chosen {
+            let number = self.seen.get(&node).map_or(0, |seen| seen.id.number);
+            if self
+                .foca
+                .announce(Identity { node, number }, &mut self.runtime)
+                .is_err()
+            {
+                self.counters.refused += 1;
+            }
+        }
+    }
+}
