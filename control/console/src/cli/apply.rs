@@ -53,9 +53,9 @@ pub struct Document {
 ///
 /// # Errors
 /// The first thing that is wrong, with file, document and field.
-pub fn read(args: &Args) -> Result<Vec<Document>, CliError> {
+pub fn read(files: &[PathBuf]) -> Result<Vec<Document>, CliError> {
     let mut all = Vec::new();
-    for path in &args.filename {
+    for path in files {
         let (name, text) = read_text(path)?;
         all.extend(parse(&name, &text)?);
     }

@@ -8,6 +8,7 @@ pub mod lists;
 pub mod logs;
 pub mod node;
 pub mod output;
+pub mod site;
 pub mod table;
 pub mod token;
 
@@ -71,6 +72,9 @@ pub enum Command {
     Node(node::Command),
     /// Create or change objects from YAML files
     Apply(apply::Args),
+    /// Operate a site from one of its devices, without the control plane
+    #[command(subcommand)]
+    Site(site::Command),
     /// Print a completion script for a shell
     Completion {
         /// Shell
@@ -128,8 +132,9 @@ fn run(cli: Cli, out: &Out) -> Result<(), CliError> {
             Command::Logs(args) => logs::run(&connected().await?, &args, out).await,
             Command::Token(command) => token::run(&connected().await?, &command, out).await,
             Command::Node(command) => node::run(&connected().await?, &command, out).await,
+            Command::Site(command) => site::run(&command, how.namespace.as_deref(), out).await,
             Command::Apply(args) => {
-                let documents = apply::read(&args)?;
+                let documents = apply::read(&args.filename)?;
                 let explicit = how.namespace.as_deref();
                 apply::run(&connected().await?, &args, documents, explicit, out).await
             }
@@ -192,6 +197,9 @@ mod tests {
             "hyperion node uncordon n1",
             "hyperion node revoke n1",
             "hyperion apply -f a.yaml -f -",
+            "hyperion site status --socket /run/x.sock -o json",
+            "hyperion site apply -f a.yaml -n shop --dry-run",
+            "hyperion site delete shop/till other",
             "hyperion completion bash",
             "hyperion top",
             "hyperion top --simulate 10000 --no-colour",
@@ -210,6 +218,8 @@ mod tests {
             ("hyperion nodes -o xml", "--output"),
             ("hyperion node drain", "<NODE>"),
             ("hyperion apply", "--filename"),
+            ("hyperion site apply", "--filename"),
+            ("hyperion site delete", "<WORKLOAD>"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

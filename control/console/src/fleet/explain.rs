@@ -132,6 +132,15 @@ pub fn placement_lines(row: &Placement, ascii: bool) -> Vec<Line> {
     }
     let why = &row.explanation;
     lines.push(decision_line(row));
+    if !why.cause.is_empty() {
+        lines.push(vec![
+            (
+                Tone::Dim,
+                "  decided while the site was cut off: ".to_owned(),
+            ),
+            (Tone::Plain, why.cause.clone()),
+        ]);
+    }
     if !why.fallback.is_empty() {
         lines.push(vec![(
             Tone::Warn,
@@ -188,7 +197,7 @@ fn decision_line(row: &Placement) -> Line {
     let said = format!(
         "  generation {} by {} · scorer {}{policy} · {} candidate{plural}",
         row.generation,
-        row.decided_by,
+        placement::decider(&row.decided_by),
         why.scorer,
         text::grouped(u64::try_from(why.candidates).unwrap_or(0)),
     );

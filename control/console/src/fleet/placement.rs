@@ -131,6 +131,7 @@ impl Placement {
 
 fn clean_explanation(why: &mut Explanation) {
     for text in [
+        &mut why.cause,
         &mut why.scorer,
         &mut why.policy,
         &mut why.fallback,
@@ -148,6 +149,16 @@ fn clean_explanation(why: &mut Explanation) {
     let terms = why.top.iter_mut().flat_map(|r| &mut r.terms);
     let terms = terms.chain(&mut why.terms);
     terms.for_each(|t| clean_in_place(&mut t.name));
+}
+
+/// Who decided, for people: a node that did so for its site is named as that.
+#[must_use]
+pub fn decider(decided_by: &str) -> String {
+    match decided_by {
+        "" => String::new(),
+        "control-plane" => "control-plane".to_owned(),
+        node => format!("site ({node})"),
+    }
 }
 
 /// The cell of a placement's phase.
