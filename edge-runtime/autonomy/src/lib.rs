@@ -25,7 +25,7 @@ pub mod profile;
 pub mod site;
 pub mod sync;
 
-pub use autonomy::{Autonomy, Me, Start};
+pub use autonomy::{Autonomy, Counts, Me, Member, MemberState, SITE_UID, Start, Status};
 pub use decide::{Decide, Decided};
 pub use mode::Mode;
 pub use output::Output;

@@ -94,6 +94,8 @@ pub struct Machine {
     link: Link,
     /// When there was contact last; the start where there was none.
     contact: Duration,
+    /// When this node's own link stood last; the start where it never did.
+    linked_at: Duration,
     autonomous_after: Duration,
 }
 
@@ -106,6 +108,7 @@ impl Machine {
             since: now,
             link: Link::Down,
             contact: now,
+            linked_at: now,
             autonomous_after,
         }
     }
@@ -141,8 +144,23 @@ impl Machine {
         self.contact
     }
 
-    /// The link is up, and hello was sent.
+    /// When this node's own link stood last: now, while it does; the start where it never did.
+    #[must_use]
+    pub fn own_contact(&self, now: Duration) -> Duration {
+        if self.linked() { now } else { self.linked_at }
+    }
+
+    /// True while the control plane turns this node away.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self.link, Link::Refused(_))
+    }
+
+    /// The link is up, and hello was sent. A link that is up already stays as it is.
     pub fn link_up(&mut self, now: Duration) -> Option<Changed> {
+        if matches!(self.link, Link::Up { .. }) {
+            return None;
+        }
         self.link = Link::Up {
             welcomed: false,
             complete: false,
@@ -168,7 +186,7 @@ impl Machine {
     /// The link is down.
     pub fn link_down(&mut self, now: Duration) -> Option<Changed> {
         if self.linked() {
-            self.contact = now;
+            (self.contact, self.linked_at) = (now, now);
         }
         if !matches!(self.link, Link::Refused(_)) {
             self.link = Link::Down;
@@ -183,7 +201,7 @@ impl Machine {
     /// link is up.
     pub fn refused(&mut self, why: &str, now: Duration) -> Option<Changed> {
         if self.linked() {
-            self.contact = now;
+            (self.contact, self.linked_at) = (now, now);
         }
         self.link = Link::Refused(why.to_owned());
         let why = format!("the control plane refuses this node: {why}");

@@ -33,7 +33,9 @@ pub enum Output {
     Forget(ReplicaKey),
     /// This node is to run the replica, as its record says; the record was stored before.
     Run(Box<ReplicaRecord>),
-    /// This node is not to run the replica with this generation or a lower one.
+    /// This node is not to run the replica with this generation or a lower one, until an
+    /// [`Output::Run`] says otherwise: that may come with the same generation, when what held the
+    /// replica back is over.
     Stop {
         /// Replica.
         key: ReplicaKey,
@@ -49,9 +51,12 @@ pub enum Output {
         /// For people.
         why: String,
     },
-    /// Something that a person may want to know; goes to the control plane when it is back.
+    /// Something that a person may want to know; goes to the control plane when it is back. What all
+    /// nodes of a site see is told by one of them.
     Event {
-        /// CamelCase: `PeerDead`, `TakenOver`, `Shed`, `SiteAutonomous` …
+        /// CamelCase: `PeerDead`, `PeerBack`, `PeerRefused`, `SiteAutonomous`, `SiteConnected`;
+        /// of a replica: `Placed`, `TakenOver`, `Shed`, `NoRoom`, `NoMajority`, `StoppedCutOff`,
+        /// `RunsAgain`, `Superseded`.
         reason: &'static str,
         /// For people.
         message: String,

@@ -146,6 +146,7 @@ pub struct Site {
     nodes: BTreeMap<String, NodeEntry>,
     replicas: BTreeMap<ReplicaKey, ReplicaEntry>,
     bytes: usize,
+    untaken: usize,
     /// Replicas that were forgotten after they were removed, with the last generation.
     graves: BTreeMap<ReplicaKey, u64>,
     buried: VecDeque<ReplicaKey>,
@@ -163,6 +164,7 @@ impl Site {
             nodes: BTreeMap::new(),
             replicas: BTreeMap::new(),
             bytes: 0,
+            untaken: 0,
             graves: BTreeMap::new(),
             buried: VecDeque::new(),
             info: SiteInfo::default(),
@@ -191,6 +193,21 @@ impl Site {
     /// Replicas, by key.
     pub fn replicas(&self) -> impl Iterator<Item = (&ReplicaKey, &ReplicaEntry)> {
         self.replicas.iter()
+    }
+
+    /// Replicas from the first key to the last, both included.
+    pub fn replicas_between(
+        &self,
+        first: &ReplicaKey,
+        last: &ReplicaKey,
+    ) -> impl Iterator<Item = (&ReplicaKey, &ReplicaEntry)> {
+        self.replicas.range(first..=last)
+    }
+
+    /// True where the site has decided something that the control plane has not taken.
+    #[must_use]
+    pub fn has_untaken(&self) -> bool {
+        self.untaken > 0
     }
 
     /// One replica.
@@ -374,6 +391,7 @@ impl Site {
                 let bucket = bucket_of_replica(&key);
                 self.buckets[bucket] ^= hash::replica(&key, &held.order, false);
                 self.buckets[bucket] ^= hash::replica(&key, &held.order, true);
+                self.untaken -= usize::from(held.untaken());
                 held.record.taken = true;
                 self.changes.replicas.insert(key);
                 return Ok(true);
@@ -392,6 +410,7 @@ impl Site {
             at: now,
             bytes,
         };
+        self.untaken += usize::from(entry.untaken());
         if let Some(before) = self.replicas.insert(key.clone(), entry) {
             self.take_out(&key, &before);
         }
@@ -400,6 +419,7 @@ impl Site {
 
     fn take_out(&mut self, key: &ReplicaKey, before: &ReplicaEntry) {
         self.bytes -= before.bytes;
+        self.untaken -= usize::from(before.untaken());
         self.buckets[bucket_of_replica(key)] ^=
             hash::replica(key, &before.order, before.record.taken);
     }

@@ -4,10 +4,16 @@ use hyperion_wire::domain::ReplicaKey;
 
 use crate::site::Hash;
 
-/// The decider of a replica: of `live` the node with the highest hash of key and node (rendezvous
-/// hashing). When a node comes or goes, only the replicas that it decides for change hands.
+/// The decider of a replica: of `live` the node with the highest hash of workload and node
+/// (rendezvous hashing). When a node comes or goes, only the replicas that it decides for change
+/// hands. All replicas of a workload have the same, so that they can be spread.
 pub fn decider<'a>(key: &ReplicaKey, live: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    highest(Hash::new().number(5).key(key), live)
+    let workload = Hash::new()
+        .number(5)
+        .text(&key.namespace)
+        .text(&key.workload)
+        .text(&key.uid);
+    highest(workload, live)
 }
 
 /// The node that speaks for the site about `topic`, so that not each node says the same.

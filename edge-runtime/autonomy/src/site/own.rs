@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use hyperion_wire::peer_v1::NodeRecord;
 
+/// Half of what [`convert`](hyperion_wire::convert::node_record) accepts, so that a node always has
+/// a version that is higher and still accepted.
+const MAX_BOOT: u64 = 1 << 29;
+
 /// Makes the versions of a node's own record: `(starts of the agent << 32) + changes`. A change of
 /// the load alone makes a new one no more often than every `load_period`.
 #[derive(Debug)]
@@ -80,10 +84,10 @@ impl Own {
     /// A peer knows this version of this node. Where it is higher than any that this life of the
     /// agent made, the store was lost: the next one goes beyond it, and is given.
     pub fn surpass(&mut self, version: u64, now: Duration) -> Option<NodeRecord> {
-        if version < (self.boot << 32) + self.counter {
-            return None;
-        }
-        if version == (self.boot << 32) + self.counter && self.last.is_some() {
+        let said = (self.boot << 32) + self.counter;
+        // No agent was started more often: whoever says so makes it up.
+        let made_up = version >> 32 >= MAX_BOOT;
+        if made_up || version < said || (version == said && self.last.is_some()) {
             return None;
         }
         self.boot = (version >> 32) + 1;

@@ -1,0 +1,325 @@
+//! New places for replicas that need one, while the site is on its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use hyperion_placement::model::Goal;
+use hyperion_wire::agent_v1::{GpuShare, PodSpec, RecordState, ReplicaRecord, SiteExplanation};
+use hyperion_wire::domain::{Intent, ReplicaKey};
+
+use super::Autonomy;
+use super::shed::is_shed;
+use crate::decide::{Decide, Decided, Room, Wanted, choose, decider, share_of};
+use crate::mode::Mode;
+use crate::output::Output;
+use crate::site::ReplicaEntry;
+
+/// Time until a replica that found no place is tried again although nothing has changed.
+const AGAIN: Duration = Duration::from_secs(5);
+/// A node that gave a replica up is not given it again for this long.
+const GAVE_UP: Duration = Duration::from_secs(120);
+
+/// What a replica needs.
+enum Need {
+    /// Nothing.
+    None,
+    /// Perhaps something, then.
+    At(Duration),
+    /// A place.
+    Place {
+        cause: String,
+        avoid: BTreeMap<String, String>,
+    },
+    /// A place, but a majority is not there.
+    Majority,
+}
+
+impl Autonomy {
+    /// Decides for the replicas that this node is the decider of.
+    pub(super) fn place(&mut self, now: Duration, decide: &dyn Decide, out: &mut Vec<Output>) {
+        self.place_at = Duration::MAX;
+        if self.mode() != Mode::Autonomous {
+            return;
+        }
+        self.forget_troubles();
+        self.shed(now, out);
+        self.give_back_what_is_too_much(now, out);
+        let live: BTreeSet<String> = self
+            .membership
+            .live()
+            .into_iter()
+            .filter(|id| !self.site.is_revoked(id))
+            .map(str::to_owned)
+            .collect();
+        let keys: Vec<ReplicaKey> = self
+            .site
+            .replicas()
+            .filter(|(_, e)| matches!(e.state(), RecordState::Placed | RecordState::Pending))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut wanting = Vec::new();
+        for key in keys {
+            if decider(&key, live.iter().map(String::as_str)) != Some(&self.node_id) {
+                continue;
+            }
+            match self.need(&key, &live, now) {
+                Need::None => {}
+                Need::At(at) => self.place_at = self.place_at.min(at),
+                Need::Majority => self.wait_for_majority(&key, out),
+                Need::Place { cause, avoid } => match self.blocked.get(&key) {
+                    Some(until) if now < *until => self.place_at = self.place_at.min(*until),
+                    _ => wanting.push((key, cause, avoid)),
+                },
+            }
+        }
+        if wanting.is_empty() {
+            return;
+        }
+        wanting.sort_by_key(|(key, _, _)| (std::cmp::Reverse(self.importance(key)), key.clone()));
+        let mut room = Room::of(&self.site, |id| live.contains(id));
+        for (key, cause, avoid) in wanting {
+            let placed = self.place_one(&key, cause, avoid, &mut room, now, decide, out);
+            if !placed {
+                let until = now.saturating_add(AGAIN);
+                self.blocked.insert(key, until);
+                self.place_at = self.place_at.min(until);
+            }
+        }
+    }
+
+    /// The more important goes first, and is shed last.
+    pub(super) fn importance(&self, key: &ReplicaKey) -> (i32, u8, bool) {
+        let intent = self.site.replica(key).and_then(|e| e.intent.as_ref());
+        intent.map_or((i32::MIN, 0, false), |intent| {
+            let goal = match intent.wants.goal {
+                Goal::Cost => 0,
+                Goal::Default => 1,
+                Goal::Latency => 2,
+            };
+            let service =
+                intent.wants.workload_type == hyperion_placement::model::WorkloadType::Service;
+            (intent.priority, goal, service)
+        })
+    }
+
+    fn need(&mut self, key: &ReplicaKey, live: &BTreeSet<String>, now: Duration) -> Need {
+        let Some(entry) = self.site.replica(key) else {
+            return Need::None;
+        };
+        let Some(intent) = entry.intent.clone() else {
+            return Need::None;
+        };
+        if self.is_cut_off(intent.stop_after, now) {
+            return Need::None;
+        }
+        let node = entry.record.node.clone();
+        match entry.state() {
+            RecordState::Pending => self.need_of_pending(entry, &intent, now),
+            RecordState::Placed if !live.contains(&node) => {
+                self.need_of_orphan(entry, &intent, &node, now)
+            }
+            RecordState::Placed => match self.trouble(key, now) {
+                Some((at, _)) if now < at => Need::At(at),
+                // An exclusive replica's node has to be asked to stop it first, and may not.
+                Some(_) if intent.exclusive => Need::None,
+                Some((_, says)) => Need::Place {
+                    cause: format!("node {node} {says}"),
+                    avoid: [(node, says.to_owned())].into(),
+                },
+                None => Need::None,
+            },
+            _ => Need::None,
+        }
+    }
+
+    fn need_of_pending(&self, entry: &ReplicaEntry, intent: &Intent, now: Duration) -> Need {
+        if intent.exclusive && !self.sees_majority() {
+            return Need::Majority;
+        }
+        let cause = entry
+            .record
+            .explanation
+            .as_ref()
+            .map_or_else(String::new, |why| why.cause.clone());
+        let mut avoid = BTreeMap::new();
+        if is_shed(&entry.record) && now.saturating_sub(entry.at) < GAVE_UP {
+            avoid.insert(entry.record.decider.clone(), cause.clone());
+        }
+        let cause = if cause.is_empty() {
+            "it waited for a place".to_owned()
+        } else {
+            cause
+        };
+        Need::Place { cause, avoid }
+    }
+
+    /// Its node is dead, or was revoked.
+    fn need_of_orphan(
+        &self,
+        entry: &ReplicaEntry,
+        intent: &Intent,
+        node: &str,
+        now: Duration,
+    ) -> Need {
+        let mut wait = intent.replace_after.unwrap_or(self.profile.takeover_after);
+        if intent.exclusive {
+            let known = self.site.node(node);
+            // It may run there under the eyes of the control plane, or nobody knows what it does.
+            if known.is_none_or(|n| n.record.linked) || !self.sees_majority() {
+                return Need::Majority;
+            }
+            let grace = entry
+                .record
+                .pod
+                .as_ref()
+                .map_or(0, |pod| pod.termination_grace_period_seconds);
+            let grace = Duration::from_secs(u64::from(grace));
+            wait = wait.max(self.exclusive_after(grace));
+        }
+        let at = self.watch.last_word(node).saturating_add(wait);
+        if now < at {
+            return Need::At(at);
+        }
+        Need::Place {
+            cause: format!("node {node} is dead"),
+            avoid: BTreeMap::new(),
+        }
+    }
+
+    fn wait_for_majority(&mut self, key: &ReplicaKey, out: &mut Vec<Output>) {
+        if self.people.waiting.insert((key.clone(), "NoMajority")) {
+            out.push(Output::Event {
+                reason: "NoMajority",
+                message: format!(
+                    "{} of {} nodes of the site are alive: an exclusive replica waits",
+                    self.membership.live().len(),
+                    self.members()
+                ),
+                warning: true,
+                key: Some(key.clone()),
+            });
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one pass's state, used once")]
+    fn place_one(
+        &mut self,
+        key: &ReplicaKey,
+        cause: String,
+        avoid: BTreeMap<String, String>,
+        room: &mut Room,
+        now: Duration,
+        decide: &dyn Decide,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some(entry) = self.site.replica(key) else {
+            return true;
+        };
+        let (Some(intent), Some(pod)) = (&entry.intent, &entry.record.pod) else {
+            return true;
+        };
+        let wanted = Wanted {
+            key,
+            intent,
+            pod,
+            siblings: self.siblings(key),
+            avoid,
+        };
+        let decided = choose(room, &wanted, decide);
+        let Decided {
+            node: Some(node),
+            gpus,
+            explanation,
+        } = decided
+        else {
+            self.counts.no_room += 1;
+            if self.people.waiting.insert((key.clone(), "NoRoom")) {
+                out.push(Output::Event {
+                    reason: "NoRoom",
+                    message: format!("{cause}, and {}", nowhere(&decided.explanation)),
+                    warning: true,
+                    key: Some(key.clone()),
+                });
+            }
+            return false;
+        };
+        let pod = PodSpec {
+            gpus: gpus
+                .into_iter()
+                .map(|(uuid, millis)| GpuShare { uuid, millis })
+                .collect(),
+            ..pod.clone()
+        };
+        let share = share_of(Some(intent), Some(&pod));
+        let before = entry.record.node.clone();
+        let record = ReplicaRecord {
+            generation: entry.record.generation + 1,
+            decider: self.node_id.clone(),
+            state: RecordState::Placed.into(),
+            node: node.clone(),
+            pod: Some(pod),
+            explanation: Some(SiteExplanation {
+                cause: cause.clone(),
+                ..explanation
+            }),
+            unix_ms: self.unix_ms(now),
+            taken: false,
+            ..entry.record.clone()
+        };
+        let me = self.node_id.clone();
+        if let Err(refused) = self.site.merge_replica(&me, record, now) {
+            self.refuse(&me, &refused.problem, now, out);
+            return false;
+        }
+        if !room.strays(key).contains(&node) {
+            room.take(&node, &share);
+        }
+        self.counts.decisions += 1;
+        self.people.waiting.remove(&(key.clone(), "NoRoom"));
+        let (reason, from) = if before.is_empty() {
+            ("Placed", String::new())
+        } else {
+            ("TakenOver", format!(" from {before}"))
+        };
+        out.push(Output::Event {
+            reason,
+            message: format!("{me} placed it on {node}{from}: {cause}"),
+            warning: false,
+            key: Some(key.clone()),
+        });
+        true
+    }
+
+    /// Nodes with other replicas of the workload.
+    fn siblings(&self, key: &ReplicaKey) -> BTreeSet<String> {
+        let first = ReplicaKey {
+            index: 0,
+            ..key.clone()
+        };
+        let last = ReplicaKey {
+            index: u32::MAX,
+            ..key.clone()
+        };
+        self.site
+            .replicas_between(&first, &last)
+            .filter(|(other, entry)| *other != key && entry.state() == RecordState::Placed)
+            .map(|(_, entry)| entry.record.node.clone())
+            .collect()
+    }
+}
+
+fn nowhere(why: &SiteExplanation) -> String {
+    if !why.fallback.is_empty() {
+        return why.fallback.clone();
+    }
+    let reasons: Vec<String> = why
+        .rejected
+        .iter()
+        .map(|r| format!("{} by {}", r.count, r.constraint))
+        .collect();
+    if reasons.is_empty() {
+        "no live node fits".to_owned()
+    } else {
+        format!("no live node fits: ruled out {}", reasons.join(", "))
+    }
+}
