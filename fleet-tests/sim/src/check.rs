@@ -1,0 +1,361 @@
+//! The invariants. They look at what is true (containers, devices, what was said on the wire) and
+//! share nothing with the code that decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use hyperion_api::workload::{HyperionWorkloadSpec, WorkloadType};
+use hyperion_operator::index::Name;
+use hyperion_proto::agent_v1::PodSpec;
+use hyperion_proto::domain::ReplicaKey;
+
+use crate::runtime::{Cause, Happened};
+
+/// Two copies of a replica whose nodes can hear of each other, in calm, for at most this long. A
+/// handover goes on until the new copy is ready, and a returning site is compared with the control
+/// plane first.
+pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
+/// A replica that a live node could run, in calm, runs again within this: the control plane hears
+/// of a loss after 10 s, knows nodes that it has never seen after 20 s, and `replaceAfter` is at
+/// most 15 s.
+pub(crate) const WITHIN: Duration = Duration::from_secs(45);
+
+/// A broken invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Virtual time.
+    pub at: Duration,
+    /// Which.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+#[derive(Debug, Clone)]
+struct Copy {
+    node: usize,
+    id: u64,
+}
+
+/// A container that the agent ended.
+#[derive(Debug)]
+struct Dropped {
+    pod: PodSpec,
+    at: Duration,
+    /// Another device had, or has had since, a copy.
+    elsewhere: bool,
+    /// A person has changed the workload since.
+    asked: bool,
+}
+
+/// What people want of a workload, as the checker needs it.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub exclusive: bool,
+    pub job: bool,
+    pub stops_alone: bool,
+    pub site: Option<String>,
+}
+
+impl Wanted {
+    pub(crate) fn of(spec: &HyperionWorkloadSpec) -> Self {
+        let pod = spec.template.spec.as_ref();
+        let selector = pod.and_then(|p| p.node_selector.as_ref());
+        let disconnect = spec.policy.disconnect.as_ref();
+        Self {
+            exclusive: spec.policy.exclusive,
+            job: spec.type_ == WorkloadType::Job,
+            stops_alone: disconnect.is_some_and(|d| d.stop_after.is_some()),
+            site: selector.and_then(|s| s.get("hyperion.io/site")).cloned(),
+        }
+    }
+}
+
+/// The checker.
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    copies: BTreeMap<ReplicaKey, Vec<Copy>>,
+    /// Since when the copies of a replica could have been one.
+    overlaps: BTreeMap<ReplicaKey, Duration>,
+    dropped: BTreeMap<(usize, ReplicaKey), Dropped>,
+    wanted: BTreeMap<Name, Wanted>,
+    deleted: BTreeSet<Name>,
+    /// When a person last changed a workload.
+    changed: BTreeMap<Name, Duration>,
+    /// Jobs' replicas that ended well.
+    done: BTreeSet<ReplicaKey>,
+    /// Replicas that have run.
+    ever: BTreeSet<(Name, u32)>,
+    /// Workloads that were applied at a site, and which.
+    pub local: BTreeMap<Name, usize>,
+    /// Highest generation that a device's agent has obeyed.
+    obeyed: BTreeMap<(usize, ReplicaKey), u64>,
+    /// Since when a replica that should run does not.
+    absent: BTreeMap<(Name, u32), Duration>,
+    /// Container starts, in all.
+    pub starts: u64,
+    pub violations: Vec<Violation>,
+}
+
+pub(crate) fn name_of(key: &ReplicaKey) -> Name {
+    Name::new(&key.namespace, &key.workload)
+}
+
+impl Checker {
+    pub(crate) fn violate(&mut self, at: Duration, invariant: &'static str, what: String) {
+        self.violations.push(Violation {
+            at,
+            invariant,
+            what,
+        });
+    }
+
+    pub(crate) fn wants(&mut self, name: &Name, spec: &HyperionWorkloadSpec, now: Duration) {
+        self.wanted.insert(name.clone(), Wanted::of(spec));
+        self.changes(name, now);
+    }
+
+    /// A person changed or deleted a workload.
+    pub(crate) fn changes(&mut self, name: &Name, now: Duration) {
+        self.changed.insert(name.clone(), now);
+        for ((_, key), dropped) in &mut self.dropped {
+            dropped.asked |= name_of(key) == *name;
+        }
+    }
+
+    /// A person deleted it.
+    pub(crate) fn deletes(&mut self, name: &Name, now: Duration) {
+        self.deleted.insert(name.clone());
+        self.changes(name, now);
+    }
+
+    pub(crate) fn was_deleted(&self, name: &Name) -> bool {
+        self.deleted.contains(name)
+    }
+
+    pub(crate) fn changed_at(&self, name: &Name) -> Duration {
+        self.changed.get(name).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn wanted(&self, name: &Name) -> Option<&Wanted> {
+        self.wanted.get(name)
+    }
+
+    fn exclusive(&self, key: &ReplicaKey) -> bool {
+        self.wanted.get(&name_of(key)).is_some_and(|w| w.exclusive)
+    }
+
+    /// Something happened to a container.
+    pub(crate) fn happened(&mut self, node: usize, happened: &Happened, now: Duration) {
+        match happened {
+            Happened::Started { key, id, pod, .. } => self.started(node, key, *id, pod, now),
+            Happened::Ended {
+                key,
+                id,
+                cause,
+                pod,
+            } => self.ended(node, key, *id, *cause, pod, now),
+        }
+    }
+
+    fn started(&mut self, node: usize, key: &ReplicaKey, id: u64, pod: &PodSpec, now: Duration) {
+        self.starts += 1;
+        self.ever.insert((name_of(key), key.index));
+        for ((other, k), dropped) in &mut self.dropped {
+            dropped.elsewhere |= *other != node && k == key;
+        }
+        let exclusive = self.exclusive(key);
+        let copies = self.copies.entry(key.clone()).or_default();
+        copies.push(Copy { node, id });
+        if copies.len() > 1 {
+            let nodes: Vec<usize> = copies.iter().map(|c| c.node).collect();
+            if exclusive {
+                let what = format!("{key} runs on nodes {nodes:?}");
+                self.violate(now, "exclusive_twice", what);
+            }
+            self.overlaps.entry(key.clone()).or_insert(now);
+        }
+        let at = (node, key.clone());
+        if let Some(dropped) = self.dropped.remove(&at)
+            && dropped.pod == *pod
+            && !dropped.elsewhere
+            && !dropped.asked
+            && !self
+                .wanted
+                .get(&name_of(key))
+                .is_some_and(|w| w.stops_alone || w.exclusive)
+        {
+            let what = format!(
+                "{key} was stopped on node {node} at {:.3} s and started there again, and ran \
+                 nowhere else",
+                dropped.at.as_secs_f64()
+            );
+            self.violate(now, "needless_restart", what);
+        }
+        if self.done.contains(key) && self.wanted.get(&name_of(key)).is_some_and(|w| w.job) {
+            let late = self.changed_at(&name_of(key));
+            if late + OVERLAP < now {
+                let what = format!("{key} had ended well and was started again on node {node}");
+                self.violate(now, "job_again", what);
+            }
+        }
+    }
+
+    fn ended(
+        &mut self,
+        node: usize,
+        key: &ReplicaKey,
+        id: u64,
+        cause: Cause,
+        pod: &PodSpec,
+        now: Duration,
+    ) {
+        let mut elsewhere = false;
+        if let Some(copies) = self.copies.get_mut(key) {
+            copies.retain(|c| c.id != id);
+            elsewhere = !copies.is_empty();
+            if copies.len() < 2 {
+                self.overlaps.remove(key);
+            }
+            if copies.is_empty() {
+                self.copies.remove(key);
+            }
+        }
+        match cause {
+            Cause::Unwanted => {
+                let dropped = Dropped {
+                    pod: pod.clone(),
+                    at: now,
+                    elsewhere,
+                    asked: false,
+                };
+                self.dropped.insert((node, key.clone()), dropped);
+            }
+            Cause::Exit(0) => {
+                self.done.insert(key.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// True where the replica has run at some time.
+    pub(crate) fn has_run(&self, name: &Name, index: u32) -> bool {
+        self.ever.contains(&(name.clone(), index))
+    }
+
+    /// True where a job's replica has ended well somewhere.
+    pub(crate) fn is_done(&self, name: &Name, index: u32) -> bool {
+        self.done
+            .iter()
+            .any(|key| name_of(key) == *name && key.index == index)
+    }
+
+    /// What an agent wants to run now: never with a lower generation than before.
+    pub(crate) fn desired<'a>(
+        &mut self,
+        node: usize,
+        desired: impl Iterator<Item = (&'a ReplicaKey, u64)>,
+        now: Duration,
+    ) {
+        for (key, generation) in desired {
+            let held = self.obeyed.entry((node, key.clone())).or_default();
+            let before = *held;
+            *held = before.max(generation);
+            if generation < before {
+                let what = format!(
+                    "node {node} obeys generation {generation} of {key} after generation {before}"
+                );
+                self.violate(now, "stale_order", what);
+            }
+        }
+    }
+
+    /// An order not to run a replica has been obeyed.
+    pub(crate) fn stopped(&mut self, node: usize, key: &ReplicaKey, generation: u64) {
+        let held = self.obeyed.entry((node, key.clone())).or_default();
+        *held = (*held).max(generation);
+    }
+
+    /// Highest generation that a device has obeyed for a replica.
+    pub(crate) fn highest(&self, node: usize, key: &ReplicaKey) -> u64 {
+        let at = (node, key.clone());
+        self.obeyed.get(&at).copied().unwrap_or_default()
+    }
+
+    /// Live copies of a replica by name.
+    pub(crate) fn copies_of(&self, name: &Name, index: u32) -> Vec<(ReplicaKey, Vec<usize>)> {
+        self.copies
+            .iter()
+            .filter(|(key, _)| name_of(key) == *name && key.index == index)
+            .map(|(key, copies)| (key.clone(), copies.iter().map(|c| c.node).collect()))
+            .collect()
+    }
+
+    /// All live copies.
+    pub(crate) fn copies(&self) -> impl Iterator<Item = (&ReplicaKey, Vec<usize>)> {
+        self.copies
+            .iter()
+            .map(|(key, copies)| (key, copies.iter().map(|c| c.node).collect()))
+    }
+
+    /// Copies that could have been one for too long. `calm_since` is since when the nodes of the
+    /// copies have been able to hear of each other; none where they are not.
+    pub(crate) fn overlaps(
+        &mut self,
+        now: Duration,
+        calm_since: impl Fn(&[usize]) -> Option<Duration>,
+    ) {
+        let mut late = Vec::new();
+        for (key, since) in &self.overlaps {
+            let nodes: Vec<usize> = self
+                .copies
+                .get(key)
+                .into_iter()
+                .flatten()
+                .map(|c| c.node)
+                .collect();
+            let Some(calm) = calm_since(&nodes) else {
+                continue;
+            };
+            let from = calm.max(*since).max(self.changed_at(&name_of(key)));
+            if now.saturating_sub(from) > OVERLAP {
+                late.push((key.clone(), nodes, *since));
+            }
+        }
+        for (key, nodes, since) in late {
+            self.overlaps.remove(&key);
+            let what = format!(
+                "{key} has run on nodes {nodes:?} since {:.3} s",
+                since.as_secs_f64()
+            );
+            self.violate(now, "copies", what);
+        }
+    }
+
+    /// A replica that should run and could: `calm` is since when. Tells whether it is late.
+    pub(crate) fn should_run(
+        &mut self,
+        name: &Name,
+        index: u32,
+        runs: bool,
+        calm: Option<Duration>,
+        now: Duration,
+    ) {
+        let at = (name.clone(), index);
+        if runs {
+            self.absent.remove(&at);
+            return;
+        }
+        let since = *self.absent.entry(at.clone()).or_insert(now);
+        let Some(calm) = calm else { return };
+        let from = since.max(calm).max(self.changed_at(name));
+        if now.saturating_sub(from) > WITHIN {
+            self.absent.insert(at, Duration::MAX);
+            let what = format!(
+                "{name}/{index} has not run since {:.3} s and could",
+                since.as_secs_f64()
+            );
+            self.violate(now, "not_running", what);
+        }
+    }
+}
