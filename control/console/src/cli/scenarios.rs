@@ -229,6 +229,27 @@ replica 0 → edge-1  edge lab owned  ● Running
 }
 
 #[tokio::test]
+async fn explain_tells_what_a_site_decided_while_it_was_cut_off() {
+    let mut moved = placement();
+    moved["spec"]["decidedBy"] = json!("edge-3");
+    moved["spec"]["explanation"]["cause"] = json!("node edge-2 is dead");
+    let server = Server::new(vec![
+        (WORKLOAD, 200, workload(1).to_string()),
+        (OF_WORKLOAD, 200, list("HyperionPlacement", &[moved], "")),
+    ]);
+    let (out, text) = captured();
+    explain::run(&server.connection, &explain_args(None), &out)
+        .await
+        .unwrap();
+    let expected = "
+replica 0 → edge-1  edge lab owned  ● Running
+  generation 3 by site (edge-3) · scorer rules · 2 candidates
+  decided while the site was cut off: node edge-2 is dead
+";
+    assert!(text().contains(expected), "{}", text());
+}
+
+#[tokio::test]
 async fn explain_shows_how_a_policy_decided_and_what_rules_would_have_chosen() {
     let term = |name: &str, value: f64| json!({"name": name, "value": value});
     let mut object = placement();

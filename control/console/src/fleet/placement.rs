@@ -111,7 +111,18 @@ impl Placement {
             clean_in_place(text);
         }
         clean_explanation(&mut self.explanation);
-        self.haystack = format!("{} {} {:?}", self.key, self.node, self.phase).to_lowercase();
+        let mut hay = format!("{} {} {:?}", self.key, self.node, self.phase);
+        if self.by_site() {
+            hay.push(' ');
+            hay.push_str(&decider(&self.decided_by));
+        }
+        self.haystack = hay.to_lowercase();
+    }
+
+    /// Its site decided, while it was cut off.
+    #[must_use]
+    pub fn by_site(&self) -> bool {
+        !["", CONTROL_PLANE].contains(&&*self.decided_by)
     }
 
     /// `namespace/workload`.
@@ -151,12 +162,15 @@ fn clean_explanation(why: &mut Explanation) {
     terms.for_each(|t| clean_in_place(&mut t.name));
 }
 
+/// The control plane's name as a decider.
+const CONTROL_PLANE: &str = "control-plane";
+
 /// Who decided, for people: a node that did so for its site is named as that.
 #[must_use]
 pub fn decider(decided_by: &str) -> String {
     match decided_by {
         "" => String::new(),
-        "control-plane" => "control-plane".to_owned(),
+        CONTROL_PLANE => CONTROL_PLANE.to_owned(),
         node => format!("site ({node})"),
     }
 }
@@ -193,6 +207,7 @@ impl Row for Placement {
         Column::number("GEN", 'w', 4, 5, 3),
         Column::number("P99", 'l', 7, 7, 7),
         Column::number("$/h", 'd', 7, 9, 2),
+        Column::text("DECIDED-BY", 'b', 13, 24, 8),
         Column::number("AGE", 'u', 5, 6, 2),
     ];
     const FIRST_SORT: (usize, bool) = (0, false);
@@ -221,6 +236,9 @@ impl Row for Placement {
                 .map_or_else(Cell::unknown, |ms| Cell::plain(text::millis(ms))),
             9 if self.hourly_cost == 0.0 => Cell::toned("owned", Tone::Dim),
             9 => Cell::plain(text::dollars(self.hourly_cost)),
+            // Only the node's name: a blank would end the field for scripts.
+            10 if self.by_site() => Cell::toned(&*self.decided_by, Tone::Accent),
+            10 => Cell::toned(&*self.decided_by, Tone::Dim),
             _ => context.age(self.created_ms),
         }
     }
@@ -240,6 +258,7 @@ impl Row for Placement {
                 other.p99_ms.unwrap_or(f64::NAN),
             ),
             9 => float_order(self.hourly_cost, other.hourly_cost),
+            10 => self.decided_by.cmp(&other.decided_by),
             _ => other.created_ms.cmp(&self.created_ms),
         }
     }

@@ -414,6 +414,11 @@ impl Simulation {
             _ => PlacementPhase::Running,
         };
         let backoff = phase == PlacementPhase::Backoff;
+        let by_site = node.provider == "edge" && (created / 1000) % 11 == 0;
+        let mut explanation = why(total, &node.id, second, latency, cost);
+        if by_site {
+            explanation.cause = "a device of the site was dead for 6.2 s".to_owned();
+        }
         Placement {
             key: format!("{namespace}/{name}"),
             namespace: namespace.to_owned(),
@@ -425,7 +430,11 @@ impl Simulation {
             region: node.place().to_owned(),
             capacity_type: node.capacity_type.clone(),
             generation: 1 + self.random.below(4) as i64,
-            decided_by: "control-plane".to_owned(),
+            decided_by: if by_site {
+                node.id.clone()
+            } else {
+                "control-plane".to_owned()
+            },
             hourly_cost: node.price,
             p99_ms: Some(20.0 + latency * 100.0),
             phase,
@@ -440,7 +449,7 @@ impl Simulation {
             restarts: if backoff { 5 } else { 0 },
             since_ms: Some(created + 2000),
             created_ms: Some(created),
-            explanation: why(total, &node.id, second, latency, cost),
+            explanation,
             ..Default::default()
         }
     }

@@ -43,6 +43,8 @@ pub struct Member {
     pub heard_ms: Option<u64>,
     /// Its own link to the control plane stands.
     pub linked: bool,
+    /// It reaches the control plane through another.
+    pub relayed: bool,
     /// Takes new replicas.
     pub accepts: bool,
     /// Percent of all cores.

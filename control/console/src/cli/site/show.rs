@@ -144,6 +144,8 @@ fn member(m: &Member, site: &SiteStatus) -> Vec<Cell> {
         },
         only(if m.linked {
             Cell::toned("up", Tone::Good)
+        } else if m.relayed {
+            Cell::plain("peer")
         } else {
             Cell::toned("down", Tone::Warn)
         }),

@@ -9,7 +9,7 @@ use super::table;
 use crate::fleet::column::{Mark, Row as _};
 use crate::fleet::explain;
 use crate::fleet::live::Sample;
-use crate::fleet::{Happening, Node, Workload};
+use crate::fleet::{Happening, Node, NodeState, Workload};
 use crate::text::{self, Line, Tone};
 use crate::top::layout::Areas;
 use crate::top::state::{Detail, State, Subject};
@@ -96,7 +96,7 @@ fn node_head(state: &State, node: &Node) -> Vec<Line> {
         vec![
             (Tone::Strong, node.id.clone()),
             (cell.tone, format!("  {mark} {}", cell.text)),
-            (Tone::Dim, format!("  agent {}", node.mode)),
+            (Tone::Dim, format!("  {}", contact(node))),
         ],
         vec![(
             Tone::Dim,
@@ -110,6 +110,19 @@ fn node_head(state: &State, node: &Node) -> Vec<Line> {
             ]),
         )],
     ]
+}
+
+/// The agent's mode, as far as it can be known: one that is out of reach can't say.
+fn contact(node: &Node) -> String {
+    if node.state != NodeState::Lost || node.mode == "connected" {
+        return format!("agent {}", node.mode);
+    }
+    let does = if node.site.is_empty() {
+        "runs on"
+    } else {
+        "runs on, and its site may decide"
+    };
+    format!("out of reach: what it had {does}")
 }
 
 fn joined(parts: &[&str]) -> String {

@@ -1,0 +1,88 @@
+//! How a person operates a site from one of its devices while the control plane is out of reach:
+//! HTTP/1 on a unix socket that only root may open.
+//!
+//! | request | does |
+//! |---|---|
+//! | `GET /v1/site` | the site as this node knows it: mode, members, replicas ([`SiteStatus`], JSON) |
+//! | `POST /v1/apply` | takes a workload: `peer.v1.Apply`, one record a replica (protobuf) |
+//! | `DELETE /v1/workloads/NAMESPACE/NAME` | deletes a workload that was applied at the site |
+//!
+//! Errors are JSON: `error`, a sentence that names the field, and `field`. What a request asks for
+//! goes to the node as a [`LocalRequest`]; this module decides nothing.
+
+mod answer;
+mod check;
+mod listen;
+mod serve;
+mod status;
+
+use std::path::PathBuf;
+
+use hyperion_proto::agent_v1::ReplicaRecord;
+use tokio::sync::oneshot;
+
+pub use listen::{LocalListener, bind};
+pub use serve::serve;
+pub use status::{Member, MemberState, MemberView, Replica, SiteStatus, SiteView};
+
+/// Where the socket is unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/hyperion/agent.sock";
+
+/// Where the local API is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalSocket {
+    /// Nowhere.
+    Off,
+    /// On this unix socket.
+    At(PathBuf),
+}
+
+/// Value of `--local-socket`: a path, or `off`.
+///
+/// # Errors
+/// Not an absolute path, or longer than a socket's name may be.
+pub fn parse_socket(text: &str) -> Result<LocalSocket, String> {
+    if text == "off" {
+        return Ok(LocalSocket::Off);
+    }
+    if !text.starts_with('/') || text.ends_with('/') {
+        return Err("an absolute path of a socket, or off, is expected".to_owned());
+    }
+    if text.len() > MAX_PATH {
+        return Err(format!(
+            "{} bytes; the name of a socket has at most {MAX_PATH}",
+            text.len()
+        ));
+    }
+    Ok(LocalSocket::At(PathBuf::from(text)))
+}
+
+/// Linux' `sun_path` has 108 bytes, one of them the NUL at its end.
+const MAX_PATH: usize = 107;
+
+/// What a person at the site asks of the node. An answer that is dropped says that the node is
+/// ending.
+#[derive(Debug)]
+pub enum LocalRequest {
+    /// The site as the node knows it.
+    Status(oneshot::Sender<SiteStatus>),
+    /// Run this workload: checked records, one a replica, without node, decider and generation.
+    Apply {
+        /// Replicas 0 to n-1 of one workload.
+        records: Vec<ReplicaRecord>,
+        /// Taken, or why not.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Do not run this workload any more.
+    Delete {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        workload: String,
+        /// Taken, or why not.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+}
+
+#[cfg(test)]
+mod tests;
