@@ -10,7 +10,8 @@ use std::time::Duration;
 use hyperion_api::placement::HyperionPlacement;
 use hyperion_api::workload::HyperionWorkload;
 use hyperion_api::{FINALIZER, MANAGER};
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -42,8 +43,17 @@ pub enum Applied {
         /// Generation that could not be stored; any, where it was to be deleted.
         generation: i64,
     },
+    /// The API refused a workload that was applied at a site.
+    NotMade {
+        /// Workload.
+        workload: Name,
+        /// The API server's word.
+        error: String,
+    },
 }
 
+/// Field manager of workloads that were applied at a site first.
+const SITE_MANAGER: &str = "hyperion-site";
 /// Writes in flight.
 const PARALLEL: usize = 32;
 /// First wait after a failure.
@@ -67,6 +77,7 @@ enum Write {
     Delete,
     Finalizer { uid: String, present: bool },
     Status(Value),
+    Make(Box<HyperionWorkload>),
 }
 
 #[derive(Default)]
@@ -166,6 +177,13 @@ impl Lanes {
                 uid,
                 present,
             } => (Lane::Workload(workload), Write::Finalizer { uid, present }),
+            Action::Make(object) => {
+                let name = Name::new(
+                    object.metadata.namespace.as_deref().unwrap_or_default(),
+                    object.metadata.name.as_deref().unwrap_or_default(),
+                );
+                (Lane::Workload(name), Write::Make(object))
+            }
             Action::Start { .. }
             | Action::Stop { .. }
             | Action::Event { .. }
@@ -224,7 +242,7 @@ impl Lanes {
             }
             // Another object of the same name.
             Err(kube::Error::Api(e))
-                if e.code == 409 && matches!(write, Write::Finalizer { .. }) =>
+                if e.code == 409 && matches!(write, Write::Finalizer { .. } | Write::Make(_)) =>
             {
                 Ok(false)
             }
@@ -243,7 +261,13 @@ impl Lanes {
                 warn!(object = ?lane, error = %e, attempt = work.failures, "cannot write");
                 if refused && work.failures >= REFUSALS {
                     work.failures = 0;
-                    told = outcome(&lane, &write, false);
+                    told = match (&lane, &write) {
+                        (Lane::Workload(workload), Write::Make(_)) => Some(Applied::NotMade {
+                            workload: workload.clone(),
+                            error: e.to_string(),
+                        }),
+                        _ => outcome(&lane, &write, false),
+                    };
                 } else {
                     // A newer write of the same part takes its place.
                     match write {
@@ -321,7 +345,7 @@ async fn write_one(client: &kube::Client, lane: &Lane, write: &Write) -> Result<
                     api.patch_status(&name, &params, &Patch::Apply(body))
                         .await?;
                 }
-                Write::Finalizer { .. } => {}
+                Write::Finalizer { .. } | Write::Make(_) => {}
             }
         }
         (Lane::Workload(workload), write) => {
@@ -348,11 +372,32 @@ async fn write_one(client: &kube::Client, lane: &Lane, write: &Write) -> Result<
                         Api::namespaced(client.clone(), &workload.namespace);
                     api.patch_status(name, &params, &Patch::Apply(body)).await?;
                 }
+                Write::Make(object) => {
+                    ensure_namespace(client, &workload.namespace).await?;
+                    let params = PostParams {
+                        field_manager: Some(SITE_MANAGER.to_owned()),
+                        ..PostParams::default()
+                    };
+                    api.create(&params, object).await?;
+                }
                 Write::Store(_) | Write::Delete => drop(api),
             }
         }
     }
     Ok(())
+}
+
+async fn ensure_namespace(client: &kube::Client, name: &str) -> Result<(), kube::Error> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    if api.get_opt(name).await?.is_some() {
+        return Ok(());
+    }
+    let mut namespace = Namespace::default();
+    namespace.metadata.name = Some(name.to_owned());
+    match api.create(&PostParams::default(), &namespace).await {
+        Err(kube::Error::Api(e)) if e.code == 409 => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 fn body(kind: &str, name: &str, part: &str, value: &Value) -> Value {

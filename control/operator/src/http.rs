@@ -62,6 +62,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/fleet/v1/nodes", get(nodes))
+        .route("/fleet/v1/history", get(history))
         .route("/fleet/v1/logs", get(logs))
         .with_state(shared);
     let server = axum::serve(listener, router);
@@ -144,6 +145,34 @@ async fn nodes(
         })
         .into_response(),
         None => not_leading(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct OfNode {
+    node: String,
+}
+
+async fn history(
+    State(shared): State<Shared>,
+    query: Result<Query<OfNode>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(e) => return sentence(StatusCode::BAD_REQUEST, e.body_text()),
+    };
+    let Some(gateway) = shared.directory.gateway() else {
+        return not_leading();
+    };
+    match gateway.history(&query.node) {
+        Some(history) => Json(history).into_response(),
+        None => sentence(
+            StatusCode::NOT_FOUND,
+            format!(
+                "node {:?} has brought no telemetry of a time out of reach",
+                query.node
+            ),
+        ),
     }
 }
 

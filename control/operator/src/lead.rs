@@ -1,6 +1,8 @@
 //! The leader's loop: watches and agents' words go into the index, dirty workloads are passed one
 //! by one, and what follows goes to the gateway and to the API. One task owns the index.
 
+mod away;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +10,6 @@ use std::time::{Duration, Instant};
 use hyperion_api::conditions;
 use hyperion_gateway::{Gateway, GatewayEvent};
 use hyperion_proto::agent_v1::StartReplica;
-use hyperion_proto::convert;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -226,6 +227,7 @@ impl Work {
                     warning: true,
                     reason: conditions::EVENT_POLICY_REFUSED.to_owned(),
                     text: format!("{source}: {refused}; rules decide"),
+                    past: None,
                 });
             }
         }
@@ -247,6 +249,7 @@ impl Work {
             );
         }
         metrics.set_policy(&status);
+        self.device_policy();
         self.leader.directory.set_scorer(status);
         self.chosen = Some(chosen);
     }
@@ -321,10 +324,14 @@ impl Work {
                 replica,
                 generation,
             } => self.index.gone(&workload, replica, generation),
+            Applied::NotMade { workload, error } => self.index.not_made(&workload, &error),
         }
     }
 
     fn agent(&mut self, event: GatewayEvent) {
+        if !matches!(event, GatewayEvent::NodeDown { .. }) {
+            self.heard = Instant::now();
+        }
         match event {
             GatewayEvent::NodeUp {
                 node,
@@ -333,7 +340,6 @@ impl Work {
                 ..
             } => {
                 debug!(node, "node is in reach");
-                self.heard = Instant::now();
                 self.index.node_up(&node, &capabilities, runtime_problem);
             }
             GatewayEvent::NodeDown {
@@ -355,31 +361,10 @@ impl Work {
                 debug!(node, replica = %report.key, generation = report.generation, phase = ?report.phase, reason = report.reason, "report");
                 self.index.report(&node, &report, Instant::now());
             }
-            // Not adopted yet: they stay as they are.
             GatewayEvent::SiteDecisions { node, records } => {
-                let read = records.iter().filter_map(|r| convert::record(r).ok());
-                let kept: Vec<_> = read.map(|r| (r.key, r.generation, r.decider)).collect();
-                self.leader.gateway.decisions_kept(&node, &kept);
+                self.index.site_decided(&node, records, Instant::now());
             }
-            GatewayEvent::Event { node, event } => {
-                let about = match &event.replica {
-                    Some(key) => events::workload(
-                        &Name::new(&key.namespace, &key.workload),
-                        &key.workload_uid,
-                    ),
-                    None => events::node(&node),
-                };
-                let text = match &event.replica {
-                    Some(key) => format!("replica {} on node {node}: {}", key.index, event.message),
-                    None => event.message,
-                };
-                self.publisher.publish(Note {
-                    about,
-                    warning: event.warning,
-                    reason: event.reason,
-                    text,
-                });
-            }
+            GatewayEvent::Event { node, event } => self.device_event(&node, event),
         }
     }
 
@@ -431,6 +416,7 @@ impl Work {
         self.count(now);
         self.complete(now);
         self.release(now);
+        self.answers();
         !self.queue.is_empty()
     }
 
@@ -476,6 +462,7 @@ impl Work {
                     key,
                     generation,
                     pod,
+                    intent,
                 } => {
                     debug!(node, replica = %key, generation, "start");
                     let generation = u64::try_from(generation).unwrap_or(0);
@@ -484,7 +471,7 @@ impl Work {
                         generation,
                         pod: Some(*pod),
                         command_id: generation,
-                        ..Default::default()
+                        intent: Some(intent.as_ref().clone()),
                     };
                     self.leader.gateway.set_desired(&node, start);
                 }
@@ -503,12 +490,14 @@ impl Work {
                     warning,
                     reason,
                     note,
+                    at,
                 } => {
                     info!(workload = %workload, reason, "{note}");
                     self.publisher.publish(Note {
                         about: events::workload(&workload, &uid),
                         warning,
                         reason: reason.to_owned(),
+                        past: at.map(|at| (at, events::mark(&[&uid, reason, &note], 0))),
                         text: note,
                     });
                 }

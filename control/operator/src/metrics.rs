@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::decider::Sums;
+use crate::index::Verdicts;
 
 /// Label of [`Metrics::placements`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,6 +39,7 @@ pub struct Metrics {
     pub placements: Family<Phase, Gauge>,
     /// API writes that failed and were tried again.
     pub write_failures: Counter,
+    site_decisions: Family<Verdict, Counter>,
     /// 1 for who decides now.
     policy_info: Family<PolicyInfo, Gauge>,
     /// Policies that were refused.
@@ -52,6 +54,12 @@ pub struct Metrics {
     pub experience_kept: Counter,
     /// Outcomes of placements that could not be kept.
     pub experience_lost: Counter,
+}
+
+/// Label of `hyperion_operator_site_decisions_total`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verdict {
+    verdict: &'static str,
 }
 
 /// Labels of `hyperion_policy_info`.
@@ -80,6 +88,7 @@ impl Metrics {
             workloads: Gauge::default(),
             placements: Family::default(),
             write_failures: Counter::default(),
+            site_decisions: Family::default(),
             policy_info: Family::default(),
             policy_refused: Counter::default(),
             policy_decisions: Counter::default(),
@@ -110,6 +119,11 @@ impl Metrics {
             "write_failures",
             "API writes that failed and were tried again",
             m.write_failures.clone(),
+        );
+        r.register(
+            "site_decisions",
+            "Decisions that sites made while they were cut off, by what became of them",
+            m.site_decisions.clone(),
         );
         m.register_policy(registry);
         let r = registry.sub_registry_with_prefix("hyperion_experience");
@@ -205,6 +219,20 @@ impl Metrics {
             .inc_by(more(now.rules_regret, before.rules_regret));
         self.policy_regret
             .inc_by(more(now.policy_regret, before.policy_regret));
+    }
+
+    /// Counts what became of decisions of sites.
+    pub fn count_site_verdicts(&self, verdicts: &Verdicts) {
+        for (verdict, count) in [
+            ("adopted", verdicts.adopted),
+            ("overruled", verdicts.overruled),
+            ("known", verdicts.known),
+            ("kept", verdicts.kept),
+            ("refused", verdicts.refused),
+        ] {
+            let counter = self.site_decisions.get_or_create(&Verdict { verdict });
+            counter.inc_by(count);
+        }
     }
 
     /// Counts placements by phase.

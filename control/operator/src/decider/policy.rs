@@ -40,6 +40,9 @@ pub enum Refused {
         "the ConfigMap has no key `policy` in binaryData; make it with `kubectl create configmap hyperion-policy -n hyperion-system --from-file=policy=FILE`"
     )]
     NoKey,
+    /// A device would not run it in its memory and time.
+    #[error("key `device-policy` holds a policy in full precision; devices take quantised ones")]
+    NotQuantised,
     /// It is not a policy for this program.
     #[error(transparent)]
     Policy(#[from] PolicyError),

@@ -8,13 +8,13 @@ use std::str::FromStr;
 
 use futures::StreamExt;
 use hyperion_api::NAMESPACE;
-use hyperion_policy::MAX_BYTES;
+use hyperion_policy::{MAX_BYTES, PolicyFile, Precision};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::policy::{Policy, Refused};
 
@@ -22,6 +22,8 @@ use super::policy::{Policy, Refused};
 pub const CONFIG_MAP: &str = "hyperion-policy";
 /// Its key in `binaryData`.
 const KEY: &str = "policy";
+/// The key with the policy for devices.
+const DEVICE_KEY: &str = "device-policy";
 
 /// What `--policy` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,8 +49,17 @@ impl FromStr for Asked {
     }
 }
 
-/// The ConfigMap, where there is one: the bytes of its key, where it has it.
-pub type Map = Option<Option<Vec<u8>>>;
+/// The ConfigMap, where there is one.
+pub type Map = Option<Held>;
+
+/// What the ConfigMap holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The policy that decides here.
+    pub policy: Option<Vec<u8>>,
+    /// The policy for devices.
+    pub device: Option<Vec<u8>>,
+}
 
 /// What counts.
 #[derive(Debug)]
@@ -80,16 +91,35 @@ impl Chosen {
 pub fn choose(asked: &Asked, map: &Map) -> Chosen {
     match (asked, map) {
         (Asked::Rules, _) => Chosen::of("rules".to_owned(), Ok(None)),
-        (_, Some(bytes)) => {
-            let read = bytes.as_deref().ok_or(Refused::NoKey);
+        // One that only says what devices are to have leaves the rest as it is.
+        (_, Some(held)) if held.policy.is_some() || held.device.is_none() => {
+            let read = held.policy.as_deref().ok_or(Refused::NoKey);
             let read = read.and_then(Policy::read).map(Some);
             Chosen::of(format!("configmap {NAMESPACE}/{CONFIG_MAP}"), read)
         }
-        (Asked::File(path), None) => {
+        (Asked::File(path), _) => {
             let read = file(path).and_then(|bytes| Policy::read(&bytes));
             Chosen::of(format!("file {}", path.display()), read.map(Some))
         }
-        (Asked::BuiltIn, None) => built_in(),
+        (Asked::BuiltIn, _) => built_in(),
+    }
+}
+
+/// The policy for devices: the ConfigMap's, or the one that the program brings; none where people
+/// asked for rules. It has to be one that a device can run.
+///
+/// # Errors
+/// It is damaged, of another feature schema, or not quantised.
+pub fn for_devices<'a>(asked: &Asked, map: &'a Map) -> Result<Option<&'a [u8]>, Refused> {
+    if *asked == Asked::Rules {
+        return Ok(None);
+    }
+    let Some(bytes) = map.as_ref().and_then(|held| held.device.as_deref()) else {
+        return Ok(Some(hyperion_policy::BUILT_IN_QUANTISED));
+    };
+    match PolicyFile::read(bytes)?.precision {
+        Precision::Quantised(_) => Ok(Some(bytes)),
+        Precision::Full => Err(Refused::NotQuantised),
     }
 }
 
@@ -125,6 +155,7 @@ pub fn watch(client: &kube::Client, stop: CancellationToken) -> mpsc::Receiver<M
         let mut seen = watcher::watch_object(api, CONFIG_MAP)
             .default_backoff()
             .boxed();
+        let mut said = String::new();
         loop {
             let map = tokio::select! {
                 map = seen.next() => map,
@@ -133,16 +164,30 @@ pub fn watch(client: &kube::Client, stop: CancellationToken) -> mpsc::Receiver<M
             let map = match map {
                 None => return,
                 Some(Err(e)) => {
-                    debug!(error = %e, "watch of ConfigMap {CONFIG_MAP}");
+                    // It is tried again all the time: said once, until it is another error.
+                    let error = e.to_string();
+                    if error == said {
+                        debug!(error, "watch of ConfigMap {CONFIG_MAP}");
+                    } else {
+                        warn!(
+                            error,
+                            "watch of ConfigMap {NAMESPACE}/{CONFIG_MAP}: the policy stays as it is"
+                        );
+                        said = error;
+                    }
                     continue;
                 }
                 Some(Ok(map)) => map,
             };
-            let bytes = map.map(|map| {
+            let held = map.map(|map| {
                 let mut data = map.binary_data.unwrap_or_default();
-                data.remove(KEY).map(|bytes| bytes.0)
+                Held {
+                    policy: data.remove(KEY).map(|bytes| bytes.0),
+                    device: data.remove(DEVICE_KEY).map(|bytes| bytes.0),
+                }
             });
-            if tx.send(bytes).await.is_err() {
+            said = String::new();
+            if tx.send(held).await.is_err() {
                 return;
             }
         }

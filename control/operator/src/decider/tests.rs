@@ -13,7 +13,7 @@ use hyperion_placement::policy::Network;
 use hyperion_placement::reward::RewardWeights;
 use hyperion_policy::{Card, Guard, Limits, PolicyFile, SlotStats, Statistics, TrainingData};
 
-use super::source::{Asked, choose};
+use super::source::{Asked, Held, choose, for_devices};
 use super::*;
 
 /// Statistics of slots between these bounds.
@@ -238,10 +238,17 @@ fn the_config_map_counts_before_the_file_and_rules_before_all() {
     assert!(of_file.policy.is_some() && of_file.refused.is_none());
     assert_eq!(of_file.source, format!("file {}", path.display()));
     let other = file(&network(PairSlot::Cost, 2.0, 0.0));
-    let of_map = choose(&asked, &Some(Some(other.clone())));
+    let held = |policy: Option<Vec<u8>>, device: Option<Vec<u8>>| Some(Held { policy, device });
+    let of_map = choose(&asked, &held(Some(other.clone()), None));
     assert_eq!(of_map.source, "configmap hyperion-system/hyperion-policy");
     assert_ne!(of_map.policy.unwrap().hash, of_file.policy.unwrap().hash);
-    let rules = choose(&Asked::Rules, &Some(Some(other)));
+    let only_devices = choose(&asked, &held(None, Some(other.clone())));
+    assert!(
+        only_devices.source.starts_with("file"),
+        "{}",
+        only_devices.source
+    );
+    let rules = choose(&Asked::Rules, &held(Some(other), None));
     assert!(rules.policy.is_none() && rules.refused.is_none());
     assert_eq!(rules.source, "rules");
 }
@@ -263,7 +270,11 @@ fn policies_that_are_not_ours_are_refused_with_the_reason() {
         (Some(Vec::new()), "not a policy file"),
         (None, "no key `policy`"),
     ] {
-        let chosen = choose(&Asked::BuiltIn, &Some(bytes));
+        let held = Held {
+            policy: bytes,
+            device: None,
+        };
+        let chosen = choose(&Asked::BuiltIn, &Some(held));
         assert!(chosen.policy.is_none());
         let text = chosen.refused.unwrap().to_string();
         assert!(text.contains(expected), "{text}");
@@ -283,4 +294,28 @@ fn a_file_that_cant_be_read_is_named() {
 fn find(bytes: &[u8], text: &[u8]) -> usize {
     let mut windows = bytes.windows(text.len());
     windows.position(|window| window == text).unwrap()
+}
+
+#[test]
+fn devices_get_a_quantised_policy_or_keep_what_they_have() {
+    let held = |device: &[u8]| {
+        Some(Held {
+            policy: None,
+            device: Some(device.to_vec()),
+        })
+    };
+    let built_in = hyperion_policy::BUILT_IN_QUANTISED;
+    assert_eq!(for_devices(&Asked::BuiltIn, &None), Ok(Some(built_in)));
+    assert_eq!(for_devices(&Asked::Rules, &held(built_in)), Ok(None));
+    let map = held(built_in);
+    assert_eq!(for_devices(&Asked::BuiltIn, &map), Ok(Some(built_in)));
+    let full = file(&network(PairSlot::Cost, 1.0, 0.0));
+    for (bytes, expected) in [
+        (&full[..], "full precision"),
+        (b"junk", "not a policy file"),
+    ] {
+        let map = held(bytes);
+        let refused = for_devices(&Asked::BuiltIn, &map).unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}");
+    }
 }

@@ -8,6 +8,7 @@
 mod handover;
 mod nodes;
 mod placements;
+mod site;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,8 @@ use crate::plan::{Look, Pending};
 pub use handover::{HANDOVER, LEAVING};
 pub use nodes::NodeEntry;
 pub use placements::{Failure, Leaving, PlacementEntry, phase_of};
-pub use workloads::{Broken, Template, WorkloadEntry};
+pub use site::{Answer, Claim, Decision, NodeNote, Stage, Verdicts};
+pub use workloads::{Broken, Template, WorkloadEntry, is_site_uid};
 
 /// Namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +94,8 @@ pub struct Index {
     pub(crate) looks: BTreeMap<Name, Look>,
     /// Decisions that wait for their outcome.
     pub(crate) pending: BTreeMap<(Name, u32), Pending>,
+    /// Decisions of sites that are not stored yet.
+    pub(crate) claims: site::Claims,
     /// Something changed that may help them.
     room: bool,
     dirty: BTreeMap<Name, Priority>,
@@ -118,6 +122,7 @@ impl Index {
             reconsider: None,
             looks: BTreeMap::new(),
             pending: BTreeMap::new(),
+            claims: site::Claims::default(),
             room: false,
             dirty: BTreeMap::new(),
         }

@@ -9,7 +9,7 @@ use hyperion_placement::gpu;
 use hyperion_placement::model::{
     CapacityType, GpuDevice, Location, Node, Provider, Resources, Supply, Taint, Tier,
 };
-use hyperion_proto::domain::{Capabilities, ReplicaKey};
+use hyperion_proto::domain::{Capabilities, ReplicaKey, Report};
 use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use tracing::warn;
@@ -33,6 +33,8 @@ pub struct NodeEntry {
     pub down_since: Option<Instant>,
     /// Replicas that it holds or was told to start, and the generation.
     pub held: BTreeMap<ReplicaKey, u64>,
+    /// Reports of copies that are of no placement.
+    pub stray: BTreeMap<ReplicaKey, Report>,
 }
 
 impl NodeEntry {
@@ -235,6 +237,8 @@ impl Index {
         // What its welcome tells it to start, and what it may have been told before: that may run
         // until the node says that it does not. Its reports say the rest.
         entry.held = told.into_iter().collect();
+        entry.stray.clear();
+        self.forget_asker(id);
         self.refresh_node(id);
         self.touch_node(id, Priority::High);
         self.touch_unplaced();
@@ -262,9 +266,11 @@ impl Index {
         entry.connected = false;
         entry.down_since = Some(now);
         entry.held.clear();
+        entry.stray.clear();
         if entry.spec.is_none() {
             self.nodes.remove(id);
         }
+        self.forget_asker(id);
         self.refresh_node(id);
         self.touch_node(id, Priority::Normal);
     }

@@ -1,6 +1,7 @@
 //! Placements of the index, and what nodes say of them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hyperion_api::placement::{
@@ -9,7 +10,7 @@ use hyperion_api::placement::{
 };
 use hyperion_api::workload::WorkloadType;
 use hyperion_placement::model::Resources;
-use hyperion_proto::agent_v1::ReplicaPhase;
+use hyperion_proto::agent_v1::{Intent, PodSpec, ReplicaPhase};
 use hyperion_proto::domain::{ReplicaKey, Report};
 use kube::ResourceExt;
 use kube::core::DeserializeGuard;
@@ -46,6 +47,10 @@ pub struct PlacementEntry {
     pub retries: u32,
     /// Generation that the gateway was told; 0 for none.
     pub told: i64,
+    /// What the gateway was told that the workload wants.
+    pub told_intent: Option<Arc<Intent>>,
+    /// What runs, where its site decided and the template may have changed since.
+    pub site_pod: Option<Arc<PodSpec>>,
     /// The node was told to stop it, then.
     pub stopping: Option<Instant>,
     /// It is stopped to be placed elsewhere, and not for good.
@@ -74,6 +79,8 @@ impl PlacementEntry {
             retry_at: None,
             retries: 0,
             told: 0,
+            told_intent: None,
+            site_pod: None,
             stopping: None,
             moving: false,
             returned: false,
@@ -446,6 +453,13 @@ impl Index {
             *generation = (*generation).max(report.generation);
         }
         self.touch(&name, Priority::Normal);
+        let known = self.placement(&name, report.key.index).is_some_and(|p| {
+            p.spec.node == node
+                && p.key == report.key
+                && u64::try_from(p.spec.generation) == Ok(report.generation)
+        });
+        let stopped = report.phase == ReplicaPhase::Stopped;
+        self.stray(node, report, known || stopped);
         let service = self
             .workloads
             .get(&name)

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperion_api::workload::{HyperionWorkload, HyperionWorkloadSpec, HyperionWorkloadStatus};
-use hyperion_api::{Invalid, agent_pod, intent};
+use hyperion_api::{Invalid, SITE_UID, agent_pod, intent};
 use hyperion_placement::model::Request;
+use hyperion_proto::agent_v1::Intent;
 use kube::ResourceExt;
 use kube::core::{DeserializeGuard, ObjectMeta};
 
@@ -22,6 +23,10 @@ pub struct Template {
     pub grace: Duration,
     /// `policy.disconnect.replaceAfter`, or the default.
     pub replace_after: Duration,
+    /// `policy.disconnect.stopAfter`.
+    pub stop_after: Option<Duration>,
+    /// What its nodes' sites have to know of it.
+    pub intent: Arc<Intent>,
 }
 
 /// A workload that can't be read.
@@ -51,9 +56,20 @@ pub struct WorkloadEntry {
 }
 
 impl WorkloadEntry {
-    /// Uid.
+    /// The uid that its replicas are keyed by: the object's, or where it was applied at a site first
+    /// the one that the site gave it.
     #[must_use]
     pub fn uid(&self) -> &str {
+        let annotations = self.object.metadata.annotations.as_ref();
+        annotations
+            .and_then(|a| a.get(SITE_UID))
+            .filter(|uid| is_site_uid(uid))
+            .map_or_else(|| self.object_uid(), String::as_str)
+    }
+
+    /// Uid of the object.
+    #[must_use]
+    pub fn object_uid(&self) -> &str {
         self.object.metadata.uid.as_deref().unwrap_or_default()
     }
 
@@ -70,18 +86,27 @@ impl WorkloadEntry {
     }
 }
 
+/// Uids that sites give begin so: nobody can take another object's for one.
+#[must_use]
+pub fn is_site_uid(uid: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    uid.starts_with("site-") && uid.len() <= 63 && uid.bytes().all(plain) && !uid.ends_with('-')
+}
+
 fn read(spec: &HyperionWorkloadSpec, replace_after: Duration) -> Result<Arc<Template>, Invalid> {
     let request = hyperion_api::request::request(spec)?;
     // Also proves that a node can be told to run it.
     agent_pod::pod_spec(spec, &[])?;
     hyperion_api::request::replicas(spec)?;
-    let own = intent::times(spec)?.replace_after;
+    let times = intent::times(spec)?;
     let grace = agent_pod::grace(hyperion_api::request::pod(spec)?)?;
     Ok(Arc::new(Template {
         request,
         hash: hash(spec),
         grace: Duration::from_secs(u64::from(grace)),
-        replace_after: own.unwrap_or(replace_after),
+        replace_after: times.replace_after.unwrap_or(replace_after),
+        stop_after: times.stop_after,
+        intent: Arc::new(intent::intent(spec)?),
     }))
 }
 

@@ -7,6 +7,7 @@
 //! - [`place`]: where a replica goes;
 //! - [`moves`]: why a replica leaves its node;
 //! - [`better`]: whether one that runs well would do better elsewhere;
+//! - [`site`]: what sites decided while they were cut off;
 //! - [`outcome`]: what became of placements;
 //! - [`status`] and [`why`]: what people read.
 
@@ -14,6 +15,7 @@ mod better;
 mod moves;
 mod outcome;
 mod place;
+mod site;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -24,11 +26,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyperion_api::placement::{HyperionPlacement, HyperionPlacementStatus, PlacementPhase};
-use hyperion_api::workload::HyperionWorkloadStatus;
+use hyperion_api::workload::{HyperionWorkload, HyperionWorkloadStatus};
 use hyperion_api::{FINALIZER, Invalid, agent_pod, conditions};
 use hyperion_placement::Explanation;
 use hyperion_policy::Experience;
-use hyperion_proto::agent_v1::PodSpec;
+use hyperion_proto::agent_v1::{Intent, PodSpec};
 use hyperion_proto::domain::ReplicaKey;
 use jiff::Timestamp;
 
@@ -38,6 +40,7 @@ use crate::index::{Index, Name, Template, WorkloadEntry};
 pub use better::Look;
 pub use moves::Why;
 pub use outcome::Pending;
+pub use site::told_at;
 
 /// Something to do. Actions on one object are to be done in order; of two writes of the same part
 /// of an object the later one counts.
@@ -87,7 +90,11 @@ pub enum Action {
         generation: i64,
         /// What to run.
         pod: Box<PodSpec>,
+        /// What its site has to know to place it again.
+        intent: Arc<Intent>,
     },
+    /// Make a workload that was applied at a site.
+    Make(Box<HyperionWorkload>),
     /// Tell a node not to run a replica with this generation or a lower one.
     Stop {
         /// Node.
@@ -109,6 +116,8 @@ pub enum Action {
         reason: &'static str,
         /// For people.
         note: String,
+        /// When it happened, where that was not now.
+        at: Option<Timestamp>,
     },
     /// Keep what became of a placement, to learn from.
     Experience(Box<Experience>),
@@ -175,12 +184,19 @@ impl Pass<'_> {
     fn run(&mut self) {
         let workload = self.index.workloads.get(&self.name).cloned();
         match workload {
-            None if self.index.broken.contains_key(&self.name) => self.broken_unknown(),
-            None => self.retire_all(),
+            None if self.index.broken.contains_key(&self.name) => {
+                self.claims();
+                self.broken_unknown();
+            }
+            None => {
+                self.claims();
+                self.retire_all();
+            }
             Some(workload) if workload.deleting() => self.delete(&workload),
             Some(workload) => self.keep(&workload),
         }
         self.let_go();
+        self.settle_claims();
     }
 
     /// A workload that stays.
@@ -194,6 +210,7 @@ impl Pass<'_> {
         self.retire_where(|key, _| key.uid != workload.uid());
         // Decisions are made on what nodes said last.
         self.placement_statuses();
+        self.claims();
         let broken = self.index.broken.get(&self.name).cloned();
         let template = match (&workload.template, broken) {
             (_, Some(broken)) => Err(Invalid::new("object", broken.error)),
@@ -219,6 +236,7 @@ impl Pass<'_> {
     }
 
     fn delete(&mut self, workload: &WorkloadEntry) {
+        self.claims();
         self.retire_all();
         if !self.index.placements.contains_key(&self.name) {
             if has_finalizer(workload) {
@@ -260,7 +278,7 @@ impl Pass<'_> {
     fn finalizer(&mut self, workload: &WorkloadEntry, present: bool) {
         self.out.actions.push(Action::Finalizer {
             workload: self.name.clone(),
-            uid: workload.uid().to_owned(),
+            uid: workload.object_uid().to_owned(),
             present,
         });
     }
@@ -285,10 +303,11 @@ impl Pass<'_> {
     ) {
         self.out.actions.push(Action::Event {
             workload: self.name.clone(),
-            uid: workload.uid().to_owned(),
+            uid: workload.object_uid().to_owned(),
             warning,
             reason,
             note,
+            at: None,
         });
     }
 
@@ -397,12 +416,19 @@ impl Pass<'_> {
             let Some(entry) = self.index.placement(&self.name, replica) else {
                 continue;
             };
-            let ready = entry.stored >= entry.spec.generation
-                && entry.told < entry.spec.generation
+            let current = entry.spec.template_hash == template.hash;
+            let open = entry.stored >= entry.spec.generation
                 && entry.stopping.is_none()
                 && !entry.deleting
-                && entry.spec.template_hash == template.hash;
-            if !ready {
+                && entry.status.reason != conditions::REASON_ENDED_AT_SITE
+                && (current || entry.site_pod.is_some());
+            let new = entry.told < entry.spec.generation;
+            // A policy that has changed reaches the node without a new generation: nothing restarts.
+            let changed = || {
+                let told = entry.told_intent.as_ref();
+                told.is_none_or(|t| !Arc::ptr_eq(t, &template.intent) && *t != template.intent)
+            };
+            if !open || !(new || current && changed()) {
                 continue;
             }
             let (node, key, generation) = (
@@ -410,12 +436,18 @@ impl Pass<'_> {
                 entry.key.clone(),
                 entry.spec.generation,
             );
-            // Proved when the template was read.
-            let Ok(pod) = agent_pod::pod_spec(&workload.object.spec, &entry.spec.gpus) else {
-                continue;
+            let site_pod = entry.site_pod.clone().filter(|_| !current);
+            let pod = match site_pod {
+                Some(pod) => pod.as_ref().clone(),
+                // Proved when the template was read.
+                None => match agent_pod::pod_spec(&workload.object.spec, &entry.spec.gpus) {
+                    Ok(pod) => pod,
+                    Err(_) => continue,
+                },
             };
             if let Some(entry) = self.index.entry_mut(&self.name, replica) {
                 entry.told = generation;
+                entry.told_intent = Some(template.intent.clone());
             }
             self.index.told(&node, &key, generation);
             self.out.actions.push(Action::Start {
@@ -423,6 +455,7 @@ impl Pass<'_> {
                 key,
                 generation,
                 pod: Box::new(pod),
+                intent: template.intent.clone(),
             });
         }
     }

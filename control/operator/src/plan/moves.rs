@@ -11,9 +11,11 @@ use hyperion_placement::Constraint;
 use hyperion_placement::filter::{Candidate, first_rejection};
 use hyperion_placement::model::Node;
 
-use super::Pass;
 use super::place::Decided;
-use crate::index::{Failure, HANDOVER, Leaving, PlacementEntry, Template, WorkloadEntry};
+use super::{Pass, STOP_MARGIN};
+use crate::index::{
+    Failure, HANDOVER, Leaving, NodeEntry, PlacementEntry, Template, WorkloadEntry,
+};
 
 /// Why a replica needs a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +58,9 @@ impl fmt::Display for Why {
 /// Nodes that have not been heard since this control plane began may still be on their way back:
 /// agents wait up to 15 s between attempts.
 pub const FIRST_CONTACT: Duration = Duration::from_secs(20);
+/// What clocks of devices may be apart after `stopAfter`, at least; a fiftieth of the time where that
+/// is more.
+const CLOCKS_APART: Duration = Duration::from_secs(2);
 /// How long a replica may fail to be created (no image, no runtime) before another node is tried.
 const CREATE_FAILURES: Duration = Duration::from_secs(10);
 /// Restarts before another node is tried.
@@ -171,15 +176,29 @@ impl Pass<'_> {
         let Some(down) = entry.down_for(self.now) else {
             return false;
         };
-        // At most one copy: nobody can tell what a node that is out of reach still runs.
-        if workload.object.spec.policy.exclusive {
-            return false;
-        }
-        let after = if entry.seen {
+        let mut after = if entry.seen {
             template.replace_after
         } else {
             template.replace_after.max(FIRST_CONTACT)
         };
+        let mut down = down;
+        if workload.object.spec.policy.exclusive {
+            // At most one copy: nobody can tell what a node that is out of reach still runs, unless
+            // it stops by itself. Its site may have moved the replica to any node that was cut off
+            // later, and that one stops it later.
+            let Some(stop_after) = template.stop_after else {
+                return false;
+            };
+            let cut_off = stop_after + template.grace + STOP_MARGIN;
+            after = after.max(cut_off + CLOCKS_APART.max(cut_off / 50));
+            let site = entry.spec.as_ref().map_or("", |s| s.site.as_str());
+            let of_site = |n: &&NodeEntry| n.spec.as_ref().is_some_and(|s| s.site == site);
+            if !site.is_empty() {
+                let others = self.index.nodes.values().filter(of_site);
+                let last = others.filter_map(|n| n.down_for(self.now)).min();
+                down = last.map_or(down, |last| last.min(down));
+            }
+        }
         if down < after {
             let at = self.now + (after - down);
             self.wake_at(at);

@@ -150,7 +150,7 @@ impl Pass<'_> {
             .workloads
             .get(&self.name)
             .map_or(0, |w| w.highest);
-        let generation = held.map_or(highest, |h| h.spec.generation) + 1;
+        let generation = held.map_or(0, |h| h.spec.generation).max(highest) + 1;
         let spec = placement_spec(&self.name, workload, template, replica, generation, decided);
         let held = held.cloned();
         self.remember(template, replica, generation, decided);
@@ -186,9 +186,11 @@ impl Pass<'_> {
                 *spread.entry(entry.spec.node.clone()).or_insert(0) += 1;
             }
         }
-        self.out
-            .actions
-            .push(Action::Store(Box::new(object(&entry, leaving))));
+        self.out.actions.push(Action::Store(Box::new(object(
+            &entry,
+            workload.object_uid(),
+            leaving,
+        ))));
         self.index.put(entry);
     }
 
@@ -198,13 +200,17 @@ impl Pass<'_> {
         if self.index.hands_over(&(self.name.clone(), replica)) {
             return;
         }
+        let Some(workload) = self.index.workloads.get(&self.name) else {
+            return;
+        };
+        let owner = workload.object_uid().to_owned();
         let Some(entry) = self.index.entry_mut(&self.name, replica) else {
             return;
         };
         // Of one that is about to be deleted nothing is stored.
         if entry.names_leaving && !entry.deleting && entry.stopping.is_none() {
             entry.names_leaving = false;
-            let object = object(entry, None);
+            let object = object(entry, &owner, None);
             self.out.actions.push(Action::Store(Box::new(object)));
         }
     }
@@ -285,7 +291,12 @@ fn placement_spec(
     }
 }
 
-fn object(entry: &PlacementEntry, leaving: Option<String>) -> HyperionPlacement {
+/// The object of a placement. `owner` is the uid of the workload's object.
+pub(super) fn object(
+    entry: &PlacementEntry,
+    owner: &str,
+    leaving: Option<String>,
+) -> HyperionPlacement {
     let mut object = HyperionPlacement::new(&entry.object_name(), entry.spec.clone());
     object.metadata.namespace = Some(entry.key.namespace.clone());
     object.metadata.labels = Some(BTreeMap::from([
@@ -297,7 +308,7 @@ fn object(entry: &PlacementEntry, leaving: Option<String>) -> HyperionPlacement 
         api_version: "hyperion.io/v1alpha1".to_owned(),
         kind: "HyperionWorkload".to_owned(),
         name: entry.key.workload.clone(),
-        uid: entry.key.uid.clone(),
+        uid: owner.to_owned(),
         controller: Some(true),
         block_owner_deletion: Some(true),
     }]);

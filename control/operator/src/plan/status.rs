@@ -196,7 +196,7 @@ impl Pass<'_> {
         let placed = if workload.deleting() {
             Verdict(false, words::REASON_DELETING, String::new())
         } else {
-            self.placed(workload, &count, template.is_ok())
+            self.placed(workload, &count, template)
         };
         if let Some((_, _, explanation)) = self.unplaced.first() {
             status.rejected = rejections(explanation);
@@ -236,7 +236,12 @@ impl Pass<'_> {
         }
     }
 
-    fn placed(&mut self, workload: &WorkloadEntry, count: &Count, accepted: bool) -> Verdict {
+    fn placed(
+        &mut self,
+        workload: &WorkloadEntry,
+        count: &Count,
+        template: Result<&Template, &Invalid>,
+    ) -> Verdict {
         if let Some((replica, why, explanation)) = self.unplaced.first() {
             let others = self.unplaced.len() - 1;
             let mut text = format!("replica {replica}: {}", explanation.summary());
@@ -253,14 +258,19 @@ impl Pass<'_> {
             return Verdict(false, words::REASON_UNPLACEABLE, text);
         }
         if let Some(node) = &count.unreachable {
-            let text = if workload.object.spec.policy.exclusive {
-                format!("node {node} is out of reach; the workload is exclusive and waits for it")
-            } else {
-                format!("node {node} is out of reach")
+            let stops = template.is_ok_and(|t| t.stop_after.is_some());
+            let text = match (workload.object.spec.policy.exclusive, stops) {
+                (true, true) => format!(
+                    "node {node} is out of reach; the workload is exclusive and waits for it, or until its site has stopped it"
+                ),
+                (true, false) => format!(
+                    "node {node} is out of reach; the workload is exclusive and waits for it"
+                ),
+                _ => format!("node {node} is out of reach"),
             };
             return Verdict(false, words::REASON_NODE_LOST, text);
         }
-        if !accepted || count.placed + count.succeeded + count.failed < count.desired {
+        if template.is_err() || count.placed + count.succeeded + count.failed < count.desired {
             return Verdict(false, words::REASON_PLACING, String::new());
         }
         if let Some(entry) = self.index.workloads.get_mut(&self.name) {

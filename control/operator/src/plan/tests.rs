@@ -2,6 +2,7 @@
 
 mod better;
 mod handover;
+mod site;
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,10 @@ struct World {
     events: Vec<(&'static str, String)>,
     finalizers: BTreeMap<String, bool>,
     experiences: Vec<Experience>,
+    intents: Vec<Arc<Intent>>,
+    made: Vec<HyperionWorkload>,
+    /// What is stored is not answered.
+    slow_api: bool,
 }
 
 impl World {
@@ -44,6 +49,9 @@ impl World {
             events: Vec::new(),
             finalizers: BTreeMap::new(),
             experiences: Vec::new(),
+            intents: Vec::new(),
+            made: Vec::new(),
+            slow_api: false,
         }
     }
 
@@ -57,8 +65,12 @@ impl World {
     }
 
     fn node_spec(&mut self, id: &str, spec: Value) {
+        self.node_object(id, spec, Value::Null);
+    }
+
+    fn node_object(&mut self, id: &str, spec: Value, status: Value) {
         let object = json!({ "apiVersion": "hyperion.io/v1alpha1", "kind": "HyperionNode",
-            "metadata": { "name": id }, "spec": spec });
+            "metadata": { "name": id }, "spec": spec, "status": status });
         let object: HyperionNode = serde_json::from_value(object).unwrap();
         self.index
             .apply_node(DeserializeGuard(Ok(object)), self.now);
@@ -156,7 +168,7 @@ impl World {
                 return;
             }
             for name in dirty.into_keys() {
-                let clock = Timestamp::UNIX_EPOCH;
+                let clock = Timestamp::from_second(1_767_225_600).unwrap();
                 let outcome = pass(&mut self.index, &name, self.now, clock, &mut self.decider);
                 if outcome.more {
                     self.index.touch(&name, Priority::Low);
@@ -177,8 +189,11 @@ impl World {
                     object.metadata.name.clone().unwrap(),
                     serde_json::to_value(&object).unwrap(),
                 );
-                self.index.stored(&Self::name(), replica, generation);
+                if !self.slow_api {
+                    self.index.stored(&Self::name(), replica, generation);
+                }
             }
+            Action::Make(workload) => self.made.push(*workload),
             Action::Delete { workload, replica } => {
                 self.objects.remove(&format!("{}-{replica}", workload.name));
                 self.index.gone(&workload, replica, i64::MAX);
@@ -187,9 +202,11 @@ impl World {
                 node,
                 key,
                 generation,
+                intent,
                 ..
             } => {
                 self.started.push((node, key.index, generation));
+                self.intents.push(intent);
             }
             Action::Stop {
                 node,

@@ -17,8 +17,8 @@ use hyperion_link::{ControlTarget, EnrolRequest, Identity, LinkConfig, LinkEvent
 use hyperion_operator::args::Args;
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
-    Gpu, Hello, LogChunk, NodeCapabilities, PodSpec, ReplicaKey, ReplicaPhase, ReplicaReport,
-    StartReplica, StreamMessage, Telemetry,
+    Gpu, Hello, Intent, LogChunk, NodeCapabilities, PodSpec, ReplicaKey, ReplicaPhase,
+    ReplicaRecord, ReplicaReport, SiteDecisions, StartReplica, StreamMessage, Telemetry, Welcome,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -383,9 +383,44 @@ pub struct Runtime {
     pub lists: u32,
     /// What happens to replicas instead of running.
     pub fate: Option<(ReplicaPhase, &'static str)>,
+    /// What its site decided while it was cut off and the control plane has not taken.
+    pub decisions: Vec<ReplicaRecord>,
+    /// Replicas that it was told to stop, or that a complete list lacked, ever.
+    pub stops: Vec<Replica>,
+    /// Further messages to send.
+    pub outbox: Vec<Body>,
+    /// What came that is no order.
+    pub inbox: Vec<Body>,
+    /// What it was told that workloads want, ever.
+    pub intents: Vec<Intent>,
+    /// The last answer to hello.
+    pub welcome: Option<Welcome>,
 }
 
 impl Runtime {
+    /// Runs a replica that its site gave it.
+    pub fn take_over(&mut self, record: ReplicaRecord) {
+        let (key, pod) = (record.key.clone().unwrap(), record.pod.clone().unwrap());
+        let id = Replica(key.workload.clone(), key.index);
+        *self.starts.entry(id.clone()).or_default() += 1;
+        let generation = record.generation;
+        self.held.insert(
+            id,
+            Held {
+                key,
+                generation,
+                pod,
+            },
+        );
+        self.decisions.push(record);
+    }
+
+    /// Key and pod of a replica that it holds.
+    pub fn replica(&self, workload: &str, index: u32) -> Option<(ReplicaKey, PodSpec)> {
+        let held = self.held.get(&Replica(workload.to_owned(), index))?;
+        Some((held.key.clone(), held.pod.clone()))
+    }
+
     fn report(&self, held: &Held) -> ReplicaReport {
         let (phase, reason) = self.fate.unwrap_or((ReplicaPhase::Running, ""));
         ReplicaReport {
@@ -400,6 +435,7 @@ impl Runtime {
     }
 
     fn start(&mut self, start: StartReplica) -> Option<ReplicaReport> {
+        self.intents.extend(start.intent);
         let (key, pod) = (start.key?, start.pod?);
         let id = Replica(key.workload.clone(), key.index);
         let adopted = match self.held.get(&id) {
@@ -422,6 +458,7 @@ impl Runtime {
 
     fn stop(&mut self, key: ReplicaKey, generation: u64) -> Option<ReplicaReport> {
         let id = Replica(key.workload.clone(), key.index);
+        self.stops.push(id.clone());
         if self
             .held
             .get(&id)
@@ -495,6 +532,9 @@ impl Agent {
                 agent_version: "test".to_owned(),
                 telemetry_interval_ms: 1000,
                 runtime_problem: String::new(),
+                site_decisions: (!runtime.decisions.is_empty()).then(|| SiteDecisions {
+                    records: runtime.decisions.clone(),
+                }),
                 ..Default::default()
             }
         };
@@ -523,12 +563,17 @@ async fn serve(
         tokio::select! {
             () = stop.cancelled() => break,
             _ = tick.tick() => {
+                let outbox = std::mem::take(&mut runtime.lock().unwrap().outbox);
+                for body in outbox {
+                    let _ = sender.try_send(StreamMessage { body: Some(body) });
+                }
                 let telemetry = Telemetry { cpu_utilization_percent: 10.0, ..Telemetry::default() };
                 let _ = sender.try_send(StreamMessage { body: Some(Body::Telemetry(telemetry)) });
             }
             event = link.next_event() => match event {
                 None => break,
                 Some(LinkEvent::Connected(welcome)) => {
+                    runtime.lock().unwrap().welcome = Some(welcome.clone());
                     let mut wanted = Vec::new();
                     for start in welcome.replicas {
                         wanted.extend(start.key.clone());
@@ -599,7 +644,22 @@ fn handle(sender: &LinkSender, runtime: &Mutex<Runtime>, message: StreamMessage)
             });
             None
         }
-        _ => None,
+        Some(Body::DecisionsTaken(taken)) => {
+            let mut runtime = runtime.lock().unwrap();
+            let is_taken = |r: &ReplicaRecord| {
+                let mut all = taken.records.iter();
+                all.any(|t| {
+                    t.key == r.key && t.generation == r.generation && t.decider == r.decider
+                })
+            };
+            runtime.decisions.retain(|r| !is_taken(r));
+            None
+        }
+        Some(other) => {
+            runtime.lock().unwrap().inbox.push(other);
+            None
+        }
+        None => None,
     };
     report.into_iter().for_each(|r| tell(sender, r));
 }
