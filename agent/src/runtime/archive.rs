@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 use super::RuntimeError;
 
 /// Size of a tar block, bytes.
-const BLOCK: u64 = 512;
+pub(super) const BLOCK: u64 = 512;
 /// Largest index, manifest or configuration that is read, bytes.
-const MAX_JSON: u64 = 4 << 20;
+pub(super) const MAX_JSON: u64 = 4 << 20;
 /// Most entries of an archive.
 const MAX_ENTRIES: usize = 100_000;
 
@@ -71,6 +71,11 @@ pub(super) struct Index {
 pub(super) struct Manifest {
     pub config: Descriptor,
     pub layers: Vec<Descriptor>,
+}
+
+/// Whether a descriptor names an index of platforms.
+pub(super) fn is_index(media_type: &str) -> bool {
+    media_type.contains("index") || media_type.contains("manifest.list")
 }
 
 /// An archive and the places of its files.

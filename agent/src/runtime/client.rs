@@ -130,6 +130,27 @@ impl Cri {
         Ok(status.image.is_some())
     }
 
+    /// Names of all images on this machine, each as containerd keeps it.
+    ///
+    /// # Errors
+    /// containerd's words.
+    pub async fn image_names(&self) -> Result<Vec<String>, RuntimeError> {
+        let request = cri::ListImagesRequest::default();
+        let answer = self
+            .images()
+            .max_decoding_message_size(16 << 20)
+            .list_images(within(READ_TIMEOUT, request))
+            .await;
+        let images = self.checked("list images", answer)?.images;
+        let mut names: Vec<String> = images
+            .into_iter()
+            .flat_map(|image| image.repo_tags.into_iter().chain(image.repo_digests))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
     /// Pulls the image.
     ///
     /// # Errors

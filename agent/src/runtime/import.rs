@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::SeekFrom;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Request, Status};
 
-use super::archive::{Archive, Descriptor, ImportError, Index, Manifest, Place};
+use super::archive::{Archive, Descriptor, ImportError, Index, Manifest, Place, is_index};
 use super::events::NAMESPACE;
+use super::names::{digest, full_name};
 use super::{Cri, RuntimeError};
 
 /// Piece of a blob, bytes.
@@ -31,14 +32,28 @@ const LEASE: Duration = Duration::from_secs(3600);
 /// CRI hears of a new image a moment later.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
 /// Annotation with the image's full name.
-const NAME: &str = "io.containerd.image.name";
+pub(super) const NAME: &str = "io.containerd.image.name";
 
 /// Imports every image of an OCI layout in a tar file; their names.
 ///
 /// # Errors
 /// Names the file and what is wrong with it, or containerd's complaint.
 pub async fn import_oci_tar(cri: &Cri, path: &Path) -> Result<Vec<String>, ImportError> {
-    let path = path.to_owned();
+    import(cri.clone(), path.to_owned(), None).await
+}
+
+/// Imports the one image that an archive of somebody else is to hold, and nothing else.
+///
+/// # Errors
+/// As [`import_oci_tar`]; also where the archive holds other images, or one of this name with
+/// another digest than the name says.
+pub async fn import_image(cri: Cri, path: PathBuf, image: String) -> Result<(), ImportError> {
+    import(cri, path, Some(image)).await.map(|_| ())
+}
+
+/// Takes its arguments whole: with borrowed ones the compiler does not see that the future may
+/// move between threads.
+async fn import(cri: Cri, path: PathBuf, only: Option<String>) -> Result<Vec<String>, ImportError> {
     let archive = tokio::task::spawn_blocking(move || Archive::open(&path))
         .await
         .map_err(|error| RuntimeError::Failed {
@@ -50,7 +65,18 @@ pub async fn import_oci_tar(cri: &Cri, path: &Path) -> Result<Vec<String>, Impor
     if index.manifests.is_empty() {
         return Err(archive.invalid("index.json names no image"));
     }
-    let import = Import::begin(cri, archive).await?;
+    if let Some(wanted) = only {
+        let name = full_name(&wanted);
+        let [image] = index.manifests.as_slice() else {
+            return Err(archive.invalid("holds more than the one image that was asked for"));
+        };
+        let found = image.annotations.get(NAME);
+        if found != Some(&name) || digest(&name).is_some_and(|d| d != image.digest) {
+            let found = found.map_or("none", String::as_str);
+            return Err(archive.invalid(format!("holds {found:?}, not {name}")));
+        }
+    }
+    let import = Import::begin(cri.clone(), archive).await?;
     let result = import.all(&index).await;
     import.end().await;
     let names = result?;
@@ -63,15 +89,15 @@ pub async fn import_oci_tar(cri: &Cri, path: &Path) -> Result<Vec<String>, Impor
     Ok(names)
 }
 
-struct Import<'a> {
-    cri: &'a Cri,
+struct Import {
+    cri: Cri,
     archive: Arc<Archive>,
     /// Keeps containerd from clearing away blobs that no image names yet.
     lease: MetadataValue<Ascii>,
 }
 
-impl<'a> Import<'a> {
-    async fn begin(cri: &'a Cri, archive: Archive) -> Result<Self, ImportError> {
+impl Import {
+    async fn begin(cri: Cri, archive: Archive) -> Result<Self, ImportError> {
         let id = format!("hyperion-import-{:016x}", rand::random::<u64>());
         let lease = MetadataValue::try_from(&id).map_err(|e| archive.invalid(e.to_string()))?;
         let import = Self {
@@ -84,7 +110,7 @@ impl<'a> Import<'a> {
             id,
             labels: HashMap::from([("containerd.io/gc.expire".to_owned(), expires.to_string())]),
         });
-        LeasesClient::new(cri.channel())
+        LeasesClient::new(import.cri.channel())
             .create(request)
             .await
             .map_err(|status| import.error("lease", &status))?;
@@ -124,7 +150,7 @@ impl<'a> Import<'a> {
                 let problem = format!("{} has no annotation {NAME}", image.digest);
                 self.archive.invalid(problem)
             })?;
-            if image.media_type.contains("index") || image.media_type.contains("manifest.list") {
+            if is_index(&image.media_type) {
                 self.index(image).await?;
             } else {
                 self.manifest(image).await?;

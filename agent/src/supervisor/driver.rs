@@ -16,6 +16,7 @@ use super::model::{Step, Want};
 use super::notice::Notice;
 use super::observe::Observation;
 use super::outbox::Outbox;
+use super::pins;
 use super::plan::plan;
 use super::replica::{Busy, Replica};
 use super::steps::{Did, Hands};
@@ -73,13 +74,14 @@ impl Driver {
         let (sender, notices) = mpsc::channel(64);
         let down = format!("{}: not tried yet", config.socket.display());
         let cri = Cri::new(config.socket);
+        let images = shared.images.clone();
         Self {
             tuning,
             shared,
             changes,
             events,
             notices,
-            hands: Hands::new(cri, config.node_id, config.log_dir, sender),
+            hands: Hands::new(cri, config.node_id, config.log_dir, sender, images),
             tasks: JoinSet::new(),
             workers: HashMap::new(),
             replicas: BTreeMap::new(),
@@ -99,6 +101,11 @@ impl Driver {
             self.hands.node_id.to_string(),
             self.tuning.reconnect,
             self.hands.notices.clone(),
+        ));
+        let pins = tokio::spawn(pins::keep(
+            self.hands.cri.clone(),
+            self.changes.clone(),
+            self.hands.came.clone(),
         ));
         self.changes.mark_changed();
         let events = self.events.clone();
@@ -124,6 +131,7 @@ impl Driver {
             }
         }
         watcher.abort();
+        pins.abort();
         // A step that is cut off leaves half a container, which the next agent has to clear away.
         for replica in self.replicas.values() {
             replica.abort_pull();

@@ -22,6 +22,7 @@ fn driver() -> Driver {
         runtime: Mutex::new(RuntimeState::Unavailable {
             reason: String::new(),
         }),
+        images: Arc::default(),
     });
     let (events, _) = mpsc::channel(1);
     let mut driver = Driver::new(config, Tuning::default(), shared, changes, events);

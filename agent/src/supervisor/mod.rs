@@ -12,6 +12,7 @@ mod model;
 mod notice;
 mod observe;
 mod outbox;
+mod pins;
 mod plan;
 mod probe;
 mod probing;
@@ -21,7 +22,7 @@ mod steps;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::runtime::ImageSource;
 use driver::Driver;
 
 /// Where the supervisor works.
@@ -181,6 +183,7 @@ struct Shared {
     desired: watch::Sender<Option<Arc<Vec<Desired>>>>,
     reports: Mutex<BTreeMap<ReplicaKey, ReplicaReport>>,
     runtime: Mutex<RuntimeState>,
+    images: Arc<OnceLock<Arc<dyn ImageSource>>>,
 }
 
 /// Starts the supervisor on the current tokio runtime.
@@ -209,6 +212,7 @@ pub fn start_tuned(
         runtime: Mutex::new(RuntimeState::Unavailable {
             reason: format!("{}: not tried yet", config.socket.display()),
         }),
+        images: Arc::default(),
     });
     let driver = Driver::new(config, tuning, Arc::clone(&shared), changes, events);
     (Supervisor { shared }, tokio::spawn(driver.run(stop)))
@@ -219,6 +223,11 @@ impl Supervisor {
     /// removed.
     pub fn set_desired(&self, desired: Vec<Desired>) {
         self.shared.desired.send_replace(Some(Arc::new(desired)));
+    }
+
+    /// Gives a second source of images, besides their registries. The first one given stays.
+    pub fn set_image_source(&self, source: Arc<dyn ImageSource>) {
+        let _ = self.shared.images.set(source);
     }
 
     /// The last report of each desired replica.

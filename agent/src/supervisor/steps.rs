@@ -1,17 +1,17 @@
 //! Carries out one step.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hyperion_proto::agent_v1::PullPolicy;
 use hyperion_proto::domain::ReplicaKey;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::model::{Container, Sandbox, State, Step, Want};
 use super::notice::Notice;
 use super::observe::RESTARTS;
-use crate::runtime::{Cri, RuntimeError, pod};
+use crate::runtime::{Cri, ImageSource, RuntimeError, pod};
 
 /// Sandboxes and containers that are started at once: more only makes each of them slower.
 const STARTS: usize = 6;
@@ -44,6 +44,9 @@ pub(super) struct Hands {
     pub node_id: Arc<str>,
     pub log_dir: Arc<PathBuf>,
     pub notices: mpsc::Sender<Notice>,
+    /// Told of each image that has come.
+    pub came: Arc<Notify>,
+    images: Arc<OnceLock<Arc<dyn ImageSource>>>,
     starts: Arc<Semaphore>,
     pulls: Arc<Semaphore>,
 }
@@ -54,12 +57,15 @@ impl Hands {
         node_id: String,
         log_dir: PathBuf,
         notices: mpsc::Sender<Notice>,
+        images: Arc<OnceLock<Arc<dyn ImageSource>>>,
     ) -> Self {
         Self {
             cri,
             node_id: node_id.into(),
             log_dir: Arc::new(log_dir),
             notices,
+            came: Arc::default(),
+            images,
             starts: Arc::new(Semaphore::new(STARTS)),
             pulls: Arc::new(Semaphore::new(PULLS)),
         }
@@ -139,11 +145,40 @@ impl Hands {
         // Closed never: the semaphore lives as long as the hands.
         let _permit = self.pulls.acquire().await.ok();
         let begun = Instant::now();
+        // A peer's copy first where any copy will do: it is near, and it is there when the registry
+        // is not, which a pull finds out slowly.
+        let any = policy != PullPolicy::Always;
+        if any && self.from_peer(&image).await {
+            return Ok(did(image, Some(begun.elapsed()), None));
+        }
         match self.cri.pull_image(&image).await {
-            Ok(()) => Ok(did(image, Some(begun.elapsed()), None)),
+            Ok(()) => {
+                self.came.notify_one();
+                Ok(did(image, Some(begun.elapsed()), None))
+            }
             // A device without network starts what it has.
             Err(error) if present => Ok(did(image, None, Some(error.to_string()))),
+            Err(_) if !any && self.from_peer(&image).await => {
+                Ok(did(image, Some(begun.elapsed()), None))
+            }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether another node gave the image.
+    async fn from_peer(&self, image: &str) -> bool {
+        let Some(source) = self.images.get() else {
+            return false;
+        };
+        match source.fetch(image).await {
+            Ok(()) => {
+                self.came.notify_one();
+                true
+            }
+            Err(why) => {
+                tracing::debug!(image, why, "no peer gave the image");
+                false
+            }
         }
     }
 

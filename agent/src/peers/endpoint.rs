@@ -1,0 +1,530 @@
+//! The endpoint, and the handle through which the agent uses it.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyperion_link::Identity;
+use hyperion_link::identity::peer_leaf;
+use hyperion_link::peer::{self, Circle, NotHeard};
+use hyperion_link::server;
+use hyperion_proto::peer_v1::Frame;
+use prost::Message;
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::serve::Serve;
+use super::state::{Current, Outgoing, QUEUE, State};
+use super::stats::{Counters, PeerStats};
+use super::{MAX_DATAGRAM, MAX_FRAME, PeerEvent, PeersConfig, PeersError};
+use super::{connection, dial, mdns, message};
+
+/// Events that may wait for the agent.
+const EVENTS: usize = 256;
+/// Handshakes of callers at a time.
+const HANDSHAKES: usize = 16;
+/// Time for a handshake.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A connection without any packet ends after this. Probes reach each peer of a site of a hundred
+/// more often, so most connections stay.
+const IDLE: Duration = Duration::from_secs(60);
+/// Connections of one node; the one not used for the longest time gives way.
+const CONNECTIONS: usize = 192;
+/// A replaced connection is still read for this long.
+const RETIRE: Duration = Duration::from_secs(1);
+/// Round-trip time that is assumed before one was measured: peers are near, and a lost packet of
+/// the handshake should not cost the second that the internet's default makes of it.
+const FIRST_RTT: Duration = Duration::from_millis(50);
+/// Receive window of a stream, bytes; of a connection four times that.
+const WINDOW: u32 = 128 * 1024;
+/// Datagrams that wait to be sent or to be read, bytes.
+const DATAGRAMS: usize = 32 * 1024;
+
+/// Codes with which connections are closed.
+pub(super) mod code {
+    use quinn::VarInt;
+
+    pub const STOPS: VarInt = VarInt::from_u32(0);
+    pub const REPLACED: VarInt = VarInt::from_u32(1);
+    pub const NOT_HEARD: VarInt = VarInt::from_u32(2);
+    pub const MALFORMED: VarInt = VarInt::from_u32(3);
+    pub const TOO_MANY: VarInt = VarInt::from_u32(4);
+}
+
+/// What all tasks of the endpoint share.
+pub(super) struct Shared {
+    pub endpoint: quinn::Endpoint,
+    pub runtime: tokio::runtime::Handle,
+    pub transport: Arc<TransportConfig>,
+    state: Mutex<State>,
+    pub events: mpsc::Sender<PeerEvent>,
+    pub counters: Counters,
+    /// Somebody was reached, or a call failed.
+    pub changed: Notify,
+    pub serve: Serve,
+    pub stop: CancellationToken,
+}
+
+/// Sends to peers and asks them. Clones share the endpoint.
+#[derive(Clone)]
+pub struct PeersHandle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl fmt::Debug for PeersHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeersHandle({:?})", self.local_addr())
+    }
+}
+
+/// Opens the endpoint on the current tokio runtime; it ends when `stop` is cancelled.
+///
+/// # Errors
+/// The address is taken, or the identity's key and certificates do not go together.
+pub fn start(
+    config: PeersConfig,
+    stop: CancellationToken,
+) -> Result<(PeersHandle, mpsc::Receiver<PeerEvent>), PeersError> {
+    let transport = transport();
+    let tls = peer::configs(&config.identity, transport.clone())?;
+    let circle = Circle::of(&config.identity).map_err(peer::PeerTlsError::from)?;
+    let endpoint = bind(config.listen, tls.server, &config.identity.key_der)?;
+    let (events, receiver) = mpsc::channel(EVENTS);
+    let shared = Arc::new(Shared {
+        endpoint,
+        runtime: tokio::runtime::Handle::current(),
+        transport,
+        state: Mutex::new(State::new(circle, tls.client)),
+        events,
+        counters: Counters::default(),
+        changed: Notify::new(),
+        serve: Serve::new(config.control, config.images, config.policies),
+        stop,
+    });
+    let handle = PeersHandle {
+        shared: shared.clone(),
+    };
+    handle.set_revoked(&config.revoked);
+    handle.say_if_unheard();
+    tokio::spawn(accept(shared.clone()));
+    for address in config.static_peers {
+        tokio::spawn(dial::always(shared.clone(), address));
+    }
+    if config.mdns {
+        mdns::start(shared, &config.identity);
+    }
+    Ok((handle, receiver))
+}
+
+/// Both families where the host has them.
+fn bind(
+    address: SocketAddr,
+    config: quinn::ServerConfig,
+    key: &[u8],
+) -> Result<quinn::Endpoint, PeersError> {
+    // The key makes resets that peers believe: they learn at once that this node has forgotten
+    // the connections from before its restart.
+    let bound = server::bind(address, config.clone(), key);
+    let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    match bound {
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+            server::bind(any_v4, config, key)
+        }
+        bound => bound,
+    }
+    .map_err(|source| PeersError::Bind { address, source })
+}
+
+fn transport() -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(8))
+        .max_concurrent_uni_streams(VarInt::from_u32(2))
+        .stream_receive_window(VarInt::from_u32(WINDOW))
+        .receive_window(VarInt::from_u32(4 * WINDOW))
+        .send_window(u64::from(2 * WINDOW))
+        .datagram_receive_buffer_size(Some(DATAGRAMS))
+        .datagram_send_buffer_size(DATAGRAMS)
+        .initial_rtt(FIRST_RTT)
+        .mtu_discovery_config(None)
+        // It keeps room for ten packets per connection.
+        .enable_segmentation_offload(false)
+        .max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
+    Arc::new(config)
+}
+
+/// Takes calls until the endpoint stops.
+async fn accept(shared: Arc<Shared>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let incoming = tokio::select! {
+            incoming = shared.endpoint.accept() => incoming,
+            () = shared.stop.cancelled() => None,
+        };
+        let Some(incoming) = incoming else { break };
+        if shared.lock().circle.is_none() {
+            incoming.refuse();
+            continue;
+        }
+        // In a crowd only those get a turn who can be reached at their address.
+        let Ok(turn) = handshakes.clone().try_acquire_owned() else {
+            if incoming.may_retry() {
+                let _ = incoming.retry();
+            } else {
+                incoming.refuse();
+            }
+            continue;
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let from = incoming.remote_address();
+            match tokio::time::timeout(HANDSHAKE, async { incoming.await }).await {
+                Ok(Ok(quic)) => {
+                    let _ = shared.admit(quic, false);
+                }
+                Ok(Err(e)) => shared.refuse(&from.to_string(), &e.to_string()),
+                Err(_) => debug!(peer = %from, "no handshake in time"),
+            }
+            drop(turn);
+        });
+    }
+    shared.endpoint.close(code::STOPS, b"agent stops");
+    let _ = tokio::time::timeout(RETIRE, shared.endpoint.wait_idle()).await;
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a connection whose handshake is done, or closes it: the node's id.
+    pub(super) fn admit(self: &Arc<Self>, quic: quinn::Connection, called: bool) -> Option<String> {
+        let address = quic.remote_address();
+        let leaf = peer_leaf(&quic);
+        let now = Instant::now();
+        let mut state = self.lock();
+        let circle = state.circle.as_ref();
+        let admitted = match (circle, leaf) {
+            (Some(circle), Some(leaf)) => circle.admit(&leaf),
+            _ => Err(NotHeard::Unreadable),
+        };
+        let (why, who) = match admitted {
+            Ok(node) if state.revoked.contains(&node) => ("revoked".to_owned(), node),
+            Ok(node) => {
+                let own_is_lower = circle.is_some_and(|c| c.node < node);
+                let peer = state.peers.entry(node.clone()).or_default();
+                peer.meet(address);
+                let beside = peer.take(Current::new(quic.clone(), called, now), own_is_lower);
+                if let Some(quic) = beside {
+                    self.retire(quic);
+                }
+                self.flush(&mut state, &node);
+                self.make_room(&state);
+                drop(state);
+                debug!(peer = %node, %address, called, "connected");
+                self.runtime
+                    .spawn(connection::run(self.clone(), node.clone(), quic));
+                self.changed.notify_waiters();
+                // Where the queue is full the agent learns of the peer by what it sends.
+                let _ = self.events.try_send(PeerEvent::Found {
+                    node: node.clone(),
+                    addr: super::state::canonical(address),
+                });
+                return Some(node);
+            }
+            Err(why) => (why.to_string(), address.to_string()),
+        };
+        drop(state);
+        quic.close(code::NOT_HEARD, why.as_bytes());
+        self.refuse(&who, &why);
+        None
+    }
+
+    /// Sends what waited for the connection.
+    fn flush(&self, state: &mut State, node: &str) {
+        let Some(peer) = state.peers.get_mut(node) else {
+            return;
+        };
+        let datagrams = std::mem::take(&mut peer.datagrams);
+        let frames = std::mem::take(&mut peer.frames);
+        let Some(current) = peer.live() else {
+            return;
+        };
+        for bytes in datagrams {
+            self.send_datagram(&current.quic, bytes);
+        }
+        for frame in frames {
+            self.send_frame(node, current, frame);
+        }
+    }
+
+    fn send_datagram(&self, quic: &quinn::Connection, bytes: Bytes) {
+        match quic.send_datagram(bytes) {
+            Ok(()) => self.counters.datagrams_sent.add(),
+            Err(e) => {
+                debug!(error = %e, "datagram not sent");
+                self.counters.datagrams_dropped.add();
+            }
+        }
+    }
+
+    fn send_frame(&self, node: &str, current: &mut Current, frame: Bytes) {
+        let outgoing = current.outgoing.get_or_insert_with(|| {
+            let (sender, receiver) = mpsc::channel(QUEUE);
+            let outgoing = Outgoing {
+                sender,
+                queued: Arc::default(),
+            };
+            let (quic, queued) = (current.quic.clone(), outgoing.queued.clone());
+            let node = node.to_owned();
+            self.runtime.spawn(async move {
+                connection::send_frames(&node, &quic, receiver, &queued).await;
+            });
+            outgoing
+        });
+        if outgoing.push(frame) {
+            self.counters.frames_sent.add();
+        } else {
+            self.counters.frames_dropped.add();
+        }
+    }
+
+    /// Ends a replaced connection when what was under way on it has come.
+    fn retire(&self, quic: quinn::Connection) {
+        self.runtime.spawn(async move {
+            tokio::time::sleep(RETIRE).await;
+            quic.close(code::REPLACED, b"replaced by another connection");
+        });
+    }
+
+    fn make_room(&self, state: &State) {
+        if state.live() > CONNECTIONS
+            && let Some(least) = state.least_used()
+        {
+            least.quic.close(code::TOO_MANY, b"not used lately");
+        }
+    }
+
+    /// Calls a peer unless that goes on already, or was of no use a moment ago.
+    fn call(self: &Arc<Self>, state: &mut State, node: &str) {
+        if state.circle.is_none() || self.stop.is_cancelled() {
+            return;
+        }
+        let Some(peer) = state.peers.get_mut(node) else {
+            return;
+        };
+        if peer.begin_call(Instant::now()) {
+            let addresses = peer.addresses();
+            self.runtime
+                .spawn(dial::call(self.clone(), node.to_owned(), addresses));
+        }
+    }
+
+    /// The connection with a peer, where it stands and answers; else it is called, and false says
+    /// that there is nothing to wait for.
+    pub(super) fn connected(self: &Arc<Self>, node: &str) -> Result<quinn::Connection, bool> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.revoked.contains(node) {
+            return Err(false);
+        }
+        let Some(peer) = state.peers.get_mut(node) else {
+            return Err(false);
+        };
+        if let Some(current) = peer.live()
+            && !current.unanswered(now)
+        {
+            return Ok(current.quic.clone());
+        }
+        self.call(&mut state, node);
+        Err(state.peers.get(node).is_some_and(|peer| peer.calling))
+    }
+
+    /// A refusal: counted, and told once in a while.
+    pub(super) fn refuse(&self, peer: &str, why: &str) {
+        self.counters.refused.add();
+        self.tell(peer, why);
+    }
+
+    /// The peer sent what it may not: its connection ends.
+    pub(super) fn malformed(&self, node: &str, quic: &quinn::Connection, why: &str) {
+        if quic.close_reason().is_none() {
+            self.counters.malformed.add();
+            quic.close(code::MALFORMED, why.as_bytes());
+            self.tell(node, why);
+        }
+    }
+
+    fn tell(&self, peer: &str, why: &str) {
+        if self.lock().tell_refusal(peer, Instant::now()) {
+            info!(%peer, %why, "peer refused");
+            let _ = self.events.try_send(PeerEvent::Refused {
+                peer: peer.to_owned(),
+                why: why.to_owned(),
+            });
+        }
+    }
+
+    /// The connection's task ended.
+    pub(super) fn ended(&self, node: &str, quic: &quinn::Connection) {
+        let mut state = self.lock();
+        let Some(peer) = state.peers.get_mut(node) else {
+            return;
+        };
+        let id = quic.stable_id();
+        if peer
+            .current
+            .as_ref()
+            .is_some_and(|c| c.quic.stable_id() == id)
+        {
+            peer.current = None;
+        }
+        peer.retired.retain(|c| c.stable_id() != id);
+    }
+}
+
+impl PeersHandle {
+    /// Where the endpoint is bound.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.shared.endpoint.local_addr().ok()
+    }
+
+    /// Sends a datagram of at most [`MAX_DATAGRAM`] bytes, and calls the peer first where that is
+    /// needed. May be lost; returns at once.
+    pub fn datagram(&self, to: &str, bytes: Bytes) {
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        if bytes.len() > MAX_DATAGRAM || state.revoked.contains(to) {
+            return shared.counters.datagrams_dropped.add();
+        }
+        let Some(peer) = state.peers.get_mut(to) else {
+            return shared.counters.datagrams_dropped.add();
+        };
+        let answers = match peer.live() {
+            Some(current) => {
+                let unanswered = current.unanswered(Instant::now());
+                shared.send_datagram(&current.quic, bytes.clone());
+                !unanswered
+            }
+            None => false,
+        };
+        if !answers {
+            for _ in 0..peer.wait_datagram(bytes) {
+                shared.counters.datagrams_dropped.add();
+            }
+            shared.call(&mut state, to);
+            self.drop_waiting(&mut state, to);
+        }
+    }
+
+    /// Sends a frame of at most [`MAX_FRAME`] bytes; dropped, and counted, where the peer can't be
+    /// reached or does not keep up. Returns at once.
+    pub fn frame(&self, to: &str, frame: &Frame) {
+        let shared = &self.shared;
+        let length = frame.encoded_len();
+        let mut state = shared.lock();
+        let known = !state.revoked.contains(to) && state.peers.contains_key(to);
+        if length > MAX_FRAME || !known {
+            if length > MAX_FRAME {
+                warn!(peer = %to, length, "frame is too long to be sent");
+            }
+            return shared.counters.frames_dropped.add();
+        }
+        let Some(peer) = state.peers.get_mut(to) else {
+            return;
+        };
+        let bytes = message::framed(frame);
+        if let Some(current) = peer.live()
+            && !current.unanswered(Instant::now())
+        {
+            return shared.send_frame(to, current, bytes);
+        }
+        for _ in 0..peer.wait_frame(bytes) {
+            shared.counters.frames_dropped.add();
+        }
+        shared.call(&mut state, to);
+        self.drop_waiting(&mut state, to);
+    }
+
+    /// What waits for no call is dropped.
+    fn drop_waiting(&self, state: &mut State, to: &str) {
+        if let Some(peer) = state.peers.get_mut(to)
+            && !peer.calling
+        {
+            for _ in peer.datagrams.drain(..) {
+                self.shared.counters.datagrams_dropped.add();
+            }
+            for _ in peer.frames.drain(..) {
+                self.shared.counters.frames_dropped.add();
+            }
+        }
+    }
+
+    /// Takes a peer's addresses, `HOST:PORT`, in the place of those before. Where it was met is
+    /// remembered besides.
+    pub fn set_addresses(&self, node: &str, addresses: Vec<String>) {
+        let mut state = self.shared.lock();
+        if state.circle.as_ref().is_some_and(|c| c.node == node) {
+            return;
+        }
+        let peer = state.peers.entry(node.to_owned()).or_default();
+        if peer.set != addresses {
+            peer.set = addresses;
+            peer.reached();
+        }
+    }
+
+    /// Takes a renewed certificate for the connections from now on.
+    pub fn set_identity(&self, identity: &Identity) {
+        let shared = &self.shared;
+        let made = peer::configs(identity, shared.transport.clone())
+            .and_then(|tls| Ok((tls, Circle::of(identity)?)));
+        match made {
+            Ok((tls, circle)) => {
+                shared.endpoint.set_server_config(Some(tls.server));
+                let mut state = shared.lock();
+                let moved = state.circle != circle;
+                (state.client, state.circle) = (tls.client, circle);
+                let all = state.peers.values().flat_map(|p| p.connections());
+                for quic in all.filter(|_| moved) {
+                    quic.close(code::NOT_HEARD, b"of another site now");
+                }
+            }
+            Err(e) => warn!(error = %e, "renewed certificate is of no use among peers"),
+        }
+        self.say_if_unheard();
+    }
+
+    fn say_if_unheard(&self) {
+        let unheard = self.shared.lock().circle.is_none();
+        if unheard {
+            let why = "this node's certificate names no site: no peer hears it until it is renewed";
+            self.shared.tell("self", why);
+        }
+    }
+
+    /// Takes the whole list of nodes that are not heard; their connections end.
+    pub fn set_revoked(&self, nodes: &[String]) {
+        let mut state = self.shared.lock();
+        state.revoked = nodes.iter().cloned().collect::<HashSet<_>>();
+        for node in nodes {
+            let peer = state.peers.get(node);
+            for quic in peer.into_iter().flat_map(|p| p.connections()) {
+                quic.close(code::NOT_HEARD, b"revoked");
+            }
+        }
+    }
+
+    /// Numbers since the start.
+    #[must_use]
+    pub fn stats(&self) -> PeerStats {
+        let live = self.shared.lock().live();
+        self.shared.counters.read(live)
+    }
+}
