@@ -97,6 +97,12 @@ pub struct Autonomy {
     machine: Machine,
     me: Me,
     policy_hash: String,
+    /// What this node said last of its link, mode, site and relay.
+    said: (bool, Mode, u64, bool),
+    /// And whether there is more to say.
+    unsaid: bool,
+    /// What this node has or holds changed, and not only by time.
+    me_changed: bool,
     /// Wall clock at the start, Unix milliseconds, where it is known.
     wall: Option<i64>,
     mine: BTreeMap<ReplicaKey, Mine>,
@@ -147,6 +153,9 @@ impl Autonomy {
             me,
             boot_id,
             policy_hash: String::new(),
+            said: (false, Mode::Suspect, 0, false),
+            unsaid: true,
+            me_changed: true,
             wall: None,
             mine: BTreeMap::new(),
             ordered: BTreeSet::new(),
@@ -174,6 +183,7 @@ impl Autonomy {
         let mut out = Vec::new();
         if self.policy_hash != decide.policy_hash() {
             decide.policy_hash().clone_into(&mut self.policy_hash);
+            self.unsaid = true;
         }
         let datagrams = self.membership.tick(now);
         send(datagrams, &mut out);
@@ -270,6 +280,7 @@ impl Autonomy {
         if me != self.me {
             self.note_held(&me);
             self.me = me;
+            (self.unsaid, self.me_changed) = (true, true);
             self.follow_at = now;
         }
         self.settle(now, None, &mut out);

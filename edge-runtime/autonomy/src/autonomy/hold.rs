@@ -25,6 +25,8 @@ const ALONE: Duration = Duration::from_secs(60);
 /// Whether this node sees a majority of its site.
 #[derive(Debug, Default)]
 pub(super) struct Majority {
+    /// Live and enrolled nodes, as they were counted last.
+    counted: Option<(usize, usize)>,
     /// Since when it does.
     since: Option<Duration>,
     /// What it lost, since it did not see one any more, was told before of a link.
@@ -39,6 +41,11 @@ pub(super) struct Majority {
 }
 
 impl Majority {
+    /// Members came or went.
+    pub(super) fn count_again(&mut self) {
+        self.counted = None;
+    }
+
     /// A peer said something.
     pub(super) fn heard(&mut self, now: Duration) {
         self.heard = Some(now);
@@ -48,6 +55,19 @@ impl Majority {
 impl Autonomy {
     /// Enrolled nodes of the site, this one included.
     pub(super) fn members(&self) -> usize {
+        self.majority
+            .counted
+            .map_or_else(|| self.count_members(), |(_, all)| all)
+    }
+
+    /// Those of them that are alive.
+    pub(super) fn live_members(&self) -> usize {
+        self.majority
+            .counted
+            .map_or_else(|| self.count_live(), |(live, _)| live)
+    }
+
+    fn count_members(&self) -> usize {
         let revoked = |id: &str| self.site.is_revoked(id);
         let info = self.site.info();
         let enrolled = info.members.iter().filter(|m| !revoked(&m.node_id)).count();
@@ -63,7 +83,7 @@ impl Autonomy {
         enrolled.max(1)
     }
 
-    fn live_members(&self) -> usize {
+    fn count_live(&self) -> usize {
         let info = self.site.info();
         if info.members.is_empty() {
             return self.membership.live().len();
@@ -101,6 +121,9 @@ impl Autonomy {
 
     /// Looks at who is there.
     pub(super) fn look_at_majority(&mut self, now: Duration) {
+        if self.majority.counted.is_none() {
+            self.majority.counted = Some((self.count_live(), self.count_members()));
+        }
         let silent = self
             .profile
             .suspicion

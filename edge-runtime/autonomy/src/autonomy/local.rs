@@ -150,6 +150,15 @@ impl Autonomy {
                 pod.gpus.clone_from(&before.gpus);
             }
         }
+        if known.is_some_and(|e| {
+            e.state() == RecordState::Placed && e.intent.as_ref().is_some_and(|i| i.exclusive)
+        }) && record.node.is_empty()
+        {
+            return Err(format!(
+                "{key} is exclusive and asks for another place now: delete it first, so that the \
+                 old copy ends before a new one starts"
+            ));
+        }
         let read = convert::record(&record).map_err(|e| e.to_string())?;
         if let Some(problem) = read.intent_problem {
             return Err(problem);

@@ -154,6 +154,8 @@ impl Autonomy {
         let winner = entry.record.node.as_str();
         match entry.state() {
             RecordState::Removed => return End::Now("it was removed".to_owned()),
+            // The agent keeps its outcome: an order for it must not start it again.
+            RecordState::Ended if winner == self.node_id => return End::Leave,
             RecordState::Ended => return End::Now(format!("it ended on {winner}")),
             // Whoever decides finds the copy here and keeps it, unless this node gave it up.
             RecordState::Pending if entry.record.decider != self.node_id => return End::Leave,

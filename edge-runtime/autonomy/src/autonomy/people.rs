@@ -40,6 +40,7 @@ impl Autonomy {
         self.follow_at = Duration::ZERO;
         self.place_at = Duration::ZERO;
         self.blocked.clear();
+        self.majority.count_again();
         let node = change.node.as_str();
         match change.what {
             What::Up => {

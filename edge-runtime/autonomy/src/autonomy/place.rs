@@ -1,4 +1,9 @@
 //! New places for replicas that need one, while the site is on its own.
+//!
+//! Two nodes that see other members alive may decide about one replica at once. For most that means
+//! two copies until each has heard of the other's record. For an `exclusive` one it must not: its
+//! decider first *claims* it (a record without a place), and places it when the claim has stood for
+//! long enough to be heard by a majority. Of two claims the join keeps one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,6 +24,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// A node that gave a replica up is not given it again for this long.
 const GAVE_UP: Duration = Duration::from_secs(120);
 
+/// Ends the cause of a decision about a dead node's replica.
+const IS_DEAD: &str = " is dead";
+
 /// What a replica needs.
 enum Need {
     /// Nothing.
@@ -30,15 +38,15 @@ enum Need {
         cause: String,
         avoid: BTreeMap<String, String>,
     },
-    /// A place, but a majority is not there.
-    Majority,
+    /// A place, but it has to wait: why.
+    Wait(String),
 }
 
 impl Autonomy {
     /// Decides for the replicas that this node is the decider of.
     pub(super) fn place(&mut self, now: Duration, decide: &dyn Decide, out: &mut Vec<Output>) {
         self.place_at = Duration::MAX;
-        if self.mode() != Mode::Autonomous {
+        if self.mode() != Mode::Autonomous || self.site.is_revoked(&self.node_id) {
             return;
         }
         self.forget_troubles();
@@ -59,13 +67,12 @@ impl Autonomy {
             .collect();
         let mut wanting = Vec::new();
         for key in keys {
-            if decider(&key, live.iter().map(String::as_str)) != Some(&self.node_id) {
-                continue;
-            }
             match self.need(&key, &live, now) {
                 Need::None => {}
                 Need::At(at) => self.place_at = self.place_at.min(at),
-                Need::Majority => self.wait_for_majority(&key, out),
+                // Asked last: it is the dearest question.
+                _ if decider(&key, live.iter().map(String::as_str)) != Some(&self.node_id) => {}
+                Need::Wait(why) => self.tell_that_it_waits(&key, why, out),
                 Need::Place { cause, avoid } => match self.blocked.get(&key) {
                     Some(until) if now < *until => self.place_at = self.place_at.min(*until),
                     _ => wanting.push((key, cause, avoid)),
@@ -134,7 +141,16 @@ impl Autonomy {
 
     fn need_of_pending(&self, entry: &ReplicaEntry, intent: &Intent, now: Duration) -> Need {
         if intent.exclusive && !self.sees_majority() {
-            return Need::Majority;
+            return self.no_majority();
+        }
+        if is_claim(&entry.record) {
+            let own = entry.record.decider == self.node_id;
+            // Of another node that decided no more: it died, or sees others alive.
+            let times = if own { 1 } else { 3 };
+            let at = entry.at.saturating_add(self.claim_stands() * times);
+            if now < at {
+                return Need::At(at);
+            }
         }
         let cause = entry
             .record
@@ -165,8 +181,14 @@ impl Autonomy {
         if intent.exclusive {
             let known = self.site.node(node);
             // It may run there under the eyes of the control plane, or nobody knows what it does.
-            if known.is_none_or(|n| n.record.linked) || !self.sees_majority() {
-                return Need::Majority;
+            if known.is_none_or(|n| n.record.linked) {
+                return Need::Wait(format!(
+                    "node {node} had a link to the control plane when it was last heard, and may \
+                     run it"
+                ));
+            }
+            if !self.sees_majority() {
+                return self.no_majority();
             }
             let grace = entry
                 .record
@@ -181,24 +203,70 @@ impl Autonomy {
             return Need::At(at);
         }
         Need::Place {
-            cause: format!("node {node} is dead"),
+            cause: format!("node {node}{IS_DEAD}"),
             avoid: BTreeMap::new(),
         }
     }
 
-    fn wait_for_majority(&mut self, key: &ReplicaKey, out: &mut Vec<Output>) {
+    fn tell_that_it_waits(&mut self, key: &ReplicaKey, why: String, out: &mut Vec<Output>) {
         if self.people.waiting.insert((key.clone(), "NoMajority")) {
             out.push(Output::Event {
                 reason: "NoMajority",
-                message: format!(
-                    "{} of {} nodes of the site are alive: an exclusive replica waits",
-                    self.membership.live().len(),
-                    self.members()
-                ),
+                message: format!("an exclusive replica waits: {why}"),
                 warning: true,
                 key: Some(key.clone()),
             });
         }
+    }
+
+    fn no_majority(&self) -> Need {
+        Need::Wait(format!(
+            "{} of {} nodes of the site are alive",
+            self.live_members(),
+            self.members()
+        ))
+    }
+
+    /// Time that a claim has to stand.
+    fn claim_stands(&self) -> Duration {
+        self.profile.sync_period * 3 + self.profile.probe_period
+    }
+
+    /// Claims an exclusive replica; true where it may be placed now.
+    fn claim(
+        &mut self,
+        key: &ReplicaKey,
+        cause: &str,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some(entry) = self.site.replica(key) else {
+            return false;
+        };
+        let exclusive = entry.intent.as_ref().is_some_and(|i| i.exclusive);
+        let claimed = is_claim(&entry.record) && entry.record.decider == self.node_id;
+        if !exclusive || self.members() == 1 || claimed {
+            return true;
+        }
+        let record = ReplicaRecord {
+            generation: entry.record.generation + 1,
+            decider: self.node_id.clone(),
+            state: RecordState::Pending.into(),
+            node: String::new(),
+            explanation: Some(SiteExplanation {
+                cause: cause.to_owned(),
+                scorer: CLAIM.to_owned(),
+                ..SiteExplanation::default()
+            }),
+            unix_ms: self.unix_ms(now),
+            taken: false,
+            ..entry.record.clone()
+        };
+        let me = self.node_id.clone();
+        if let Err(refused) = self.site.merge_replica(&me, record, now) {
+            self.refuse(&me, &refused.problem, now, out);
+        }
+        false
     }
 
     #[expect(clippy::too_many_arguments, reason = "one pass's state, used once")]
@@ -212,6 +280,9 @@ impl Autonomy {
         decide: &dyn Decide,
         out: &mut Vec<Output>,
     ) -> bool {
+        if !self.claim(key, &cause, now, out) {
+            return true;
+        }
         let Some(entry) = self.site.replica(key) else {
             return true;
         };
@@ -276,14 +347,14 @@ impl Autonomy {
         }
         self.counts.decisions += 1;
         self.people.waiting.remove(&(key.clone(), "NoRoom"));
-        let (reason, from) = if before.is_empty() {
-            ("Placed", String::new())
+        let reason = if before.is_empty() && !cause.ends_with(IS_DEAD) {
+            "Placed"
         } else {
-            ("TakenOver", format!(" from {before}"))
+            "TakenOver"
         };
         out.push(Output::Event {
             reason,
-            message: format!("{me} placed it on {node}{from}: {cause}"),
+            message: format!("{me} placed it on {node}: {cause}"),
             warning: false,
             key: Some(key.clone()),
         });
@@ -306,6 +377,17 @@ impl Autonomy {
             .map(|(_, entry)| entry.record.node.clone())
             .collect()
     }
+}
+
+/// Stands where the scorer stands in decisions about places.
+const CLAIM: &str = "claim";
+
+fn is_claim(record: &ReplicaRecord) -> bool {
+    record.state == i32::from(RecordState::Pending)
+        && record
+            .explanation
+            .as_ref()
+            .is_some_and(|why| why.scorer == CLAIM)
 }
 
 fn nowhere(why: &SiteExplanation) -> String {

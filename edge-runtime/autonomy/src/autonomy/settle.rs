@@ -8,6 +8,9 @@ use super::Autonomy;
 use crate::mode::Evidence;
 use crate::output::Output;
 
+/// Least time between two passes over all replicas for changed loads.
+const PASS: Duration = Duration::from_millis(250);
+
 impl Autonomy {
     /// Members, mode, own record; then what is to be stored, what is to run, what peers are to hear.
     /// `from` sent what was news, and needs not hear it again.
@@ -31,10 +34,21 @@ impl Autonomy {
         self.choose_relay();
         self.say(now, out);
         let changes = self.site.take_changes();
+        if self.site.info().members.is_empty() && !changes.nodes.is_empty() {
+            // Then everybody that was heard is counted.
+            self.majority.count_again();
+        }
         if !changes.replicas.is_empty() || !changes.nodes.is_empty() {
             self.follow_at = now;
-            self.place_at = now;
+            // Loads change all the time: what may have changed for places can wait for more of it.
+            let wait = if changes.replicas.is_empty() && !self.me_changed {
+                PASS
+            } else {
+                Duration::ZERO
+            };
+            self.place_at = self.place_at.min(now.saturating_add(wait));
             self.blocked.clear();
+            self.me_changed = false;
         }
         for key in &changes.replicas {
             match self.site.replica(key) {
@@ -94,6 +108,16 @@ impl Autonomy {
     }
 
     fn say(&mut self, now: Duration, out: &mut Vec<Output>) {
+        let state = (
+            self.machine.linked(),
+            self.mode(),
+            self.site.info().version,
+            self.through.is_some(),
+        );
+        if !self.unsaid && state == self.said && self.own.next_wake().is_none_or(|at| now < at) {
+            return;
+        }
+        (self.unsaid, self.said) = (false, state);
         let record = NodeRecord {
             node_id: self.node_id.clone(),
             version: 0,
@@ -123,6 +147,8 @@ impl Autonomy {
     /// The nodes of the control plane's list are called, those that it has revoked are heard no
     /// more.
     fn meet_members(&mut self, now: Duration, out: &mut Vec<Output>) {
+        self.majority.count_again();
+        self.place_at = now;
         let info = self.site.info().clone();
         let datagrams = self.membership.ban(&info.revoked, now);
         super::send(datagrams, out);

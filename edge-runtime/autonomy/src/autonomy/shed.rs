@@ -1,5 +1,6 @@
 //! Giving work up: a node that is too hot, or short of memory, sheds the least important of what it
-//! runs, one at a time, and never the last. And a node on which two deciders, who did not know of
+//! runs, one at a time, and never the last (nor an `exclusive` one: it would end here while it starts
+//! elsewhere). And a node on which two deciders, who did not know of
 //! each other, have placed more than it has room for, gives back what is too much.
 
 use std::collections::BTreeMap;
@@ -62,9 +63,10 @@ impl Autonomy {
             let least = self
                 .site
                 .replicas()
-                .filter(|(_, e)| e.placed_on(&self.node_id) && e.intent.is_some())
-                // What the control plane has seen it answers for.
-                .filter(|(_, e)| e.untaken())
+                .filter(|(_, e)| e.placed_on(&self.node_id))
+                // What the control plane has seen it answers for; and an exclusive one would end
+                // here while it starts elsewhere.
+                .filter(|(_, e)| e.untaken() && e.intent.as_ref().is_some_and(|i| !i.exclusive))
                 .map(|(key, _)| key)
                 .min_by_key(|key| (self.importance(key), std::cmp::Reverse((*key).clone())))
                 .cloned();
@@ -186,7 +188,10 @@ impl Autonomy {
         }
         running
             .into_iter()
-            .filter(|key| self.site.replica(key).is_some_and(|e| e.intent.is_some()))
+            .filter(|key| {
+                let intent = self.site.replica(key).and_then(|e| e.intent.as_ref());
+                intent.is_some_and(|intent| !intent.exclusive)
+            })
             .min_by_key(|key| (self.importance(key), std::cmp::Reverse((*key).clone())))
             .cloned()
     }

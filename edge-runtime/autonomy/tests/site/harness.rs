@@ -177,6 +177,10 @@ pub struct World {
 
 impl World {
     pub fn new(nodes: usize, seed: u64) -> Self {
+        Self::with_profile(nodes, seed, Profile::standard())
+    }
+
+    pub fn with_profile(nodes: usize, seed: u64, profile: Profile) -> Self {
         let mut world = Self {
             now: s(1),
             nodes: BTreeMap::new(),
@@ -191,7 +195,7 @@ impl World {
             modes: Vec::new(),
             adopted: BTreeMap::new(),
             orders: BTreeMap::new(),
-            profile: Profile::standard(),
+            profile,
             seed,
         };
         let ids: Vec<String> = (1..=nodes).map(|n| format!("edge-{n}")).collect();

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+mod chaos;
 mod exclusive;
 mod harness;
 mod local;

@@ -158,3 +158,52 @@ fn a_whole_site_that_starts_slowly_takes_nothing_over() {
     assert_eq!(world.runs(&key("web")), ["edge-1"]);
     assert_eq!(world.reasons("TakenOver"), 0, "{}", world.story());
 }
+
+#[test]
+fn the_fast_profile_takes_over_within_three_seconds() {
+    let mut times = Vec::new();
+    for seed in 0..7 {
+        let mut world = World::with_profile(5, seed, hyperion_autonomy::Profile::fast());
+        world.run_for(s(5));
+        world.order(&key("web"), 1, "edge-1", &service());
+        world.run_for(s(3));
+        world.cloud(false);
+        world.run_for(s(10));
+        world.kill("edge-1");
+        times.push(world.until(s(3), "taken over", |w| w.runs(&key("web")).len() == 1));
+    }
+    times.sort();
+    assert!(times[3] < ms(2500), "{times:?}");
+}
+
+#[test]
+fn what_two_deciders_put_on_one_node_beyond_its_room_goes_elsewhere() {
+    let mut world = World::new(3, 11);
+    world.run_for(s(5));
+    world.cloud(false);
+    world.run_for(s(10));
+    // Two records that no node would have made knowing of the other.
+    for (n, priority) in [(1, 5), (2, 1)] {
+        let mut intent = service();
+        intent.priority = priority;
+        intent.wants.resources.cpu_millis = 3000;
+        let mut record = super::harness::record(&key(&format!("big-{n}")), 1, "edge-1", &intent);
+        record.decider = format!("edge-{}", n + 1);
+        record.taken = false;
+        world.with("edge-3", |core, at| {
+            let frame = hyperion_wire::peer_v1::Frame {
+                body: Some(hyperion_wire::peer_v1::frame::Body::Entries(
+                    hyperion_wire::peer_v1::Entries {
+                        replicas: vec![record],
+                        ..Default::default()
+                    },
+                )),
+            };
+            ((), core.frame("edge-2", frame, at))
+        });
+    }
+    world.until(s(10), "both run apart", |w| {
+        w.runs(&key("big-1")) == ["edge-1"]
+            && w.runs(&key("big-2")).first().is_some_and(|n| n != "edge-1")
+    });
+}
