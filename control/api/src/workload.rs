@@ -182,13 +182,16 @@ fn unit_weight() -> f32 {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Disconnect {
-    /// Re-place a replica after its node has been out of reach this long (default 30s).
+    /// Re-place a replica after its node has been out of reach this long (default 30s; 4s at a site
+    /// that is cut off and decides for itself).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace_after: Option<String>,
-    /// A node that is itself cut off stops the replica after this long (default: never).
+    /// A node that is itself cut off stops the replica after this long (default: never). An exclusive
+    /// replica is placed again elsewhere once its whole site must have stopped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_after: Option<String>,
-    /// Which copy stays when both sides are in contact again.
+    /// Which copy stays when both sides are in contact again: the site's (default) or the control
+    /// plane's. A copy that does well is never stopped for one that does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconcile: Option<Reconcile>,
 }
@@ -197,10 +200,10 @@ pub struct Disconnect {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Reconcile {
-    /// Adopt what the site decided.
+    /// Adopt what the site decided, also where the control plane has placed the replica elsewhere.
     #[default]
     Site,
-    /// Keep what the control plane decided.
+    /// Keep what the control plane decided where it has placed the replica elsewhere.
     ControlPlane,
 }
 

@@ -93,6 +93,8 @@ struct Inner {
     /// Nodes that have an object; true for the revoked ones.
     nodes: HashMap<String, bool>,
     sites: Sites,
+    /// The first list of all nodes has been read: sites are known as a whole.
+    listed: bool,
     policy: Option<DevicePolicy>,
     /// Whether there is one was decided.
     policy_known: bool,
@@ -356,6 +358,9 @@ impl State {
     /// Tells sites what has changed of them.
     pub fn tell_sites(&self) {
         let mut inner = self.lock();
+        if !inner.listed {
+            return;
+        }
         for (info, nodes) in inner.sites.due(Instant::now(), unix_ms()) {
             debug!(
                 site = info.site,
@@ -488,6 +493,7 @@ impl State {
 
     /// All nodes' objects have been read once.
     pub fn set_listed(&self) {
+        self.lock().listed = true;
         self.listed.send_replace(true);
     }
 
@@ -530,7 +536,12 @@ impl Inner {
         let undecided = !session.untaken.is_empty();
         let known = session.site_version;
         let now = unix_ms();
-        let site = self.sites.info(node, now);
+        // A part of a site would make a minority look like a majority.
+        let site = if self.listed {
+            self.sites.info(node, now)
+        } else {
+            None
+        };
         let site = site.filter(|info| info.version != known);
         let mut welcome = Welcome {
             replicas: Vec::new(),

@@ -202,8 +202,14 @@ impl Work {
     }
 
     fn map_read(&mut self, map: Map) {
-        self.map_known = true;
+        let first = !std::mem::replace(&mut self.map_known, true);
+        let device = |map: &Map| map.as_ref().and_then(|held| held.device.clone());
+        let changed = device(&map) != device(&self.map);
         self.policy(map);
+        // Not before the ConfigMap is known: devices would change to another policy and back.
+        if first || changed {
+            self.device_policy();
+        }
     }
 
     /// Loads the policy that counts now. One that is refused is said in the log, in an event, in
@@ -249,7 +255,6 @@ impl Work {
             );
         }
         metrics.set_policy(&status);
-        self.device_policy();
         self.leader.directory.set_scorer(status);
         self.chosen = Some(chosen);
     }

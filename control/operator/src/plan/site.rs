@@ -172,19 +172,25 @@ impl Pass<'_> {
             RecordState::Placed => self.placed_there(workload, template, claim, held),
             RecordState::Pending => self.pending_there(workload, claim, held),
             RecordState::Ended => self.ended_there(workload, template, claim, held),
-            RecordState::Removed => {
-                let stands = held.filter(|h| h.spec.generation <= claim.generation());
-                match stands {
-                    Some(held) => {
-                        let why = "it was removed at the site, and the workload wants it";
-                        self.say_overruled(Some(workload), claim, why);
-                        self.renew(held, claim);
-                    }
-                    None => self.nothing_follows(claim),
+            RecordState::Removed => match self.of_site(claim, held) {
+                Some(held) => {
+                    let why = "it was removed at the site, and the workload wants it";
+                    self.say_overruled(Some(workload), claim, why);
+                    self.renew(held, claim);
                 }
-            }
+                None => self.nothing_follows(claim),
+            },
             RecordState::Unspecified => self.nothing_follows(claim),
         }
+    }
+
+    /// The placement that the site says is void: one of its own nodes, and not of a later decision.
+    fn of_site(&self, claim: &Claim, held: Option<PlacementEntry>) -> Option<PlacementEntry> {
+        held.filter(|h| {
+            h.spec.generation <= claim.generation()
+                && !h.ended()
+                && self.site_of(&h.spec.node) == claim.site
+        })
     }
 
     /// Nothing follows, beyond that later decisions are of a higher generation.
@@ -241,6 +247,10 @@ impl Pass<'_> {
         {
             // Its own site, or an order of the control plane, has decided again since.
             self.nothing_follows(claim);
+            return;
+        }
+        if held.spec.node == record.node {
+            self.adopt(workload, template, claim, Some(held), theirs);
             return;
         }
         match self.judge(workload, claim, &held) {
@@ -511,8 +521,7 @@ impl Pass<'_> {
         claim: &Claim,
         held: Option<PlacementEntry>,
     ) {
-        let stands = held.filter(|h| h.spec.generation <= claim.generation() && !h.ended());
-        let Some(held) = stands else {
+        let Some(held) = self.of_site(claim, held) else {
             self.nothing_follows(claim);
             return;
         };

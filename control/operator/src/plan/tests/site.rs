@@ -170,6 +170,19 @@ fn what_the_site_decided_is_adopted_and_nothing_restarts() {
             "node edge-2 took over replica 0 from node edge-1 at 2025-11-28 12:03:10 UTC, while site lab was cut off, because node edge-1 is dead"
         )
     );
+    // It was away and is back on the same node, in a later generation.
+    let mut again = returned(&with_policy(
+        spec.clone(),
+        json!({ "disconnect": { "reconcile": "controlPlane" } }),
+    ));
+    again.node_spec("edge-3", json!({ "site": "lab" }));
+    again.connect("edge-1", json!({}), 0);
+    again.says("edge-1", 3, ReplicaPhase::Running);
+    again.connect("edge-3", json!({}), 0);
+    again.brings("edge-3", record(&spec, RecordState::Placed, "edge-1", 3));
+    assert_eq!(again.on(0), at("edge-1", 3));
+    assert_eq!(again.stopped, []);
+
     // Another node of the site brings the same.
     let (started, stopped) = (w.started.len(), w.stopped.len());
     w.connect("edge-1", json!({}), 0);
@@ -461,6 +474,15 @@ fn what_the_site_has_no_place_for_is_placed_here() {
     w.brings("edge-2", pending);
     assert_eq!(w.on(0), at("edge-2", 6));
     assert_eq!(w.answers().len(), 1);
+
+    // The control plane has it at another site: that it has no place at this one is nothing new.
+    let mut w = both(&spec);
+    for state in [RecordState::Pending, RecordState::Removed] {
+        w.brings("edge-2", record(&spec, state, "", 5));
+        assert_eq!(w.on(0), at("far", 2));
+        assert_eq!(w.answers(), [("edge-2".to_owned(), 5, true)]);
+    }
+    assert_eq!(w.index.workloads[&World::name()].highest, 5);
 
     // Nobody has room: it waits without a place.
     let mut w = returned(&spec);
