@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::local::{self, LocalSocket};
+use crate::store::DEFAULT_RING;
 use crate::telemetry::Reserved;
 
 /// Runs the containers that the fleet's control plane places on this machine, and tells it how
@@ -49,6 +51,30 @@ pub struct Config {
     /// Address of /metrics and /healthz; `off` for none.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7446", value_parser = parse_http)]
     pub http_addr: HttpAddr,
+    /// Address where the other nodes of the site reach this one (UDP); `off` for a node that knows
+    /// no peers. [default: [::]:7445, or a free port where that is taken]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_peer_addr)]
+    pub peer_addr: Option<PeerAddr>,
+    /// Address of another node of the site; may be given again. Nodes that the control plane knows,
+    /// and those that answer to multicast DNS, are found without.
+    #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_control)]
+    pub peers: Vec<String>,
+    /// Do not look for peers by multicast DNS, and do not answer it.
+    #[arg(long)]
+    pub no_mdns: bool,
+    /// Times of the site, the same on all its nodes: `default`, or `fast` for wired networks.
+    #[arg(long, value_enum, default_value_t = ProfileName::Default)]
+    pub profile: ProfileName,
+    /// Telemetry that is kept while the control plane is out of reach, for example 16Mi; 0 for none.
+    #[arg(long, value_name = "SIZE", default_value_t = Size(DEFAULT_RING), value_parser = parse_size)]
+    pub offline_buffer: Size,
+    /// Temperature at which the node gives work to others, degrees Celsius; 0 for never.
+    #[arg(long, value_name = "DEGREES", default_value_t = 90, value_parser = clap::value_parser!(u16).range(0..=150))]
+    pub throttle_celsius: u16,
+    /// Unix socket where people at the site operate it, with `hyperion site`; `off` for none.
+    /// [default: /run/hyperion/agent.sock]
+    #[arg(long, value_name = "PATH", value_parser = local::parse_socket)]
+    pub local_socket: Option<LocalSocket>,
     /// What the node keeps for itself, for example cpu=500m,memory=256Mi.
     #[arg(long, value_name = "LIST", default_value = "", value_parser = parse_reserved)]
     pub system_reserved: Reserved,
@@ -67,6 +93,38 @@ pub enum LogFormat {
     Text,
     /// One object per line.
     Json,
+}
+
+/// Times of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProfileName {
+    /// For any network.
+    Default,
+    /// For wired networks with few losses.
+    Fast,
+}
+
+/// Where peers reach the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerAddr {
+    /// Nowhere.
+    Off,
+    /// Here; port 0 takes a free one.
+    At(SocketAddr),
+}
+
+/// Bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0 > 0 && self.0.is_multiple_of(1 << 20) {
+            write!(f, "{}Mi", self.0 >> 20)
+        } else {
+            write!(f, "{}", self.0)
+        }
+    }
 }
 
 /// Where metrics are served.
@@ -203,6 +261,26 @@ fn parse_http(text: &str) -> Result<HttpAddr, String> {
         .map_err(|_| "IP:PORT or off is expected".to_owned())
 }
 
+fn parse_peer_addr(text: &str) -> Result<PeerAddr, String> {
+    if text == "off" {
+        return Ok(PeerAddr::Off);
+    }
+    text.parse()
+        .map(PeerAddr::At)
+        .map_err(|_| "IP:PORT or off is expected".to_owned())
+}
+
+/// At most this much telemetry is kept, bytes: more would be a month.
+const MOST_KEPT: u64 = 1 << 30;
+
+fn parse_size(text: &str) -> Result<Size, String> {
+    match parse_memory(text) {
+        Some(bytes) if bytes <= MOST_KEPT => Ok(Size(bytes)),
+        Some(_) => Err("at most 1Gi are kept".to_owned()),
+        None => Err(format!("{text:?} is not a size, as in 16Mi")),
+    }
+}
+
 fn parse_reserved(text: &str) -> Result<Reserved, String> {
     let mut reserved = Reserved::default();
     for part in text.split(',').filter(|p| !p.is_empty()) {
@@ -290,8 +368,33 @@ mod tests {
             "cpu=500m,memory=256Mi",
             "--log-format",
             "json",
+            "--peer-addr",
+            "0.0.0.0:7000",
+            "--peer",
+            "10.0.0.2:7445",
+            "--peer",
+            "[fe80::1]:7445",
+            "--no-mdns",
+            "--profile",
+            "fast",
+            "--offline-buffer",
+            "8Mi",
+            "--throttle-celsius",
+            "80",
+            "--local-socket",
+            "off",
         ])
         .unwrap();
+        assert_eq!(
+            c.peer_addr,
+            Some(PeerAddr::At("0.0.0.0:7000".parse().unwrap()))
+        );
+        assert_eq!(c.peers.len(), 2);
+        assert!(c.no_mdns && c.profile == ProfileName::Fast);
+        assert_eq!(c.offline_buffer, Size(8 << 20));
+        assert_eq!(c.throttle_celsius, 80);
+        assert_eq!(c.local_socket, Some(LocalSocket::Off));
+        assert_eq!(parse(&[]).unwrap().offline_buffer.to_string(), "16Mi");
         assert_eq!(c.ca_fingerprint.unwrap(), fingerprint.to_lowercase());
         assert_eq!(c.telemetry_interval, Duration::from_millis(500));
         assert_eq!(c.http_addr, HttpAddr::Off);
@@ -317,6 +420,13 @@ mod tests {
             ("--system-reserved", "disk=1"),
             ("--system-reserved", "memory=99999999999Ti"),
             ("--log-format", "xml"),
+            ("--peer-addr", "7445"),
+            ("--peer", "host"),
+            ("--profile", "slow"),
+            ("--offline-buffer", "much"),
+            ("--offline-buffer", "2Gi"),
+            ("--throttle-celsius", "200"),
+            ("--local-socket", "relative"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();
             assert!(error.contains(flag), "{flag} {value}: {error}");

@@ -16,8 +16,12 @@
 
 pub mod command;
 pub mod config;
+pub mod decider;
 pub mod http;
 pub mod identity;
+pub mod local;
+pub mod node;
+pub mod peers;
 mod run;
 pub mod runtime;
 pub mod session;

@@ -2,21 +2,30 @@
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use hyperion_autonomy::Profile;
 use hyperion_link::{ControlTarget, EnrolRequest, Identity, LinkConfig};
+use hyperion_proto::agent_v1::ReplicaRecord;
+use hyperion_proto::domain::ReplicaKey;
+use k8s_cri::v1::ContainerState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, HttpAddr};
+use crate::config::{Config, HttpAddr, PeerAddr, ProfileName, Size};
 use crate::identity;
-use crate::session::{self, Enrolment, NodeFacts, SessionConfig};
+use crate::local::{self, LocalRequest, LocalSocket};
+use crate::node::{NodeConfig, NodeFacts};
+use crate::peers::{self, PeerEvent, PeerImages, PeersConfig, PeersError, PeersHandle};
+use crate::runtime::{Cri, labels};
+use crate::session::{self, Enrolment, PolicyShelf, SessionConfig, SiteConfig};
 use crate::status::{Mode, Status};
 use crate::store::Store;
 use crate::supervisor::{self, SupervisorConfig};
@@ -25,6 +34,8 @@ use crate::{http, systemd};
 
 /// Reports and events of the supervisor that may wait for the session.
 const SUPERVISOR_EVENTS: usize = 256;
+/// Requests of people at the site that may wait.
+const LOCAL_REQUESTS: usize = 16;
 /// How long the parts may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -46,6 +57,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         labels: _,
         telemetry_interval,
         http_addr,
+        peer_addr: _,
+        peers: _,
+        no_mdns: _,
+        profile,
+        offline_buffer: Size(offline_buffer),
+        throttle_celsius,
+        local_socket: _,
         system_reserved,
         root,
         log_format: _,
@@ -53,6 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = lock_data_dir(&data_dir)?;
     let known = identity::load(&data_dir)?;
     let mut store = Store::open(&data_dir, known.is_some())?;
+    store.set_ring_limit(offline_buffer);
     if known.is_none() {
         store.reset();
     }
@@ -94,6 +113,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     status.set_mode(Mode::Suspect, "not connected yet");
     info!(node = %identity.node_id, site = %identity.site, boot = store.boot(), "agent starts");
 
+    let cri = Cri::new(&containerd_socket);
+    let running = running(&cri, &store, &identity.node_id).await;
+    let shelf = PolicyShelf::default();
+    let peers = start_peers(&config, &identity, &store, &cri, &shelf, &stop)?;
+    let local = serve_local(config.local_socket.as_ref(), &stop)?;
     let (events, supervisor_events) = mpsc::channel(SUPERVISOR_EVENTS);
     let supervisor_stop = CancellationToken::new();
     let (workloads, supervisor) = supervisor::start(
@@ -105,6 +129,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         events,
         supervisor_stop.clone(),
     );
+    let holders = peers.as_ref().map(|(handle, _)| {
+        let (workloads, handle, cri) = (workloads.clone(), handle.clone(), cri.clone());
+        let folder = data_dir.join("images");
+        let give: Box<dyn FnOnce(session::Holders) + Send> = Box::new(move |holders| {
+            workloads.set_image_source(Arc::new(PeerImages::new(handle, cri, folder, holders)));
+        });
+        give
+    });
     systemd::ready();
     systemd::status(&format!("node {}", identity.node_id));
     let mut link = LinkConfig::new(target);
@@ -112,12 +144,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let session = session::run(
         SessionConfig {
             link,
-            facts: NodeFacts {
-                node_id: identity.node_id.clone(),
-                boot_id: boot_id(),
-                capabilities,
-                telemetry_interval_ms: u32::try_from(telemetry_interval.as_millis())
-                    .unwrap_or(u32::MAX),
+            node: NodeConfig {
+                ca_der: identity.chain_der.get(1).cloned().unwrap_or_default(),
+                seed: rand::random(),
+                profile: match profile {
+                    ProfileName::Default => Profile::standard(),
+                    ProfileName::Fast => Profile::fast(),
+                },
+                throttle_celsius: (throttle_celsius > 0).then_some(f32::from(throttle_celsius)),
+                running,
+                ..NodeConfig::new(NodeFacts {
+                    node_id: identity.node_id.clone(),
+                    boot_id: boot_id(),
+                    capabilities,
+                    telemetry_interval_ms: u32::try_from(telemetry_interval.as_millis())
+                        .unwrap_or(u32::MAX),
+                })
             },
             identity,
             data_dir: data_dir.clone(),
@@ -126,6 +168,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             sampler: Sampler::new(&root, &data_dir, gpus),
             telemetry_interval,
             status,
+            site: SiteConfig {
+                peers,
+                shelf,
+                holders,
+                local,
+                images: Some(cri),
+            },
         },
         supervisor_events,
         stop.clone(),
@@ -136,6 +185,98 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         warn!("the supervisor did not end in {DRAIN:?}");
     }
     Ok(())
+}
+
+/// Where peers reach the node unless told otherwise.
+const PEER_ADDR: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7445);
+/// How long a start waits for containerd to say what goes on already.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Opens the peer port.
+fn start_peers(
+    config: &Config,
+    identity: &Identity,
+    store: &Store,
+    cri: &Cri,
+    shelf: &PolicyShelf,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<(PeersHandle, mpsc::Receiver<PeerEvent>)>> {
+    let listen = match config.peer_addr {
+        Some(PeerAddr::Off) => return Ok(None),
+        Some(PeerAddr::At(address)) => address,
+        None => PEER_ADDR,
+    };
+    let revoked = store.site().map(|info| info.revoked.clone());
+    let wanted = PeersConfig {
+        identity: identity.clone(),
+        listen,
+        static_peers: config.peers.clone(),
+        mdns: !config.no_mdns,
+        revoked: revoked.unwrap_or_default(),
+        control: config.control.clone(),
+        images: Some(cri.clone()),
+        policies: shelf.files(),
+    };
+    let started = match peers::start(wanted.clone(), stop.clone()) {
+        // Another agent on this machine has it: peers are told which one it is instead.
+        Err(PeersError::Bind { address, source }) if config.peer_addr.is_none() => {
+            warn!(%address, error = %source, "another port is taken for peers");
+            let listen = SocketAddr::new(listen.ip(), 0);
+            peers::start(PeersConfig { listen, ..wanted }, stop.clone())
+        }
+        started => started,
+    };
+    let (handle, events) = started.map_err(|e| anyhow!("--peer-addr: {e}"))?;
+    if let Some(address) = handle.local_addr() {
+        info!(%address, "listening for peers");
+    }
+    Ok(Some((handle, events)))
+}
+
+/// Opens the socket for people at the site. Where none was asked for by name, a node goes on
+/// without: there may be two on one machine, or no `/run`.
+fn serve_local(
+    socket: Option<&LocalSocket>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<mpsc::Receiver<LocalRequest>>> {
+    let default = Path::new(local::DEFAULT_SOCKET);
+    let bound = match socket {
+        Some(LocalSocket::Off) => return Ok(None),
+        Some(LocalSocket::At(path)) => {
+            local::bind(path).map_err(|e| anyhow!("--local-socket: {e}"))?
+        }
+        None => match local::bind(default) {
+            Ok(bound) => bound,
+            Err(e) => {
+                warn!(error = %e, "`hyperion site` can't be used on this node");
+                return Ok(None);
+            }
+        },
+    };
+    let (requests, receiver) = mpsc::channel(LOCAL_REQUESTS);
+    tokio::spawn(local::serve(bound, requests, stop.clone()));
+    Ok(Some(receiver))
+}
+
+/// Replicas whose containers run already. Asked for only where it matters: an exclusive replica is
+/// held back until nobody else can run it, unless it never stopped.
+async fn running(cri: &Cri, store: &Store, node_id: &str) -> Vec<ReplicaKey> {
+    let exclusive = |record: &ReplicaRecord| record.intent.as_ref().is_some_and(|i| i.exclusive);
+    if !store.records().iter().any(exclusive) {
+        return Vec::new();
+    }
+    match tokio::time::timeout(LOOK, cri.containers(node_id)).await {
+        Ok(Ok(containers)) => containers
+            .iter()
+            .filter(|c| c.state() == ContainerState::ContainerRunning)
+            .filter_map(|c| labels::replica_of(&c.labels))
+            .collect(),
+        Ok(Err(e)) => {
+            warn!(error = %e, "what runs already is not known");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
 }
 
 async fn serve_http(

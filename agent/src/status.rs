@@ -1,9 +1,12 @@
 //! How the agent is, for /healthz, and its metrics.
 
+mod peers;
+
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use hyperion_autonomy::Mode as SiteMode;
 use hyperion_proto::agent_v1::ReplicaReport;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -12,8 +15,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use serde_json::json;
 
+use self::peers::PeerMetrics;
+use crate::node::Node;
+use crate::peers::PeerStats;
 use crate::supervisor::RuntimeState;
 use crate::telemetry::Sample;
+use crate::workloads::Workloads;
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -26,16 +33,34 @@ pub enum Mode {
     Connected,
     /// No connection; what the store says runs on.
     Suspect,
+    /// No connection at the site: it decides for itself.
+    Autonomous,
+    /// Connected again, and the control plane has not taken what the site decided.
+    Reconciling,
     /// The control plane does not want this node.
     Refused,
 }
 
 impl Mode {
+    /// The site's mode, as far as this node's own link bears it out.
+    #[must_use]
+    pub fn of(mode: SiteMode, linked: bool) -> Self {
+        match mode {
+            SiteMode::Reconciling if linked => Self::Reconciling,
+            SiteMode::Connected | SiteMode::Suspect if linked => Self::Connected,
+            SiteMode::Autonomous => Self::Autonomous,
+            _ if linked => Self::Connected,
+            _ => Self::Suspect,
+        }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Enrolling => "enrolling",
             Self::Connected => "connected",
             Self::Suspect => "suspect",
+            Self::Autonomous => "autonomous",
+            Self::Reconciling => "reconciling",
             Self::Refused => "refused",
         }
     }
@@ -97,7 +122,7 @@ impl Status {
 
     /// Sets the state of the link and why it is so.
     pub fn set_mode(&self, mode: Mode, reason: &str) {
-        let connected = i64::from(mode == Mode::Connected);
+        let connected = i64::from(matches!(mode, Mode::Connected | Mode::Reconciling));
         if connected == 1 && self.metrics.connected.get() == 0 {
             self.metrics.connections.inc();
         }
@@ -134,6 +159,45 @@ impl Status {
         self.lock().store_problem = problem.map(str::to_owned);
     }
 
+    /// Sets what the node counts.
+    pub fn set_node_state<W: Workloads>(&self, node: &Node<W>) {
+        self.metrics.set_replicas(&node.workloads().reports());
+        let (counts, ring) = (node.counts(), node.ring());
+        let m = &self.metrics;
+        let set = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        let count = |counter: &Counter, value: u64| {
+            counter.inc_by(value.saturating_sub(counter.get()));
+        };
+        count(&m.orders_refused, counts.orders_refused);
+        count(&m.records_refused, counts.records_refused);
+        count(&m.policies_refused, counts.policies_refused);
+        count(&m.backfilled, counts.batches_acknowledged);
+        // Over the life of the store; a counter of the process begins there.
+        count(&m.telemetry_dropped, ring.dropped);
+        set(&m.ring_bytes, ring.bytes);
+        set(&m.ring_batches, ring.batches as u64);
+        set(&m.records, node.store().record_count() as u64);
+        set(&m.untaken, node.untaken_count() as u64);
+        set(&m.mode, node.mode() as u64);
+        count(&m.peers_refused, counts.peers_refused);
+        let site = node.autonomy().counts();
+        count(&m.decisions, site.decisions);
+        count(&m.superseded, site.superseded);
+        count(&m.shed, site.shed);
+        count(&m.messages_refused, site.refused);
+        m.members.clear();
+        for state in node.member_states() {
+            m.members.get_or_create(&MemberStateLabel { state }).inc();
+        }
+    }
+
+    /// Sets what the endpoint of the peers counts.
+    pub fn set_peers(&self, stats: &PeerStats) {
+        self.metrics.peers.set(stats);
+    }
+
     /// Body of /healthz. The agent is well while it answers: what is wrong around it is told, but
     /// a restart of the agent would not mend it.
     #[must_use]
@@ -166,6 +230,11 @@ impl Status {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MemberStateLabel {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Phase {
     phase: String,
 }
@@ -184,10 +253,25 @@ pub struct Metrics {
     store_on_disk: Gauge,
     /// Telemetry messages handed to the link.
     pub telemetry_sent: Counter,
-    /// Telemetry messages that could not be sent.
-    pub telemetry_dropped: Counter,
-    /// Orders refused.
-    pub orders_refused: Counter,
+    /// Telemetry messages kept for later.
+    pub telemetry_kept: Counter,
+    telemetry_dropped: Counter,
+    backfilled: Counter,
+    orders_refused: Counter,
+    records_refused: Counter,
+    policies_refused: Counter,
+    ring_bytes: Gauge,
+    ring_batches: Gauge,
+    records: Gauge,
+    untaken: Gauge,
+    mode: Gauge,
+    members: Family<MemberStateLabel, Gauge>,
+    decisions: Counter,
+    superseded: Counter,
+    shed: Counter,
+    messages_refused: Counter,
+    peers_refused: Counter,
+    peers: PeerMetrics,
     replicas: Family<Phase, Gauge>,
     cpu: FloatGauge,
     load1: FloatGauge,
@@ -231,16 +315,7 @@ impl Metrics {
             "Telemetry messages sent",
             m.telemetry_sent.clone(),
         );
-        agent.register(
-            "telemetry_dropped",
-            "Telemetry messages that could not be sent",
-            m.telemetry_dropped.clone(),
-        );
-        agent.register(
-            "orders_refused",
-            "Orders of the control plane that were refused",
-            m.orders_refused.clone(),
-        );
+        m.register_edge(agent);
         agent.register("replicas", "Replicas by phase", m.replicas.clone());
         m.register_node(registry.sub_registry_with_prefix("hyperion_node"));
         let process = registry.sub_registry_with_prefix("process");
@@ -256,6 +331,107 @@ impl Metrics {
             m.cpu_seconds.clone(),
         );
         m
+    }
+
+    fn register_edge(&self, agent: &mut Registry) {
+        for (name, help, counter) in [
+            (
+                "telemetry_kept",
+                "Telemetry messages kept until the control plane is back",
+                &self.telemetry_kept,
+            ),
+            (
+                "telemetry_dropped",
+                "Telemetry messages that the ring dropped over the life of the store",
+                &self.telemetry_dropped,
+            ),
+            (
+                "telemetry_batches_acknowledged",
+                "Batches of kept telemetry that the control plane has stored",
+                &self.backfilled,
+            ),
+            (
+                "orders_refused",
+                "Orders of the control plane that were refused",
+                &self.orders_refused,
+            ),
+            (
+                "records_refused",
+                "Decisions of the site that were refused",
+                &self.records_refused,
+            ),
+            (
+                "policies_refused",
+                "Policies that were refused",
+                &self.policies_refused,
+            ),
+        ] {
+            agent.register(name, help, counter.clone());
+        }
+        for (name, help, counter) in [
+            (
+                "site_decisions",
+                "Places that this node decided while the site was cut off",
+                &self.decisions,
+            ),
+            (
+                "site_superseded",
+                "Copies here that ended because another decision held",
+                &self.superseded,
+            ),
+            (
+                "site_shed",
+                "Replicas that this node gave up for heat or lack of memory",
+                &self.shed,
+            ),
+            (
+                "peer_messages_refused",
+                "Messages of peers that were dropped, or parts of them",
+                &self.messages_refused,
+            ),
+            (
+                "peers_turned_away",
+                "Strangers, clones and revoked nodes that were turned away",
+                &self.peers_refused,
+            ),
+        ] {
+            agent.register(name, help, counter.clone());
+        }
+        agent.register(
+            "site_members",
+            "Nodes of the site by state",
+            self.members.clone(),
+        );
+        self.peers.register(agent);
+        for (name, help, gauge) in [
+            (
+                "telemetry_ring_bytes",
+                "Telemetry kept, bytes",
+                &self.ring_bytes,
+            ),
+            (
+                "telemetry_ring_batches",
+                "Telemetry kept, batches",
+                &self.ring_batches,
+            ),
+            (
+                "records",
+                "Replicas of the site that the node has a record of",
+                &self.records,
+            ),
+            (
+                "decisions_untaken",
+                "Decisions of the site that the control plane has not taken",
+                &self.untaken,
+            ),
+            (
+                "mode",
+                "0 connected, 1 suspect, 2 autonomous, 3 reconciling",
+                &self.mode,
+            ),
+        ] {
+            agent.register(name, help, gauge.clone());
+        }
     }
 
     fn register_node(&self, node: &mut Registry) {

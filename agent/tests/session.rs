@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyperion_agent::session::{self, EnrolFailed, Enrolment, NodeFacts, SessionConfig};
+use hyperion_agent::node::{NodeConfig, NodeFacts};
+use hyperion_agent::session::{self, EnrolFailed, Enrolment, SessionConfig, SiteConfig};
 use hyperion_agent::status::{Mode, Status};
 use hyperion_agent::store::{Change, Store};
 use hyperion_agent::supervisor::{Desired, SupervisorEvent};
@@ -57,7 +58,7 @@ impl Agent {
             link,
             identity,
             data_dir: dir.to_owned(),
-            facts: NodeFacts {
+            node: NodeConfig::new(NodeFacts {
                 node_id: NODE.to_owned(),
                 boot_id: boot.to_owned(),
                 capabilities: capabilities(
@@ -68,12 +69,13 @@ impl Agent {
                     Vec::new(),
                 ),
                 telemetry_interval_ms: 100,
-            },
+            }),
             store: Store::open(dir, true).unwrap(),
             workloads: workloads.clone(),
             sampler: Sampler::new(root, dir, Box::new(NoGpu)),
             telemetry_interval: Duration::from_millis(100),
             status: status.clone(),
+            site: SiteConfig::default(),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(session::run(config, events, stop.clone()));

@@ -1,5 +1,5 @@
-//! The agent's conversation with the control plane. One task owns it: orders come down, reports,
-//! telemetry and events go up, and the store is written before anything is acted on.
+//! The agent's conversation with the control plane, the site and the machine: drives a [`Node`],
+//! which decides, with a real link and real clocks. One task owns it.
 //!
 //! Everything is level-based. The supervisor is told the whole desired state from the store,
 //! before the first connection is tried and after each change; a reconnect only compares. Reports
@@ -11,44 +11,41 @@
 //! plane, and stopping work that cannot be started again is the worse mistake. It says so in its
 //! log, on /healthz and in its metrics, and tries again slowly.
 
-mod core;
 mod enrol;
 mod logs;
-mod orders;
+mod site;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
 use hyperion_link::{Link, LinkConfig, LinkEvent, LinkSender};
-use hyperion_proto::agent_v1::stream_message::Body;
-use hyperion_proto::agent_v1::{ReplicaPhase, ReplicaReport, StreamMessage, Welcome};
-use hyperion_proto::convert;
+use hyperion_proto::agent_v1::{StreamMessage, Welcome};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-pub use self::core::NodeFacts;
-use self::core::{Core, Outgoing};
 pub use self::enrol::{EnrolFailed, Enrolment, enrol};
 use self::logs::LogRequests;
-use self::orders::Batch;
+use self::site::Net;
+pub use self::site::{Holders, PolicyShelf, SiteConfig};
 use crate::identity;
+use crate::node::{Effect, Gone, Measured, Node, NodeConfig, Now};
 use crate::status::{Mode, Status};
 use crate::store::Store;
-use crate::supervisor::{RuntimeState, SupervisorEvent};
+use crate::supervisor::SupervisorEvent;
 use crate::telemetry::{Envelope, Sampler};
 use crate::workloads::Workloads;
 
-/// Orders that are taken in one write to the disk, where so many wait.
+/// Messages that are taken in one write to the disk, where so many wait.
 const TOGETHER: usize = 64;
 /// How long the first connection waits for the supervisor's first look at the runtime, so that
 /// hello tells how adopted replicas are instead of "starting". Nothing else depends on it.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
-/// Events to disk, reports that the link did not take.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Shortest time between two ticks of the node.
+const TICK: Duration = Duration::from_millis(5);
 
 /// What a session needs.
 pub struct SessionConfig<W> {
@@ -58,8 +55,8 @@ pub struct SessionConfig<W> {
     pub identity: hyperion_link::Identity,
     /// Where a renewed identity is kept.
     pub data_dir: PathBuf,
-    /// Of this start.
-    pub facts: NodeFacts,
+    /// How the node is to be.
+    pub node: NodeConfig,
     /// What to run.
     pub store: Store,
     /// Who runs it.
@@ -70,12 +67,22 @@ pub struct SessionConfig<W> {
     pub telemetry_interval: Duration,
     /// For metrics and health.
     pub status: Arc<Status>,
+    /// Peers and people at the site.
+    pub site: SiteConfig,
 }
 
-type Shared<W> = Arc<Mutex<Core<W>>>;
+type Shared<W> = Arc<Mutex<Node<W>>>;
 
-fn lock<W>(core: &Mutex<Core<W>>) -> MutexGuard<'_, Core<W>> {
-    core.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<W>(node: &Mutex<Node<W>>) -> MutexGuard<'_, Node<W>> {
+    node.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    Now {
+        at: Instant::now(),
+        unix_ms: unix.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0)),
+    }
 }
 
 /// Runs until `stop`; then the store is flushed and the link closed. Containers keep running.
@@ -88,44 +95,38 @@ pub async fn run<W: Workloads>(
         link,
         identity,
         data_dir,
-        facts,
+        node,
         store,
         workloads,
         sampler,
         telemetry_interval,
         status,
+        site,
     } = config;
-    let mut core = Core::new(store, workloads, facts);
-    if let Some(problem) = core.store.take_moved_aside() {
-        core.event("StoreRebuilt", problem, true, None);
-    }
-    if core.store.partial() {
-        info!("the store was lost: waiting for the control plane before anything is stopped");
-    }
-    core.push_desired();
-    let core: Shared<W> = Arc::new(Mutex::new(core));
+    let node = Node::new(node, store, workloads.clone(), now());
+    let node: Shared<W> = Arc::new(Mutex::new(node));
     let mut session = Session {
-        core: core.clone(),
+        node: node.clone(),
+        workloads,
         sender: LinkSender::default(),
         logs: LogRequests::default(),
         data_dir,
         sampler,
         status,
-        started: Instant::now(),
-        sequence: 0,
-        dropped: 0,
-        draining: false,
-        store_failed: false,
+        net: Net::new(site, &node),
+        look_at: None,
+        mode_why: String::new(),
     };
+    session.look_around();
+    session.perform();
     session.first_look(&mut supervisor, &stop).await;
-    let hello = Arc::new(move || lock(&core).hello());
+    let hello = Arc::new(move || lock(&node).hello());
     let mut link = hyperion_link::start(link, identity, hello);
     session.sender = link.sender();
     let mut telemetry = tokio::time::interval(telemetry_interval);
     telemetry.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-    housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let wake = lock(&session.node).next_wake().max(Instant::now() + TICK);
         tokio::select! {
             () = stop.cancelled() => break,
             event = link.next_event() => match event {
@@ -133,28 +134,32 @@ pub async fn run<W: Workloads>(
                 None => break,
             },
             Some(event) = supervisor.recv() => session.supervisor_event(event, &mut supervisor),
+            Some(event) = session.net.events.recv() => session.peer_events(event),
+            Some(request) = session.net.local.recv() => session.local_request(request),
+            Some(done) = session.net.done.recv() => session.done(done, &link),
             _ = telemetry.tick() => session.telemetry(),
-            _ = housekeeping.tick() => session.housekeeping(),
+            () = tokio::time::sleep_until(wake.into()) => session.tick(),
         }
+        session.perform();
+        session.follow_way(&link);
     }
     session.logs.clear();
-    lock(&session.core).store.sync(Instant::now());
+    lock(&session.node).stop(now());
     link.close().await;
 }
 
 struct Session<W> {
-    core: Shared<W>,
+    node: Shared<W>,
+    workloads: W,
     sender: LinkSender,
     logs: LogRequests,
     data_dir: PathBuf,
     sampler: Sampler,
     status: Arc<Status>,
-    started: Instant,
-    sequence: u64,
-    /// Telemetry messages that could not be sent.
-    dropped: u64,
-    draining: bool,
-    store_failed: bool,
+    net: Net,
+    look_at: Option<Instant>,
+    /// Why the node is in its mode.
+    mode_why: String,
 }
 
 impl<W: Workloads> Session<W> {
@@ -164,9 +169,12 @@ impl<W: Workloads> Session<W> {
         stop: &CancellationToken,
     ) {
         let deadline = tokio::time::Instant::now() + FIRST_LOOK;
-        while !lock(&self.core).all_reported() {
+        while !lock(&self.node).all_reported() {
             tokio::select! {
-                Some(event) = supervisor.recv() => self.supervisor_event(event, supervisor),
+                Some(event) = supervisor.recv() => {
+                    self.supervisor_event(event, supervisor);
+                    self.perform();
+                }
                 () = tokio::time::sleep_until(deadline) => return,
                 () = stop.cancelled() => return,
             }
@@ -189,134 +197,46 @@ impl<W: Workloads> Session<W> {
             warn!(%reason, "the control plane refuses this node; its containers keep running, no orders are taken");
         }
         self.status.set_mode(Mode::Refused, reason);
+        lock(&self.node).disconnected(Gone::Refused(reason.to_owned()), now());
     }
 
     fn welcome(&mut self, welcome: &Welcome) {
-        self.draining = false;
-        self.status.set_mode(Mode::Connected, "");
-        let mut core = lock(&self.core);
-        core.set_wall_clock(welcome.wall_clock_unix_ms);
-        let mut batch = Batch::default();
-        let whole = batch.welcome(&core.store, welcome);
-        info!(
-            replicas = welcome.replicas.len(),
-            complete = welcome.replicas_complete,
-            changes = batch.changes.len(),
-            "connected"
-        );
-        core.store.apply(&batch.changes, whole);
-        core.push_desired();
-        drop(core);
-        self.answer(batch);
+        let mut node = lock(&self.node);
+        match self.net.through() {
+            Some(peer) if self.sender.relayed() => {
+                node.connected_through(peer, welcome, now(), &self.sender);
+            }
+            _ => node.connected(welcome, now(), &self.sender),
+        }
+        self.status.set_mode(Mode::of(node.mode(), true), "");
     }
 
     /// Takes a message and those that wait behind it.
     fn messages(&mut self, first: StreamMessage, link: &mut Link) {
-        let mut batch = Batch::default();
-        let mut next = Some(first);
-        let mut taken = 0;
+        let mut messages = vec![first];
         let mut other = None;
-        while let Some(message) = next.take() {
-            batch = self.message(message, batch);
-            taken += 1;
-            if taken < TOGETHER {
-                match link.next_event().now_or_never().flatten() {
-                    Some(LinkEvent::Message(message)) => next = Some(message),
-                    event => other = event,
+        while messages.len() < TOGETHER {
+            match link.next_event().now_or_never().flatten() {
+                Some(LinkEvent::Message(message)) => messages.push(message),
+                event => {
+                    other = event;
+                    break;
                 }
             }
         }
-        self.commit(batch);
+        lock(&self.node).messages(messages, now(), &self.sender);
         if let Some(event) = other {
+            // In order: logs that were asked for are gone with the connection.
+            self.perform();
             // Not a message, so this goes no deeper.
             self.link_event(event, link);
         }
     }
 
-    fn message(&mut self, message: StreamMessage, mut batch: Batch) -> Batch {
-        match message.body {
-            Some(Body::StartReplica(order)) => {
-                batch = self.in_order(order.key.as_ref(), batch);
-                batch.start(&lock(&self.core).store, &order, self.draining);
-            }
-            Some(Body::StopReplica(order)) => {
-                batch = self.in_order(order.key.as_ref(), batch);
-                batch.stop(&lock(&self.core).store, &order);
-            }
-            Some(Body::EventAck(ack)) => {
-                let mut core = lock(&self.core);
-                core.store.ack(ack.id);
-                core.send_events(&self.sender);
-            }
-            Some(Body::FetchLogs(fetch)) => {
-                let workloads = lock(&self.core).workloads.clone();
-                self.logs.handle(&fetch, &workloads, &self.sender);
-            }
-            Some(Body::Drain(drain)) => {
-                // What runs is moved by the control plane, replica by replica; until its next
-                // welcome nothing new comes here.
-                self.draining = true;
-                info!("drained: no new replicas are taken");
-                batch.results.push(hyperion_proto::agent_v1::CommandResult {
-                    command_id: drain.command_id,
-                    ok: true,
-                    error: String::new(),
-                });
-            }
-            // Made by a newer control plane, or not for an agent.
-            _ => debug!("message ignored"),
-        }
-        batch
-    }
-
-    /// Orders for one replica are taken one after the other.
-    fn in_order(
-        &mut self,
-        key: Option<&hyperion_proto::agent_v1::ReplicaKey>,
-        batch: Batch,
-    ) -> Batch {
-        if !batch.touches(key) {
-            return batch;
-        }
-        self.commit(batch);
-        Batch::default()
-    }
-
-    /// Writes, then acts, then answers.
-    fn commit(&mut self, batch: Batch) {
-        let mut core = lock(&self.core);
-        if !batch.changes.is_empty() {
-            core.store.apply(&batch.changes, false);
-            core.push_desired();
-        }
-        drop(core);
-        self.answer(batch);
-    }
-
-    fn answer(&mut self, batch: Batch) {
-        let mut core = lock(&self.core);
-        for (key, why) in &batch.refused {
-            warn!(error = %why, "order refused");
-            core.event("OrderRefused", why.clone(), true, key.as_ref());
-        }
-        for (key, generation) in &batch.absent {
-            core.note_absent(key, *generation);
-        }
-        self.status
-            .metrics
-            .orders_refused
-            .inc_by(batch.refused.len() as u64);
-        for result in batch.results {
-            // An answer that is not taken is made up for by the next welcome.
-            self.sender.send(Body::CommandResult(result));
-        }
-        core.send_reports(&self.sender);
-        core.send_events(&self.sender);
-    }
-
     fn disconnected(&mut self, reason: &str, retry_in: Duration) {
         self.logs.clear();
-        if self.status.mode() == Mode::Connected {
+        let mut node = lock(&self.node);
+        if node.linked() {
             info!(%reason, ?retry_in, "disconnected; containers keep running");
         } else if self.status.reason() != reason {
             // Once per reason: the attempts that follow mostly fail in the same way.
@@ -324,18 +244,21 @@ impl<W: Workloads> Session<W> {
         } else {
             debug!(%reason, ?retry_in, "no connection");
         }
+        node.disconnected(Gone::Lost, now());
         if self.status.mode() != Mode::Refused {
-            self.status.set_mode(Mode::Suspect, reason);
+            self.status.set_mode(Mode::of(node.mode(), false), reason);
         }
     }
 
     fn renewed(&mut self, renewed: &hyperion_link::Identity) {
+        if let Some(peers) = &self.net.peers {
+            peers.set_identity(renewed);
+        }
         match identity::save(&self.data_dir, renewed) {
             Ok(()) => info!("certificate renewed"),
             Err(e) => {
                 warn!(error = %e, "the renewed certificate is not on disk");
-                let mut core = lock(&self.core);
-                core.event("IdentityNotSaved", e.to_string(), true, None);
+                lock(&self.node).identity_not_saved(e.to_string(), now());
             }
         }
     }
@@ -346,92 +269,79 @@ impl<W: Workloads> Session<W> {
         first: SupervisorEvent,
         more: &mut mpsc::Receiver<SupervisorEvent>,
     ) {
-        let mut core = lock(&self.core);
-        let mut next = Some(first);
-        let mut left = TOGETHER;
-        while let Some(event) = next {
-            match event {
-                SupervisorEvent::Report(report) => take_report(&mut core, report),
-                SupervisorEvent::Event {
-                    reason,
-                    message,
-                    warning,
-                    key,
-                } => core.event(&reason, message, warning, key.as_ref()),
-                SupervisorEvent::Runtime(state) => {
-                    self.status.set_runtime(&state);
-                    take_runtime(&mut core, state);
-                }
-            }
-            left -= 1;
-            next = if left > 0 { more.try_recv().ok() } else { None };
+        let mut events = vec![first];
+        while events.len() < TOGETHER
+            && let Ok(event) = more.try_recv()
+        {
+            events.push(event);
         }
-        core.send_reports(&self.sender);
-        core.send_events(&self.sender);
+        for event in &events {
+            if let SupervisorEvent::Runtime(state) = event {
+                self.status.set_runtime(state);
+            }
+        }
+        lock(&self.node).supervisor(events, now(), &self.sender);
     }
 
     fn telemetry(&mut self) {
         let sample = self.sampler.sample(Instant::now());
-        self.sequence += 1;
-        let dropped_events = lock(&self.core).store.dropped();
         let message = sample.message(Envelope {
-            sequence: self.sequence,
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            dropped_total: self.dropped + dropped_events,
             rtt_ms: self.sender.rtt_ms(),
+            ..Envelope::default()
         });
         self.status.metrics.set_sample(&sample);
-        // Old telemetry helps nobody: what can't be sent now is counted and gone.
-        if self.sender.send(Body::Telemetry(message)) {
-            self.status.metrics.telemetry_sent.inc();
-        } else {
-            self.dropped += 1;
-            self.status.metrics.telemetry_dropped.inc();
+        match lock(&self.node).measured(message, now(), &self.sender) {
+            Measured::Sent => self.status.metrics.telemetry_sent.inc(),
+            Measured::Kept => self.status.metrics.telemetry_kept.inc(),
+        };
+    }
+
+    fn tick(&mut self) {
+        let mut node = lock(&self.node);
+        node.tick(now(), &self.sender);
+        self.status.set_store(node.store().failure());
+        self.status.set_node_state(&node);
+        drop(node);
+        if self.look_at.is_none_or(|at| now().at >= at) {
+            self.look_at = Some(now().at + Duration::from_secs(1));
+            self.look_around();
         }
     }
 
-    fn housekeeping(&mut self) {
-        let mut core = lock(&self.core);
-        core.store.sync(Instant::now());
-        let failure = core.store.failure().map(str::to_owned);
-        if failure.is_some() != self.store_failed {
-            self.store_failed = failure.is_some();
-            match &failure {
-                Some(why) => core.event("StoreNotOnDisk", why.clone(), true, None),
-                None => core.event("StoreOnDisk", "written again".to_owned(), false, None),
+    /// Does what the node wants done.
+    fn perform(&mut self) {
+        let effects = lock(&self.node).take_effects();
+        for effect in effects {
+            match effect {
+                Effect::Logs(fetch) => self.logs.handle(&fetch, &self.workloads, &self.sender),
+                Effect::Mode { mode, why } => {
+                    self.mode_why.clone_from(&why);
+                    let linked = lock(&self.node).linked();
+                    if self.status.mode() != Mode::Refused || linked {
+                        self.status.set_mode(Mode::of(mode, linked), &why);
+                    }
+                }
+                Effect::Datagram { to, bytes } => {
+                    if let Some(peers) = &self.net.peers {
+                        peers.datagram(&to, bytes);
+                    }
+                }
+                Effect::Frame { to, frame } => {
+                    if let Some(peers) = &self.net.peers {
+                        peers.frame(&to, &frame);
+                    }
+                }
+                Effect::Site(info) => {
+                    if let Some(peers) = &self.net.peers {
+                        peers.set_revoked(&info.revoked);
+                    }
+                    self.look_around();
+                }
+                Effect::FetchPolicy { sha256 } => {
+                    let holders = lock(&self.node).policy_holders(&sha256);
+                    self.net.fetch_policy(sha256, holders);
+                }
             }
         }
-        core.send_reports(&self.sender);
-        core.send_events(&self.sender);
-        self.status.set_store(failure.as_deref());
-        let reports = core.workloads.reports();
-        self.status.metrics.set_replicas(&reports);
-    }
-}
-
-fn take_runtime<W: Workloads>(core: &mut Core<W>, state: RuntimeState) {
-    match state {
-        RuntimeState::Available { name, version } => core.set_runtime(format!("{name} {version}")),
-        RuntimeState::Unavailable { reason } => {
-            core.set_runtime_problem(&reason);
-            core.event("RuntimeUnavailable", reason, true, None);
-        }
-    }
-}
-
-fn take_report<W: Workloads>(core: &mut Core<W>, report: ReplicaReport) {
-    let Ok(key) = convert::replica_key("", report.key.as_ref()) else {
-        return;
-    };
-    let ended = core
-        .store
-        .held(&key)
-        .and_then(|held| orders::outcome(&report, held));
-    if let Some(outcome) = ended {
-        core.store.finish(&key, outcome);
-        core.push_desired();
-    }
-    if report.phase() == ReplicaPhase::Stopped {
-        core.note_stopped(report);
     }
 }

@@ -1,19 +1,27 @@
 //! The store's file: tables, reading and writing. Messages of the wire protocol are the records,
 //! so that there is one format to keep compatible and not two.
 
-use hyperion_proto::agent_v1::{Event, ReplicaPhase, ReplicaReport, StartReplica};
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use hyperion_proto::agent_v1::{
+    Event, PolicyOffer, ReplicaPhase, ReplicaRecord, ReplicaReport, SiteInfo, StartReplica,
+};
 use hyperion_proto::convert;
 use hyperion_proto::domain::ReplicaKey;
 use prost::Message;
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
 };
 
-use super::state::{Seen, State};
+use super::ring::Batch;
+use super::state::{KeptPolicy, KeptRecord, Seen, State};
 use crate::supervisor::{Desired, Finished};
 
-/// Version of the tables below. A change that an older agent would misread raises it.
-pub const SCHEMA: u64 = 1;
+/// Version of the tables below. A change that an older agent would misread raises it. Version 1
+/// had neither records nor site, policy and telemetry: such a file is read as one that holds none.
+pub const SCHEMA: u64 = 2;
 
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 /// Replica -> `StartReplica`.
@@ -24,6 +32,20 @@ const FINISHED: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("fi
 const SEEN: TableDefinition<'static, &str, (u64, u64)> = TableDefinition::new("seen");
 /// Id -> `Event`.
 const EVENTS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("events");
+/// Replica -> `ReplicaRecord`: what the site knows of it.
+const RECORDS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("records");
+/// `info` -> `SiteInfo`.
+const SITE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("site");
+/// `current` and `previous` -> `PolicyOffer` and the file.
+const POLICY: TableDefinition<'static, &str, (&[u8], &[u8])> = TableDefinition::new("policy");
+/// Id -> number of samples, and `TelemetryBatch`.
+const TELEMETRY: TableDefinition<'static, u64, (u32, &[u8])> = TableDefinition::new("telemetry");
+
+const INFO: &str = "info";
+/// The policy that decides.
+pub const CURRENT: &str = "current";
+/// The one before it.
+pub const PREVIOUS: &str = "previous";
 
 /// Why a file was not read.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +81,18 @@ pub enum Write<'a> {
     Event(&'a Event),
     /// An event that went.
     EventGone(u64),
+    /// What the site knows of a replica.
+    Record(&'a ReplicaKey, &'a [u8]),
+    /// No longer.
+    RecordGone(&'a ReplicaKey),
+    /// What the control plane said of the site.
+    Site(&'a SiteInfo),
+    /// A policy, as `current` or `previous`; none takes it away.
+    Policy(&'static str, Option<&'a KeptPolicy>),
+    /// Telemetry: id, samples, bytes.
+    Batch(u64, u32, &'a [u8]),
+    /// Telemetry that went.
+    BatchGone(u64),
     /// A number.
     Meta(&'static str, u64),
 }
@@ -131,7 +165,59 @@ pub fn load(db: &impl ReadableDatabase) -> Result<Option<State>, LoadError> {
             .map_err(|_| LoadError::Record(format!("events/{}", id.value())))?;
         state.events.insert(id.value(), event);
     }
+    if schema >= 2 {
+        load_site(&tx, &mut state)?;
+        state.ring.next_id = number("next_batch")?.unwrap_or(1);
+        state.ring.dropped = number("telemetry_dropped")?.unwrap_or(0);
+    }
     Ok(Some(state))
+}
+
+/// What came with version 2.
+fn load_site(tx: &ReadTransaction, state: &mut State) -> Result<(), LoadError> {
+    for row in tx.open_table(RECORDS)?.iter()? {
+        let (name, value) = row?;
+        let bad = || LoadError::Record(format!("records/{}", name.value()));
+        let record = ReplicaRecord::decode(value.value()).map_err(|_| bad())?;
+        let key = parse_name(name.value()).ok_or_else(bad)?;
+        state.records.insert(key, KeptRecord::of(&record));
+    }
+    if let Some(info) = tx.open_table(SITE)?.get(INFO)? {
+        let info = SiteInfo::decode(info.value());
+        state.site = Some(info.map_err(|_| LoadError::Record("site/info".to_owned()))?);
+    }
+    let policies = tx.open_table(POLICY)?;
+    for (name, kept) in [
+        (CURRENT, &mut state.policy),
+        (PREVIOUS, &mut state.previous_policy),
+    ] {
+        let Some(row) = policies.get(name)? else {
+            continue;
+        };
+        let (offer, file) = row.value();
+        let offer =
+            PolicyOffer::decode(offer).map_err(|_| LoadError::Record(format!("policy/{name}")))?;
+        *kept = Some(KeptPolicy {
+            offer,
+            file: Bytes::copy_from_slice(file),
+        });
+    }
+    for row in tx.open_table(TELEMETRY)?.iter()? {
+        let (id, value) = row?;
+        let (samples, bytes) = value.value();
+        state
+            .ring
+            .found(id.value(), Batch::on_disk(samples, bytes.len()));
+    }
+    Ok(())
+}
+
+/// A batch of telemetry.
+pub fn batch(db: &impl ReadableDatabase, id: u64) -> Result<Option<Vec<u8>>, LoadError> {
+    let tx = db.begin_read()?;
+    let table = tx.open_table(TELEMETRY)?;
+    let row = table.get(id)?;
+    Ok(row.map(|row| row.value().1.to_vec()))
 }
 
 /// Writes changes in one transaction; on disk when it returns, if `durability` says so.
@@ -143,26 +229,48 @@ pub fn write(db: &Database, durability: Durability, writes: &[Write<'_>]) -> Res
     Ok(())
 }
 
-/// Replaces all that the file holds.
-pub fn rewrite(db: &Database, state: &State) -> Result<(), LoadError> {
+/// Replaces all that the file holds, but for telemetry: of that, the file's is kept, what only
+/// memory has is added, and what memory has let go is taken away.
+pub fn rewrite(db: &Database, state: &mut State) -> Result<(), LoadError> {
     let tx = db.begin_write()?;
+    let on_disk: BTreeSet<u64> = {
+        let table = tx.open_table(TELEMETRY)?;
+        let ids = table.iter()?.map(|row| Ok(row?.0.value()));
+        ids.collect::<Result<_, redb::StorageError>>()?
+    };
+    state.ring.only_with(&on_disk);
     tx.delete_table(META)?;
     tx.delete_table(DESIRED)?;
     tx.delete_table(FINISHED)?;
     tx.delete_table(SEEN)?;
     tx.delete_table(EVENTS)?;
+    tx.delete_table(RECORDS)?;
+    tx.delete_table(SITE)?;
+    tx.delete_table(POLICY)?;
     let mut writes = vec![
         Write::Meta("schema", SCHEMA),
         Write::Meta("next_event", state.next_event),
         Write::Meta("dropped", state.dropped),
         Write::Meta("boot", state.boot),
         Write::Meta("partial", u64::from(state.partial)),
+        Write::Meta("next_batch", state.ring.next_id),
+        Write::Meta("telemetry_dropped", state.ring.dropped),
     ];
     writes.extend(state.desired.values().map(Write::Desired));
     writes.extend(state.seen.iter().map(|(key, seen)| Write::Seen(key, *seen)));
     writes.extend(state.events.values().map(Write::Event));
+    let records = state.records.iter();
+    writes.extend(records.map(|(key, record)| Write::Record(key, &record.bytes)));
+    writes.extend(state.site.as_ref().map(Write::Site));
+    writes.push(Write::Policy(CURRENT, state.policy.as_ref()));
+    writes.push(Write::Policy(PREVIOUS, state.previous_policy.as_ref()));
+    let gone = on_disk.iter().filter(|id| !state.ring.has(**id));
+    writes.extend(gone.map(|id| Write::BatchGone(*id)));
+    writes.extend(state.ring.in_memory());
     apply(&tx, &writes)?;
+    drop(writes);
     tx.commit()?;
+    state.ring.all_on_disk();
     Ok(())
 }
 
@@ -172,6 +280,10 @@ fn apply(tx: &WriteTransaction, writes: &[Write<'_>]) -> Result<(), LoadError> {
     let mut finished = tx.open_table(FINISHED)?;
     let mut seen = tx.open_table(SEEN)?;
     let mut events = tx.open_table(EVENTS)?;
+    let mut records = tx.open_table(RECORDS)?;
+    let mut site = tx.open_table(SITE)?;
+    let mut policy = tx.open_table(POLICY)?;
+    let mut telemetry = tx.open_table(TELEMETRY)?;
     for write in writes {
         match write {
             Write::Desired(d) => {
@@ -197,6 +309,16 @@ fn apply(tx: &WriteTransaction, writes: &[Write<'_>]) -> Result<(), LoadError> {
                 events.insert(event.id, event.encode_to_vec().as_slice())?;
             }
             Write::EventGone(id) => drop(events.remove(*id)?),
+            Write::Record(key, bytes) => drop(records.insert(name(key).as_str(), *bytes)?),
+            Write::RecordGone(key) => drop(records.remove(name(key).as_str())?),
+            Write::Site(info) => drop(site.insert(INFO, info.encode_to_vec().as_slice())?),
+            Write::Policy(which, Some(kept)) => {
+                let offer = kept.offer.encode_to_vec();
+                policy.insert(*which, (offer.as_slice(), kept.file.as_ref()))?;
+            }
+            Write::Policy(which, None) => drop(policy.remove(*which)?),
+            Write::Batch(id, samples, bytes) => drop(telemetry.insert(*id, (*samples, *bytes))?),
+            Write::BatchGone(id) => drop(telemetry.remove(*id)?),
             Write::Meta(key, value) => drop(meta.insert(*key, *value)?),
         }
     }

@@ -7,34 +7,36 @@
 //! moved aside, never deleted; a file of a later agent is left alone.
 
 mod disk;
+mod open;
+mod policy;
+mod ring;
 mod state;
+mod telemetry;
 
-use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hyperion_proto::agent_v1::Event;
+use hyperion_proto::agent_v1::{Event, ReplicaRecord, SiteInfo};
+use hyperion_proto::convert;
 use hyperion_proto::domain::ReplicaKey;
-use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, Database, DatabaseError, Durability, StorageBackend};
+use prost::Message;
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, Durability, StorageBackend};
 use tracing::{info, warn};
 
-use self::disk::{LoadError, Write};
-use self::state::State;
-pub use self::state::{EVENTS, TOMBSTONES};
+use self::disk::Write;
+use self::open::{Found, builder};
+pub use self::ring::DEFAULT as DEFAULT_RING;
+pub use self::state::{EVENTS, KeptPolicy, TOMBSTONES};
+use self::state::{KeptRecord, State};
+pub use self::telemetry::RingCounts;
 use crate::supervisor::{Desired, Finished};
 
 /// File in the data directory.
 pub const FILE: &str = "store.redb";
-/// Page cache of redb, bytes; its default of 1 GiB is meant for servers. The whole store has some
-/// hundred kilobytes.
-const CACHE: usize = 256 * 1024;
 /// Time between attempts to write again after a failure.
 const RETRY: Duration = Duration::from_secs(10);
-/// Largest file that is read into memory where the disk takes no writes, bytes.
-const COPY: u64 = 32 << 20;
 /// Ids that are skipped at each start: those of events that were delivered but not yet on disk
 /// when the agent was killed are not given out again.
 const ID_GAP: u64 = 1 << 20;
@@ -66,13 +68,20 @@ pub enum StoreError {
     },
 }
 
-/// Change of what this node should run.
+/// Change of what this node should run, or of what the site knows.
 #[derive(Debug, Clone)]
 pub enum Change {
     /// Run this; replaces what was held for the replica.
     Put(Desired),
-    /// Run it no longer; the generation is remembered.
+    /// Run it no longer, unless it is held with a higher generation; the generation is remembered.
     Remove(ReplicaKey, u64),
+    /// Keep this record in the place of the one before of its replica. One whose key is none is
+    /// left out.
+    Record(Box<ReplicaRecord>),
+    /// Keep no record of this replica.
+    Forget(ReplicaKey),
+    /// Keep what is known of the site.
+    Site(Box<SiteInfo>),
 }
 
 type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
@@ -88,16 +97,9 @@ pub struct Store {
     /// Written without waiting for the disk since the last sync.
     unsynced: bool,
     moved_aside: Option<String>,
-}
-
-/// What a file turned out to be.
-enum Found {
-    State(Database, State),
-    Fresh(Database),
-    /// Not readable as a store, and why.
-    Corrupt(String),
-    /// Readable or not, the disk does not take writes.
-    Unwritable(Option<State>, String),
+    fresh: bool,
+    /// Changes go to memory only, and that was said.
+    degraded: bool,
 }
 
 impl Store {
@@ -126,6 +128,19 @@ impl Store {
         Self::with_opener(path, opener, expected)
     }
 
+    /// Opens or makes a store on another storage than a file: memory, or a disk that fails when a
+    /// test wants it to. `backend` is called for each attempt to open it.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn on<B: StorageBackend>(
+        backend: impl Fn() -> std::io::Result<B> + Send + Sync + 'static,
+        expected: bool,
+    ) -> Result<Self, StoreError> {
+        let opener: Opener = Box::new(move || builder().create_with_backend(backend()?));
+        Self::with_opener(PathBuf::from("/not-a-file/store"), opener, expected)
+    }
+
     fn with_opener(path: PathBuf, opener: Opener, expected: bool) -> Result<Self, StoreError> {
         let mut store = Self {
             path,
@@ -139,16 +154,20 @@ impl Store {
             retry_at: None,
             unsynced: false,
             moved_aside: None,
+            fresh: false,
+            degraded: false,
         };
         match store.find()? {
             Found::State(db, state) => (store.db, store.state) = (Some(db), state),
             Found::Fresh(db) => {
                 store.db = Some(db);
                 store.state.partial = expected;
+                store.fresh = true;
             }
             Found::Corrupt(why) => {
                 store.move_aside(&why)?;
                 store.state.partial = true;
+                store.fresh = true;
                 match store.find()? {
                     Found::Fresh(db) | Found::State(db, _) => store.db = Some(db),
                     Found::Corrupt(why) | Found::Unwritable(_, why) => store.degrade(&why),
@@ -164,86 +183,9 @@ impl Store {
         }
         store.state.boot = store.state.boot.saturating_add(1);
         store.state.next_event = store.state.next_event.saturating_add(ID_GAP);
+        store.state.ring.next_id = store.state.ring.next_id.saturating_add(ID_GAP);
         store.rewrite();
         Ok(store)
-    }
-
-    fn find(&self) -> Result<Found, StoreError> {
-        // A damaged page can make redb panic where it trusts its own file.
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let db = (self.opener)().map_err(LoadError::from)?;
-            let state = disk::load(&db)?;
-            Ok((db, state))
-        }));
-        match opened {
-            Ok(Ok((db, Some(state)))) => Ok(Found::State(db, state)),
-            Ok(Ok((db, None))) => Ok(Found::Fresh(db)),
-            Ok(Err(error)) => self.classify(error),
-            Err(_) => Ok(Found::Corrupt("the file's structure is damaged".to_owned())),
-        }
-    }
-
-    fn classify(&self, error: LoadError) -> Result<Found, StoreError> {
-        use std::io::ErrorKind;
-        let path = self.path.clone();
-        let error = match error {
-            LoadError::Newer(found) => return Err(StoreError::Newer { path, found }),
-            LoadError::Record(_) => return Ok(Found::Corrupt(error.to_string())),
-            LoadError::Redb(error) => *error,
-        };
-        match error {
-            redb::Error::DatabaseAlreadyOpen => Err(StoreError::Locked(path)),
-            redb::Error::Io(source) => match source.kind() {
-                ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::InvalidInput => {
-                    Ok(Found::Corrupt(source.to_string()))
-                }
-                ErrorKind::StorageFull
-                | ErrorKind::QuotaExceeded
-                | ErrorKind::ReadOnlyFilesystem => {
-                    Ok(Found::Unwritable(self.read_only(), source.to_string()))
-                }
-                _ => Err(StoreError::Io { path, source }),
-            },
-            other => Ok(Found::Corrupt(other.to_string())),
-        }
-    }
-
-    /// What a file holds that can be read but not written. After a power cut redb has to repair
-    /// the file before it reads it, so that happens on a copy in memory.
-    fn read_only(&self) -> Option<State> {
-        let file = std::fs::File::open(&self.path).ok()?;
-        let mut bytes = Vec::new();
-        file.take(COPY).read_to_end(&mut bytes).ok()?;
-        let copy = InMemoryBackend::new();
-        copy.set_len(bytes.len() as u64).ok()?;
-        copy.write(0, &bytes).ok()?;
-        drop(bytes);
-        let db = builder().create_with_backend(copy).ok()?;
-        disk::load(&db).ok().flatten()
-    }
-
-    fn move_aside(&mut self, why: &str) -> Result<(), StoreError> {
-        let aside = (1..)
-            .map(|n| PathBuf::from(format!("{}.corrupt-{n}", self.path.display())))
-            .find(|aside| !aside.exists())
-            .unwrap_or_else(|| self.path.with_extension("corrupt"));
-        match std::fs::rename(&self.path, &aside) {
-            Ok(()) => {}
-            // The store is not a file, in tests.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => {
-                let path = self.path.clone();
-                return Err(StoreError::Io { path, source });
-            }
-        }
-        let text = format!(
-            "{} was not readable ({why}) and was moved to {}",
-            self.path.display(),
-            aside.display()
-        );
-        warn!(problem = %text, "store made anew");
-        self.moved_aside = Some(text);
-        Ok(())
     }
 
     /// What became of an unreadable file, once.
@@ -304,7 +246,9 @@ impl Store {
     pub fn apply(&mut self, changes: &[Change], whole: bool) {
         let mut writes = Vec::with_capacity(2 * changes.len() + 1);
         let mut forgotten = Vec::new();
-        for change in changes {
+        // Records are encoded once, for memory and file.
+        let records: Vec<Option<(ReplicaKey, KeptRecord)>> = changes.iter().map(kept).collect();
+        for (change, record) in changes.iter().zip(&records) {
             let (key, generation) = match change {
                 Change::Put(desired) => {
                     let key = &desired.start.key;
@@ -313,9 +257,29 @@ impl Store {
                     (key, desired.start.generation)
                 }
                 Change::Remove(key, generation) => {
-                    self.state.desired.remove(key);
-                    writes.push(Write::Removed(key));
+                    let held = self.held(key).map_or(0, |held| held.start.generation);
+                    if held <= *generation {
+                        self.state.desired.remove(key);
+                        writes.push(Write::Removed(key));
+                    }
                     (key, *generation)
+                }
+                Change::Record(_) => {
+                    if let Some((key, record)) = record {
+                        self.state.records.insert(key.clone(), record.clone());
+                        writes.push(Write::Record(key, &record.bytes));
+                    }
+                    continue;
+                }
+                Change::Forget(key) => {
+                    self.state.records.remove(key);
+                    writes.push(Write::RecordGone(key));
+                    continue;
+                }
+                Change::Site(info) => {
+                    self.state.site = Some(SiteInfo::clone(info));
+                    writes.push(Write::Site(info));
+                    continue;
                 }
             };
             let seen = self.state.see(key, generation);
@@ -338,15 +302,59 @@ impl Store {
         }
     }
 
-    /// Forgets what to run and whom to tell, for a node that enrols anew: both were another
-    /// node's. Generations stay.
+    /// Forgets what to run, what the site knew and whom to tell, for a node that enrols anew: all
+    /// were another node's. Generations stay, and so does the policy.
     pub fn reset(&mut self) {
-        let changes: Vec<Change> = self
+        let mut changes: Vec<Change> = self
             .keys()
             .map(|key| Change::Remove(key.clone(), self.highest(key)))
             .collect();
+        changes.extend(self.state.records.keys().cloned().map(Change::Forget));
+        changes.push(Change::Site(Box::default()));
         self.apply(&changes, true);
+        self.state.site = None;
         self.ack(u64::MAX);
+        self.ack_telemetry(u64::MAX);
+    }
+
+    /// What the site knows of its replicas.
+    #[must_use]
+    pub fn records(&self) -> Vec<ReplicaRecord> {
+        let records = self.state.records.values();
+        records
+            .filter_map(|kept| ReplicaRecord::decode(kept.bytes.as_slice()).ok())
+            .collect()
+    }
+
+    /// What the site knows of one.
+    #[must_use]
+    pub fn record(&self, key: &ReplicaKey) -> Option<ReplicaRecord> {
+        let kept = self.state.records.get(key)?;
+        ReplicaRecord::decode(kept.bytes.as_slice()).ok()
+    }
+
+    /// Records of replicas that are kept.
+    #[must_use]
+    pub fn record_count(&self) -> usize {
+        self.state.records.len()
+    }
+
+    /// Generation of what the site knows of a replica, 0 where it knows nothing.
+    #[must_use]
+    pub fn recorded_generation(&self, key: &ReplicaKey) -> u64 {
+        self.state.records.get(key).map_or(0, |r| r.generation)
+    }
+
+    /// What the control plane said of the site; none where it said nothing.
+    #[must_use]
+    pub fn site(&self) -> Option<&SiteInfo> {
+        self.state.site.as_ref().filter(|info| info.version > 0)
+    }
+
+    /// True where this start made the store anew.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// Notes how a job's replica ended; false where nothing is held for it any more.
@@ -400,9 +408,14 @@ impl Store {
     /// Cheap where there is nothing to do; to be called about once a second.
     pub fn sync(&mut self, now: Instant) {
         if self.db.is_none() {
-            if self.retry_at.is_none_or(|at| now >= at) {
-                self.retry_at = Some(now + RETRY);
-                self.reopen();
+            match self.retry_at {
+                // Just failed: the store has no clock of its own.
+                None => self.retry_at = Some(now + RETRY),
+                Some(at) if now >= at => {
+                    self.retry_at = Some(now + RETRY);
+                    self.reopen();
+                }
+                Some(_) => {}
             }
             return;
         }
@@ -430,9 +443,10 @@ impl Store {
 
     fn rewrite(&mut self) {
         let Some(db) = &self.db else { return };
-        match disk::rewrite(db, &self.state) {
+        match disk::rewrite(db, &mut self.state) {
             Ok(()) => {
                 self.retry_at = None;
+                self.degraded = false;
                 if self.failure.take().is_some() {
                     info!(file = %self.path.display(), "store is on disk again");
                 }
@@ -457,11 +471,11 @@ impl Store {
     }
 
     fn after_write(&mut self) {
-        if self.db.is_none() && self.retry_at.is_none() {
+        if self.db.is_some() {
+            self.retry_at = None;
+        } else if !std::mem::replace(&mut self.degraded, true) {
             let why = self.failure.clone().unwrap_or_default();
             self.degrade(&why);
-        } else if self.db.is_some() {
-            self.retry_at = None;
         }
     }
 
@@ -469,17 +483,21 @@ impl Store {
         warn!(file = %self.path.display(), error = why, "store is not on disk; going on in memory");
         self.db = None;
         self.failure = Some(why.to_owned());
-        self.retry_at = Some(Instant::now() + RETRY);
+        self.retry_at = None;
+        self.degraded = true;
     }
 }
 
-fn builder() -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE);
-    // A few hundred kilobytes are read in a millisecond; trusting a damaged file costs more.
-    builder.set_check_integrity_on_open(true);
-    builder
+/// A record, to be kept.
+fn kept(change: &Change) -> Option<(ReplicaKey, KeptRecord)> {
+    let Change::Record(record) = change else {
+        return None;
+    };
+    let key = convert::replica_key("replica_record.key", record.key.as_ref()).ok()?;
+    Some((key, KeptRecord::of(record)))
 }
 
 #[cfg(test)]
-mod tests;
+mod power_tests;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use hyperion_proto::agent_v1::Event;
+use bytes::Bytes;
+use hyperion_proto::agent_v1::{Event, PolicyOffer, ReplicaRecord, SiteInfo};
 use hyperion_proto::domain::ReplicaKey;
+use prost::Message;
 
+use super::ring::Ring;
 use crate::supervisor::Desired;
 
 /// Removed replicas whose highest generation is remembered. A stale order for a replica that was
@@ -25,6 +28,35 @@ pub struct Seen {
     pub order: u64,
 }
 
+/// A record of the site, as the file has it: the node's core keeps the decoded ones, and a site
+/// may have thousands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRecord {
+    /// Its generation.
+    pub generation: u64,
+    /// `ReplicaRecord`.
+    pub bytes: Vec<u8>,
+}
+
+impl KeptRecord {
+    /// Encodes one.
+    pub fn of(record: &ReplicaRecord) -> Self {
+        Self {
+            generation: record.generation,
+            bytes: record.encode_to_vec(),
+        }
+    }
+}
+
+/// A policy file and the offer it came by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptPolicy {
+    /// With hash and signature; with an empty hash where the control plane took its offer back.
+    pub offer: PolicyOffer,
+    /// The file; empty with an empty hash.
+    pub file: Bytes,
+}
+
 /// Everything.
 #[derive(Default)]
 pub struct State {
@@ -43,6 +75,16 @@ pub struct State {
     /// True until the control plane has told the whole, where the store was lost: what runs may
     /// be more than `desired` says, so nothing may be stopped for not being in it.
     pub partial: bool,
+    /// What the site knows of its replicas.
+    pub records: BTreeMap<ReplicaKey, KeptRecord>,
+    /// What the control plane said of the site.
+    pub site: Option<SiteInfo>,
+    /// The policy that decides; none for the built-in one.
+    pub policy: Option<KeptPolicy>,
+    /// The one before.
+    pub previous_policy: Option<KeptPolicy>,
+    /// Telemetry that could not be sent.
+    pub ring: Ring,
 }
 
 /// What [`State::see`] did to the highest generations.

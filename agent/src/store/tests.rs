@@ -135,7 +135,7 @@ fn a_file_of_a_newer_version_is_named_and_left_alone() {
     disk::write(
         &db,
         Durability::Immediate,
-        &[Write::Meta("schema", disk::SCHEMA + 41)],
+        &[Write::Meta("schema", disk::SCHEMA + 40)],
     )
     .unwrap();
     drop(db);
@@ -259,6 +259,236 @@ fn the_sample_of_version_1_is_read() {
     assert!(store.desired()[0].finished.is_some());
     assert_eq!(store.highest(&key("gone", 0)), 9);
     assert_eq!(store.events_after(0, 10)[0].reason, "Sample");
+    assert!(store.records().is_empty() && store.site().is_none() && store.policy().is_none());
+    // From here on it is a file of this version, with what that can hold.
+    store.apply(&[Change::Record(Box::new(record("web", 6)))], false);
+    drop(store);
+    let db = Database::open(dir.path().join(FILE)).unwrap();
+    let meta: redb::TableDefinition<'_, &str, u64> = redb::TableDefinition::new("meta");
+    let tx = redb::ReadableDatabase::begin_read(&db).unwrap();
+    let schema = tx.open_table(meta).unwrap().get("schema").unwrap();
+    assert_eq!(schema.unwrap().value(), 2);
+    drop((tx, db));
+    let store = Store::open(dir.path(), true).unwrap();
+    assert_eq!(store.recorded_generation(&key("web", 0)), 6);
+    assert_eq!(names(&store).len(), 2);
+}
+
+pub(super) fn record(workload: &str, generation: u64) -> ReplicaRecord {
+    ReplicaRecord {
+        key: Some((&key(workload, 0)).into()),
+        generation,
+        decider: "edge-2".to_owned(),
+        state: hyperion_proto::agent_v1::RecordState::Placed.into(),
+        node: "edge-1".to_owned(),
+        pod: crate::testing::order(workload, 0, generation).pod,
+        ..ReplicaRecord::default()
+    }
+}
+
+fn sample(sequence: u64) -> hyperion_proto::agent_v1::StampedTelemetry {
+    use hyperion_proto::agent_v1::{NetworkStatus, StampedTelemetry, Telemetry, Temperature};
+    let sensor = |n: u64| Temperature {
+        sensor: format!("thermal-{n}"),
+        celsius: 41.5,
+    };
+    StampedTelemetry {
+        unix_ms: 1_764_000_000_000 + i64::try_from(sequence * 1000).unwrap(),
+        telemetry: Some(Telemetry {
+            cpu_utilization_percent: 12.5,
+            network_status: Some(NetworkStatus {
+                rx_bytes_per_second: 12_345,
+                tx_bytes_per_second: 54_321,
+                control_rtt_ms: 0.0,
+            }),
+            memory_used_bytes: 3 << 30,
+            disk_used_bytes: 17 << 30,
+            load1: 0.75,
+            temperatures: (0..4).map(sensor).collect(),
+            uptime_ms: sequence * 1000,
+            sequence,
+            ..Telemetry::default()
+        }),
+    }
+}
+
+fn sequences(batch: &hyperion_proto::agent_v1::TelemetryBatch) -> Vec<u64> {
+    let of =
+        |s: &hyperion_proto::agent_v1::StampedTelemetry| s.telemetry.as_ref().unwrap().sequence;
+    batch.samples.iter().map(of).collect()
+}
+
+#[test]
+fn what_the_site_knows_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), false).unwrap();
+    let info = SiteInfo {
+        version: 7,
+        site: "lab".to_owned(),
+        ..SiteInfo::default()
+    };
+    store.apply(
+        &[
+            Change::Record(Box::new(record("a", 3))),
+            Change::Record(Box::new(record("b", 4))),
+            Change::Site(Box::new(info.clone())),
+        ],
+        true,
+    );
+    store.apply(
+        &[
+            Change::Record(Box::new(record("a", 5))),
+            Change::Forget(key("b", 0)),
+        ],
+        false,
+    );
+    let offer = |hash: &str| hyperion_proto::agent_v1::PolicyOffer {
+        sha256: hash.to_owned(),
+        bytes: 3,
+        signature: vec![1, 2],
+    };
+    store.set_policy(offer("aa"), bytes::Bytes::from_static(b"one"));
+    store.set_policy(offer("bb"), bytes::Bytes::from_static(b"two"));
+    drop(store);
+    let mut store = Store::open(dir.path(), false).unwrap();
+    assert_eq!(store.records(), [record("a", 5)]);
+    assert_eq!(store.record(&key("b", 0)), None);
+    assert_eq!(store.site(), Some(&info));
+    assert_eq!(store.policy().unwrap().file.as_ref(), b"two");
+    assert_eq!(store.previous_policy().unwrap().offer, offer("aa"));
+    store.drop_policy();
+    drop(store);
+    let mut store = Store::open(dir.path(), false).unwrap();
+    assert_eq!(store.policy().unwrap().file.as_ref(), b"one");
+    assert!(store.previous_policy().is_none());
+    store.reset();
+    drop(store);
+    let store = Store::open(dir.path(), false).unwrap();
+    assert!(store.records().is_empty() && store.site().is_none());
+}
+
+#[test]
+fn a_removal_of_a_lower_generation_than_is_held_removes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), false).unwrap();
+    store.apply(&[Change::Put(desired("web", 0, 5))], true);
+    store.apply(&[Change::Remove(key("web", 0), 4)], false);
+    assert!(store.held(&key("web", 0)).is_some());
+    store.apply(&[Change::Remove(key("web", 0), 5)], false);
+    drop(store);
+    let store = Store::open(dir.path(), false).unwrap();
+    assert!(store.held(&key("web", 0)).is_none());
+}
+
+#[test]
+fn telemetry_comes_back_in_order_and_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), false).unwrap();
+    let begin = Instant::now();
+    for n in 0..150_u64 {
+        store.add_telemetry(sample(n), begin + Duration::from_secs(n));
+    }
+    let kept = store.ring();
+    assert!(kept.batches >= 2, "a batch a minute: {kept:?}");
+    assert!(kept.waiting < 60);
+    store.seal_telemetry();
+    drop(store);
+    let mut store = Store::open(dir.path(), false).unwrap();
+    let mut seen = Vec::new();
+    let mut last = 0;
+    while let Some(batch) = store.telemetry_after(0) {
+        assert!(batch.id > last, "ids grow");
+        last = batch.id;
+        seen.extend(sequences(&batch));
+        store.ack_telemetry(batch.id);
+    }
+    assert_eq!(seen, (0..150).collect::<Vec<_>>());
+    assert_eq!(store.ring(), RingCounts::default());
+    // Ids of before are not given out again, acknowledged or not.
+    store.sync(begin);
+    drop(store);
+    let mut store = Store::open(dir.path(), false).unwrap();
+    store.add_telemetry(sample(200), begin);
+    store.seal_telemetry();
+    assert!(store.telemetry_after(0).unwrap().id > last);
+}
+
+#[test]
+fn a_batch_that_was_sent_but_not_acknowledged_comes_again_with_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), false).unwrap();
+    store.add_telemetry(sample(1), Instant::now());
+    store.seal_telemetry();
+    let sent = store.telemetry_after(0).unwrap();
+    // Killed.
+    std::mem::forget(store.db.take());
+    fs::copy(dir.path().join(FILE), dir.path().join("copy")).unwrap();
+    fs::rename(dir.path().join("copy"), dir.path().join(FILE)).unwrap();
+    let mut store = Store::open(dir.path(), false).unwrap();
+    assert_eq!(store.telemetry_after(0), Some(sent));
+}
+
+#[test]
+fn a_day_of_telemetry_fits_and_the_oldest_goes_first_beyond() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), false).unwrap();
+    let begin = Instant::now();
+    let day = 86_400_u64;
+    for n in 0..day {
+        store.add_telemetry(sample(n), begin + Duration::from_secs(n));
+    }
+    store.seal_telemetry();
+    let kept = store.ring();
+    assert_eq!(kept.dropped, 0, "{kept:?}");
+    assert!(kept.bytes <= DEFAULT_RING);
+    let size = fs::metadata(dir.path().join(FILE)).unwrap().len();
+    println!("a day: {kept:?}, file of {size} bytes");
+    assert!(size < 3 * DEFAULT_RING, "{size}");
+
+    // A smaller one, over a restart.
+    store.set_ring_limit(1 << 20);
+    let dropped = store.ring().dropped;
+    assert!(dropped > 0 && store.ring().bytes <= 1 << 20);
+    store.sync(begin);
+    drop(store);
+    let mut store = Store::open(dir.path(), false).unwrap();
+    store.set_ring_limit(1 << 20);
+    assert_eq!(store.ring().dropped, dropped);
+    let oldest = store.telemetry_after(0).unwrap();
+    assert_eq!(sequences(&oldest)[0], dropped, "what is left is the newest");
+    assert_eq!(oldest.dropped_total, dropped);
+    store.set_ring_limit(0);
+    store.add_telemetry(sample(day), begin);
+    store.seal_telemetry();
+    assert_eq!(store.ring().batches, 0);
+    assert_eq!(store.ring().dropped, day + 1);
+}
+
+#[test]
+fn telemetry_is_kept_in_memory_while_the_disk_is_full_and_bounded_there() {
+    let disk = Disk::default();
+    let mut store = disk.store();
+    let begin = Instant::now();
+    store.add_telemetry(sample(0), begin);
+    store.seal_telemetry();
+    disk.image().full = true;
+    for n in 1..10_000_u64 {
+        store.add_telemetry(sample(n), begin + Duration::from_secs(n));
+    }
+    store.seal_telemetry();
+    let kept = store.ring();
+    assert!(store.failure().is_some());
+    assert!(kept.bytes < 600 * 1024, "{kept:?}");
+    assert!(kept.dropped > 0);
+    disk.image().full = false;
+    store.sync(begin);
+    store.sync(begin + RETRY);
+    assert_eq!(store.failure(), None);
+    drop(store);
+    let mut store = disk.store();
+    assert_eq!(store.ring().batches, kept.batches);
+    assert_eq!(store.ring().dropped, kept.dropped);
+    assert_eq!(sequences(&store.telemetry_after(0).unwrap()), [0]);
 }
 
 /// Makes the sample; run by hand when a new version comes, never over an old one.
@@ -295,21 +525,63 @@ fn make_the_sample() {
 /// A disk in memory: what was written, what was synced, and where the power goes or the space
 /// ends.
 #[derive(Debug, Clone, Default)]
-struct Disk(Arc<StdMutex<Image>>);
+pub(crate) struct Disk(Arc<StdMutex<Image>>);
+
+/// What becomes of writes that were not synced when the power goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Unsynced {
+    /// None is there.
+    #[default]
+    Lost,
+    /// All are there, of the last one half.
+    Torn,
+    /// Every other one is there.
+    Some,
+}
 
 #[derive(Debug, Default)]
-struct Image {
+pub(crate) struct Image {
     live: Vec<u8>,
-    durable: Vec<u8>,
+    pub durable: Vec<u8>,
+    /// Writes since the last sync.
+    pending: Vec<(usize, Vec<u8>)>,
     /// Writes and syncs so far.
-    operations: u64,
+    pub operations: u64,
     /// Operation from which nothing reaches the disk any more.
-    cut_at: Option<u64>,
-    full: bool,
+    pub cut_at: Option<u64>,
+    pub unsynced: Unsynced,
+    pub full: bool,
+}
+
+impl Image {
+    fn lost(&self) -> bool {
+        self.cut_at.is_some_and(|n| self.operations >= n)
+    }
+
+    /// What is on the disk when the power is back.
+    pub fn left(&self) -> Vec<u8> {
+        let mut disk = self.durable.clone();
+        let last = self.pending.len().saturating_sub(1);
+        for (n, (start, data)) in self.pending.iter().enumerate() {
+            let kept = match self.unsynced {
+                Unsynced::Lost => 0,
+                Unsynced::Torn if n == last => data.len() / 2,
+                Unsynced::Torn => data.len(),
+                Unsynced::Some if n % 2 == 0 => data.len(),
+                Unsynced::Some => 0,
+            };
+            let end = start + kept;
+            if disk.len() < end {
+                disk.resize(end, 0);
+            }
+            disk[*start..end].copy_from_slice(&data[..kept]);
+        }
+        disk
+    }
 }
 
 impl Disk {
-    fn of(bytes: Vec<u8>) -> Self {
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
         let image = Image {
             live: bytes.clone(),
             durable: bytes,
@@ -318,19 +590,18 @@ impl Disk {
         Self(Arc::new(StdMutex::new(image)))
     }
 
-    fn image(&self) -> std::sync::MutexGuard<'_, Image> {
+    pub(crate) fn image(&self) -> std::sync::MutexGuard<'_, Image> {
         self.0.lock().unwrap()
     }
 
-    fn cut(&self) -> bool {
+    pub(crate) fn cut(&self) -> bool {
         let image = self.image();
         image.cut_at.is_some_and(|n| image.operations >= n)
     }
 
-    fn store(&self) -> Store {
+    pub(crate) fn store(&self) -> Store {
         let disk = self.clone();
-        let opener: Opener = Box::new(move || builder().create_with_backend(disk.clone()));
-        Store::with_opener(PathBuf::from("/nowhere/store"), opener, false).unwrap()
+        Store::on(move || Ok(disk.clone()), false).unwrap()
     }
 }
 
@@ -362,8 +633,9 @@ impl StorageBackend for Disk {
     fn sync_data(&self) -> std::io::Result<()> {
         let mut image = self.image();
         image.operations += 1;
-        if image.cut_at.is_none_or(|n| image.operations < n) {
+        if !image.lost() {
             image.durable = image.live.clone();
+            image.pending.clear();
         }
         Ok(())
     }
@@ -380,6 +652,10 @@ impl StorageBackend for Disk {
         }
         let start = end - data.len();
         image.live[start..end].copy_from_slice(data);
+        // The one that the power goes in is torn; those behind it never began.
+        if image.cut_at.is_none_or(|n| image.operations <= n) {
+            image.pending.push((start, data.to_vec()));
+        }
         Ok(())
     }
 }

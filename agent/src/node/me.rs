@@ -1,0 +1,96 @@
+//! What the node says of itself to its peers.
+
+use hyperion_autonomy::Me;
+use hyperion_proto::agent_v1::{ReplicaPhase, ReplicaReport, Telemetry};
+use hyperion_proto::peer_v1::{HeldReplica, Load};
+
+use super::glue::Work;
+use super::{Node, NodeConfig, Now};
+use crate::store::Store;
+use crate::workloads::Workloads;
+
+/// Memory in use is told in steps of this, bytes, so that noise makes no news.
+const MEMORY_STEP: i64 = 32 << 20;
+/// A node that throttled takes work again when it is this much cooler, degrees.
+const COOLER: f32 = 5.0;
+
+/// At the start: what runs already, by the supervisor's word or by what was found before it began.
+pub(super) fn first(config: &NodeConfig, store: &Store, reports: Vec<ReplicaReport>) -> Me {
+    let running = |report: &ReplicaReport| report.phase() == ReplicaPhase::Running;
+    let said = reports.into_iter().filter(running).map(|r| HeldReplica {
+        key: r.key,
+        generation: r.generation,
+        phase: r.phase,
+        ready: r.ready,
+    });
+    let found = config.running.iter().map(|key| HeldReplica {
+        key: Some(key.into()),
+        generation: store.held(key).map_or(0, |held| held.start.generation),
+        phase: ReplicaPhase::Running.into(),
+        ready: false,
+    });
+    Me {
+        held: said.chain(found).collect(),
+        capabilities: config.facts.capabilities.clone(),
+        accepts: false,
+        addresses: config.addresses.clone(),
+        agent_version: crate::VERSION.to_owned(),
+        ..Me::default()
+    }
+}
+
+impl<W: Workloads> Node<W> {
+    /// Names of the images that the container runtime has.
+    pub fn set_images(&mut self, images: Vec<String>, now: Now) {
+        self.me.images = images;
+        self.refresh(now);
+    }
+
+    /// "HOST:PORT" of the peer port, as others reach it.
+    pub fn set_addresses(&mut self, addresses: Vec<String>, now: Now) {
+        self.me.addresses = addresses;
+        self.refresh(now);
+    }
+
+    pub(super) fn set_load(&mut self, sample: &Telemetry) {
+        let hottest = sample.temperatures.iter().map(|t| t.celsius);
+        let hottest = hottest.filter(|c| c.is_finite()).fold(0.0, f32::max);
+        if let Some(limit) = self.config.throttle_celsius {
+            let limit = if self.hot { limit - COOLER } else { limit };
+            self.hot = hottest >= limit;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to 0 to 100 before the cast; NaN becomes 0"
+        )]
+        let cpu = (sample.cpu_utilization_percent.clamp(0.0, 100.0) / 5.0).round() as u32 * 5;
+        self.me.load = Load {
+            cpu_percent: cpu,
+            memory_used_bytes: sample.memory_used_bytes / MEMORY_STEP * MEMORY_STEP,
+            max_celsius: hottest.round(),
+            throttled: self.hot,
+        };
+    }
+
+    /// Tells autonomy how the node is, where that has changed.
+    pub(super) fn refresh(&mut self, now: Now) {
+        let held = self.all_reports().into_iter();
+        self.me.held = held
+            .map(|(key, report)| HeldReplica {
+                key: Some((&key).into()),
+                generation: report.generation,
+                phase: report.phase,
+                ready: report.ready,
+            })
+            .collect();
+        self.me
+            .capabilities
+            .clone_from(&self.config.facts.capabilities);
+        self.me.accepts = !self.draining
+            && self.runtime_problem.is_empty()
+            && !self.me.capabilities.container_runtime.is_empty();
+        let outputs = self.autonomy.set_me(self.me.clone(), self.clock.since(now));
+        self.carry_out(Work::of(outputs), now);
+    }
+}
