@@ -33,8 +33,8 @@ use plan::{Item, Room};
 pub const STEP: f64 = 0.25;
 /// Hours for which room on a device has one price.
 const PRICED: f64 = 1.0;
-/// Resources of a device that are priced: CPU, GPU.
-const RESOURCES: usize = 2;
+/// Resources of a device that are priced: CPU, GPU, memory.
+const RESOURCES: usize = 3;
 
 /// An upper bound on an episode's reward.
 #[derive(Debug, Clone, PartialEq)]

@@ -453,7 +453,9 @@ pub fn takes(request: &Request, node: &Node) -> [f64; RESOURCES] {
     let cpu = request.resources.cpu_millis as f64 / node.allocatable.cpu_millis.max(1) as f64;
     let asked = f64::from(request.gpu.count) * f64::from(request.gpu.millis.clamp(1, 1000));
     let gpu = asked / (node.gpus.len().max(1) as f64 * 1000.0);
-    [cpu, gpu]
+    let memory =
+        request.resources.memory_bytes as f64 / node.allocatable.memory_bytes.max(1) as f64;
+    [cpu, gpu, memory]
 }
 
 /// Lowest value of a path between two times.

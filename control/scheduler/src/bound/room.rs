@@ -32,7 +32,9 @@ impl RoomPrices {
         let hours = (scenario.horizon / PRICED).ceil() as usize;
         let of = |device: usize| {
             let all = &prices[device * hours * RESOURCES..(device + 1) * hours * RESOURCES];
-            all.chunks_exact(RESOURCES).map(|c| [c[0], c[1]]).collect()
+            all.chunks_exact(RESOURCES)
+                .map(|c| std::array::from_fn(|i| c[i]))
+                .collect()
         };
         let devices = scenario.devices.iter().enumerate();
         Self {

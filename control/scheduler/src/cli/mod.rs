@@ -1,16 +1,19 @@
 //! Commands and their flags.
 
+mod curve;
 mod eval;
 mod export;
 mod learn;
 mod train;
+mod validation;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use hyperion_policy::PolicyFile;
 use hyperion_scheduler::world::World;
 
 /// Trains, evaluates and exports placement policies.
@@ -74,6 +77,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| path.display().to_string())
 }
 
+fn policy(path: &Path) -> Result<PolicyFile> {
+    PolicyFile::read(&read(path)?).with_context(|| path.display().to_string())
+}
+
 /// Writes a file in whole or not at all.
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let part = PathBuf::from(format!("{}.part", path.display()));
@@ -87,8 +94,8 @@ fn cores() -> usize {
 }
 
 /// The policy that is part of the program.
-fn built_in() -> Result<hyperion_policy::PolicyFile> {
-    hyperion_policy::PolicyFile::read(hyperion_policy::BUILT_IN).context("the built-in policy")
+fn built_in() -> Result<PolicyFile> {
+    PolicyFile::read(hyperion_policy::BUILT_IN).context("the built-in policy")
 }
 
 /// Names of a data directory's files and a hash over their content.
@@ -99,11 +106,16 @@ fn fingerprint(dir: &Path) -> Result<(Vec<String>, String)> {
     while let Some(folder) = folders.pop() {
         let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
         for entry in entries {
-            let path = entry.with_context(|| folder.display().to_string())?.path();
-            if path.is_dir() {
+            let entry = entry.with_context(|| folder.display().to_string())?;
+            let path = entry.path();
+            let named = || path.display().to_string();
+            if entry.file_type().with_context(named)?.is_dir() {
                 folders.push(path);
-            } else {
+            } else if std::fs::metadata(&path).with_context(named)?.is_file() {
                 files.push(path);
+            } else {
+                // A pipe would be read for ever, and a link to a folder may lead back here.
+                bail!("{} is neither a file nor a folder of the data", named());
             }
         }
     }
@@ -119,3 +131,6 @@ fn fingerprint(dir: &Path) -> Result<(Vec<String>, String)> {
     let digest = hash.finalize();
     Ok((names, digest.iter().map(|b| format!("{b:02x}")).collect()))
 }
+
+#[cfg(test)]
+mod tests;

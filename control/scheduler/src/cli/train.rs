@@ -8,22 +8,16 @@ use anyhow::{Context, Result, bail};
 use hyperion_placement::policy::Network;
 use hyperion_placement::reward::RewardWeights;
 use hyperion_policy::{Card, PolicyFile, Quantisation, SlotStats, Statistics, TrainingData};
-use hyperion_scheduler::baselines;
-use hyperion_scheduler::bound::RoomPrices;
-use hyperion_scheduler::eval::episodes::{PPO, PolicyBrain};
-use hyperion_scheduler::eval::plot::{Series, Titles, lines};
-use hyperion_scheduler::eval::report::markdown;
-use hyperion_scheduler::parallel::in_parallel;
-use hyperion_scheduler::ppo::{
-    Config, Environment, FeatureStats, Progress, Schedule, Taste, Trainer,
-};
+use hyperion_scheduler::bound::{CHARGED, RoomPrices};
+use hyperion_scheduler::ppo::{Config, Environment, FeatureStats, Schedule, Taste, Trainer};
 use hyperion_scheduler::scenario::{Scenario, Size, Split};
-use hyperion_scheduler::sim::{Brain, FleetEnv, SimConfig, run as play};
+use hyperion_scheduler::sim::{FleetEnv, SimConfig};
 use hyperion_scheduler::world::World;
-use serde::{Deserialize, Serialize};
 
+use super::curve::{Curve, Point};
 use super::eval::FIRST_SEED;
-use super::{cores, print, say, world, write};
+use super::validation::{Best, Validation};
+use super::{policy, print, say, world, write};
 
 /// Flags.
 #[derive(Debug, clap::Args)]
@@ -31,9 +25,9 @@ pub struct Args {
     /// Data directory; without it the small built-in world is used.
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Decides everything that is random.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// Decides everything that is random; 1 where neither this nor --config says.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Directory for checkpoint, policy, curve and plots.
     #[arg(long)]
     out: PathBuf,
@@ -43,12 +37,18 @@ pub struct Args {
     /// Stop after so many minutes, and keep what was learnt.
     #[arg(long)]
     minutes: Option<f64>,
-    /// Settings of the learner, JSON; flags go before it.
+    /// Settings of the learner, JSON: those it names replace this program's; flags go before it.
     #[arg(long)]
     config: Option<PathBuf>,
+    /// Begin with this policy instead of one that knows nothing.
+    #[arg(long, conflicts_with = "resume")]
+    init: Option<PathBuf>,
     /// Go on from the checkpoint in --out.
     #[arg(long)]
     resume: bool,
+    /// Share of what room on devices is worth to others that is charged.
+    #[arg(long, default_value_t = CHARGED)]
+    rent: f64,
     /// Iterations between two validations.
     #[arg(long, default_value_t = 10)]
     validate_every: u32,
@@ -58,41 +58,42 @@ pub struct Args {
     /// Print one JSON object a line, instead of text.
     #[arg(long)]
     json: bool,
-    /// Threads.
-    #[arg(long, default_value_t = cores())]
-    threads: usize,
+    /// Threads; the cores where neither this nor --config says.
+    #[arg(long)]
+    threads: Option<usize>,
 }
+
+/// Names of the policy's files.
+const FULL: &str = "policy.safetensors";
+const QUANTISED: &str = "policy-q8.gguf";
 
 /// Rounds for the prices of room.
 const ROUNDS: u32 = 30;
-
-/// Validation plays the worlds of training with seeds that neither training nor evaluation uses.
-const VALIDATION_SEED: u64 = 1 << 41;
-
-/// A point of the learning curve.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Point {
-    #[serde(flatten)]
-    progress: Progress,
-    /// Seconds since training began.
-    seconds: f64,
-    /// Mean reward on the validation episodes, where it was taken.
-    validation: Option<f64>,
-}
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let world = Arc::new(world(args.data.as_deref())?);
     let config = config(args)?;
-    let environments = environments(&world, args.threads);
+    let environments = environments(&world, args.rent, config.threads);
     let checkpoint = args.out.join("checkpoint");
+    let validation = Validation::new(
+        &world,
+        &Size::default(),
+        args.validation_episodes,
+        config.threads,
+    );
     let mut trainer = if args.resume {
         Trainer::resume(config, environments, &checkpoint)?
     } else {
         Trainer::new(config, environments)?
     };
-    let validation = Validation::new(&world, args);
+    let mut known = 0.0;
+    if let Some(path) = &args.init {
+        let file = policy(path)?;
+        trainer.set_network(&file.network);
+        known = file.card.steps as f64 / 1e3;
+    }
     let references = validation.references();
     for (name, reward) in &references {
         say(&format!("validation: {name} {reward:.4}"));
@@ -102,10 +103,25 @@ pub fn run(args: &Args) -> Result<()> {
         .minutes
         .map(|m| Duration::from_secs_f64(m.clamp(0.0, 1e6) * 60.0));
     let data = data(args)?;
-    let untrained = trainer.network();
-    let mut best = (validation.reward(&untrained), untrained, 0);
-    say(&format!("validation: untrained {:.4}", best.0));
-    let mut curve = Curve::begin(args, references, best.0)?;
+    let first = trainer.network();
+    let reward = validation.reward(&first);
+    say(&format!("validation: at first {reward:.4}"));
+    let fresh = Curve {
+        references,
+        first: (known, reward),
+        points: Vec::new(),
+    };
+    let kept = args.resume.then(|| Curve::read(&args.out)).transpose()?;
+    let mut curve = kept.flatten().unwrap_or(fresh);
+    let known = (curve.first.0 * 1e3).round() as u64;
+    let mut best = Best {
+        reward,
+        network: first,
+        steps: known + trainer.features().turns(),
+    };
+    if args.resume {
+        best.recall(&args.out.join(FULL), &validation)?;
+    }
     let before = curve.points.last().map_or(0.0, |p| p.seconds);
     while trainer.iteration() < trainer.config().iterations
         && limit.is_none_or(|l| begun.elapsed() < l)
@@ -123,13 +139,23 @@ pub fn run(args: &Args) -> Result<()> {
                 .iteration
                 .is_multiple_of(args.validate_every.max(1))
         {
-            let network = trainer.network();
+            let network = trainer.averaged();
             let reward = validation.reward(&network);
             point.validation = Some(reward);
-            if reward > best.0 {
-                best = (reward, network, progress.total_turns);
-            }
             trainer.save(&checkpoint)?;
+            if reward > best.reward {
+                let steps = known + progress.total_turns;
+                best = Best {
+                    reward,
+                    network,
+                    steps,
+                };
+                store_policy(
+                    &args.out,
+                    &card(args, &data, &trainer, &best, &curve),
+                    &best.network,
+                )?;
+            }
         }
         tell(args, &trainer, &point, begun.elapsed(), limit)?;
         let validated = point.validation.is_some();
@@ -138,28 +164,41 @@ pub fn run(args: &Args) -> Result<()> {
             curve.store(&args.out)?;
         }
     }
-    let card = card(args, data, &trainer, (best.0, best.2), &curve);
-    store_policy(&args.out, &card, &best.1)
+    let card = card(args, &data, &trainer, &best, &curve);
+    store_policy(&args.out, &card, &best.network)
 }
 
-fn config(args: &Args) -> Result<Config> {
-    let mut config = match &args.config {
-        Some(path) => serde_json::from_slice(&super::read(path)?)
-            .with_context(|| path.display().to_string())?,
+/// The settings: the program's, the file's, the flags'.
+pub fn config(args: &Args) -> Result<Config> {
+    let mut config = match args.init {
+        Some(_) => refining(),
         None => defaults(),
     };
-    config.seed = args.seed;
-    config.threads = args.threads;
+    if let Some(path) = &args.config {
+        let named = || path.display().to_string();
+        let given: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&super::read(path)?).with_context(named)?;
+        let mut all = serde_json::to_value(&config)?;
+        if let Some(all) = all.as_object_mut() {
+            all.extend(given);
+        }
+        config = serde_json::from_value(all).with_context(named)?;
+    }
+    config.seed = args.seed.unwrap_or(config.seed);
+    config.threads = args.threads.unwrap_or(config.threads);
     if let Some(iterations) = args.iterations {
         config.iterations = iterations;
     }
     if args.minutes.is_some_and(|m| !m.is_finite() || m <= 0.0) {
         bail!("--minutes must be more than 0");
     }
+    if !args.rent.is_finite() || args.rent < 0.0 {
+        bail!("--rent must be 0 or more");
+    }
     Ok(config)
 }
 
-/// Settings that the policy in the repository was trained with.
+/// Settings for a policy that knows nothing.
 fn defaults() -> Config {
     let schedule = |from: f64, to: f64| Schedule { from, to };
     Config {
@@ -181,7 +220,23 @@ fn defaults() -> Config {
     }
 }
 
-fn environments(world: &Arc<World>, count: usize) -> Vec<Box<dyn Environment>> {
+/// Settings for a policy that can do something already: smaller steps, and an average over them.
+fn refining() -> Config {
+    let schedule = |from: f64, to: f64| Schedule { from, to };
+    Config {
+        iterations: 70,
+        epochs: 3,
+        learning_rate: schedule(1.5e-3, 5e-5),
+        critic_learning_rate: schedule(3e-3, 3e-4),
+        entropy: schedule(5e-4, 0.0),
+        critic_warmup: 3,
+        balance: 0.5,
+        averaging: 0.9,
+        ..defaults()
+    }
+}
+
+fn environments(world: &Arc<World>, rent: f64, count: usize) -> Vec<Box<dyn Environment>> {
     (0..count.max(1))
         .map(|_| {
             let world = Arc::clone(world);
@@ -191,53 +246,10 @@ fn environments(world: &Arc<World>, count: usize) -> Vec<Box<dyn Environment>> {
                 let prices = RoomPrices::new(&scenario, &RewardWeights::default(), ROUNDS);
                 (Arc::new(scenario), Some(Arc::new(prices)))
             };
-            Box::new(FleetEnv::new(Box::new(draw), SimConfig::default())) as Box<dyn Environment>
+            let env = FleetEnv::new(Box::new(draw), SimConfig::default());
+            Box::new(env.charging(rent)) as Box<dyn Environment>
         })
         .collect()
-}
-
-/// Episodes that tell how good a policy is while it learns.
-struct Validation {
-    scenarios: Vec<Arc<Scenario>>,
-    threads: usize,
-}
-
-impl Validation {
-    fn new(world: &World, args: &Args) -> Self {
-        let seeds = VALIDATION_SEED..VALIDATION_SEED + args.validation_episodes.max(1);
-        Self {
-            scenarios: seeds
-                .map(|s| Arc::new(Scenario::draw(world, s, Split::Train, &Size::default())))
-                .collect(),
-            threads: args.threads.max(1),
-        }
-    }
-
-    fn references(&self) -> Vec<(String, f64)> {
-        ["static", "cheapest", "rules", "greedy"]
-            .into_iter()
-            .map(|name| (name.to_owned(), self.mean(|| baselines::by_name(name))))
-            .collect()
-    }
-
-    fn reward(&self, network: &Network) -> f64 {
-        self.mean(|| {
-            let brain = PolicyBrain::new(PPO, network.clone(), None);
-            Some(Box::new(brain) as Box<dyn Brain + Send>)
-        })
-    }
-
-    /// Mean reward over the episodes.
-    fn mean(&self, brain: impl Fn() -> Option<Box<dyn Brain + Send>> + Sync) -> f64 {
-        let rewards = in_parallel(self.threads, self.scenarios.len(), |i| {
-            brain().map_or(0.0, |mut brain| {
-                play(&self.scenarios[i], SimConfig::default(), &mut *brain)
-                    .all
-                    .mean_reward()
-            })
-        });
-        rewards.iter().sum::<f64>() / rewards.len() as f64
-    }
 }
 
 /// Says how it goes, with rate and time left.
@@ -274,80 +286,6 @@ fn tell(
     ))
 }
 
-/// The learning curve.
-#[derive(Debug, Serialize, Deserialize)]
-struct Curve {
-    /// Baselines on the validation episodes.
-    references: Vec<(String, f64)>,
-    /// Turns and validation before learning.
-    first: (f64, f64),
-    points: Vec<Point>,
-}
-
-impl Curve {
-    /// A new curve, or the one of the run that is resumed.
-    fn begin(args: &Args, references: Vec<(String, f64)>, untrained: f64) -> Result<Self> {
-        let path = args.out.join("curve.json");
-        if args.resume && path.exists() {
-            return serde_json::from_slice(&super::read(&path)?)
-                .with_context(|| path.display().to_string());
-        }
-        Ok(Self {
-            references,
-            first: (0.0, untrained),
-            points: Vec::new(),
-        })
-    }
-
-    fn store(&self, dir: &Path) -> Result<()> {
-        write(&dir.join("curve.json"), &serde_json::to_vec_pretty(self)?)?;
-        let validated = || self.points.iter().filter(|p| p.validation.is_some());
-        let rows: Vec<Vec<String>> = validated()
-            .map(|p| {
-                vec![
-                    p.progress.iteration.to_string(),
-                    p.progress.total_turns.to_string(),
-                    format!("{:.0}", p.seconds),
-                    format!("{:.4}", p.validation.unwrap_or(f64::NAN)),
-                    format!("{:.3}", p.progress.entropy),
-                    format!("{:.4}", p.progress.kl),
-                    format!("{:.3}", p.progress.explained_variance),
-                ]
-            })
-            .collect();
-        let head = [
-            "iteration",
-            "turns",
-            "seconds",
-            "validation reward",
-            "entropy",
-            "KL",
-            "explained variance",
-        ];
-        write(&dir.join("curve.md"), markdown(&head, &rows).as_bytes())?;
-        let learnt =
-            validated().filter_map(|p| Some((p.progress.total_turns as f64 / 1e3, p.validation?)));
-        let points: Vec<(f64, f64)> = std::iter::once(self.first).chain(learnt).collect();
-        let end = points.last().map_or(1.0, |p| p.0);
-        let mut series = vec![Series {
-            name: "ppo".to_owned(),
-            points,
-        }];
-        for (name, reward) in &self.references {
-            series.push(Series {
-                name: name.clone(),
-                points: vec![(0.0, *reward), (end, *reward)],
-            });
-        }
-        let titles = Titles {
-            title: "Learning curve: mean reward on validation episodes".to_owned(),
-            x: "decisions, thousands".to_owned(),
-            y: "reward per hour asked for".to_owned(),
-        };
-        lines(&dir.join("curve"), &titles, &series)
-    }
-}
-
 /// What the policy is trained on, looked at before hours are spent.
 fn data(args: &Args) -> Result<TrainingData> {
     let (names, hash) = match &args.data {
@@ -357,22 +295,15 @@ fn data(args: &Args) -> Result<TrainingData> {
     Ok(TrainingData { names, hash })
 }
 
-/// `best` is the validated reward, and the decisions it took to get there.
-fn card(
-    args: &Args,
-    data: TrainingData,
-    trainer: &Trainer,
-    best: (f64, u64),
-    curve: &Curve,
-) -> Card {
+fn card(args: &Args, data: &TrainingData, trainer: &Trainer, best: &Best, curve: &Curve) -> Card {
     Card {
-        data,
-        seed: args.seed,
-        steps: best.1,
+        data: data.clone(),
+        seed: trainer.config().seed,
+        steps: best.steps,
         reward: RewardWeights::default(),
         statistics: statistics(trainer.features()),
         evaluation: serde_json::json!({
-            "validation_reward": best.0,
+            "validation_reward": best.reward,
             "validation_episodes": args.validation_episodes,
             "baselines": curve.references,
         }),
@@ -402,7 +333,7 @@ fn statistics(features: &FeatureStats) -> Statistics {
 fn store_policy(dir: &Path, card: &Card, network: &Network) -> Result<()> {
     let full = PolicyFile::write_safetensors(card, network)?;
     let q8 = PolicyFile::write_gguf(card, network, Quantisation::Q8)?;
-    for (name, bytes) in [("policy.safetensors", full), ("policy-q8.gguf", q8)] {
+    for (name, bytes) in [(FULL, full), (QUANTISED, q8)] {
         let path = dir.join(name);
         write(&path, &bytes)?;
         say(&format!("{}: {} bytes", path.display(), bytes.len()));

@@ -1,6 +1,6 @@
 //! Checkpoints: a run that goes on from one learns exactly what it would have learned without.
 //!
-//! A file is `HYPERION-TRAIN 1\n`, one line of JSON with the settings, the state's numbers in little
+//! A file is `HYPERION-TRAIN 2\n`, one line of JSON with the settings, the state's numbers in little
 //! endian, and the SHA-256 of all before it. Random numbers need no state: every stream is named
 //! by the seed and the iteration.
 
@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::adam::Adam;
-use super::parameters::total_len;
+use super::parameters::{actor_len, total_len};
 use super::stats::{FeatureStats, ReturnStats};
 use super::trainer::{State, Trainer};
 use super::{Config, Environment, Error};
 
-const MAGIC: &str = "HYPERION-TRAIN 1\n";
+const MAGIC: &str = "HYPERION-TRAIN 2\n";
 const HASH_LEN: usize = 32;
 
 /// What a checkpoint says of itself.
@@ -90,6 +90,7 @@ impl Trainer {
         let mut state = State {
             iteration: header.iteration,
             adam: Adam::new(vec![0.0; total_len()]),
+            average: vec![0.0; actor_len()],
             returns: ReturnStats::default(),
             features: FeatureStats::default(),
         };
@@ -154,6 +155,7 @@ impl State {
             vector.iter_mut().for_each(|v| visitor.single(v));
         }
         adam.steps.iter_mut().for_each(|s| visitor.count(s));
+        self.average.iter_mut().for_each(|v| visitor.single(v));
         let returns = &mut self.returns;
         for value in [&mut returns.weight, &mut returns.sum, &mut returns.squares] {
             visitor.double(value);

@@ -75,6 +75,11 @@ pub struct Config {
     pub kappa: f64,
     /// Discount of a reward that comes an hour later.
     pub gamma: f64,
+    /// How far advantages are measured by the deviation of their own kind of request (goal, service
+    /// or job), and not by that of all: 0 not at all, 1 alone.
+    pub balance: f64,
+    /// Share of the averaged policy that is kept an iteration; 0 is no average.
+    pub averaging: f64,
     /// Trust in rewards against the critic, by turn: 1 uses rewards alone, 0 the next turn alone.
     pub lambda: f64,
     /// The probability of a choice is not pushed beyond 1 ± this times what it was.
@@ -113,6 +118,8 @@ impl Default for Config {
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             kappa: 0.5,
             gamma: 0.9,
+            balance: 0.0,
+            averaging: 0.0,
             lambda: 0.95,
             clip: 0.2,
             epochs: 3,
@@ -162,6 +169,8 @@ impl Config {
         for (field, ok) in [
             ("gamma", share(self.gamma)),
             ("lambda", share(self.lambda)),
+            ("balance", share(self.balance)),
+            ("averaging", share(self.averaging) && self.averaging < 1.0),
             (
                 "adam.beta1",
                 share(self.adam.beta1) && self.adam.beta1 < 1.0,

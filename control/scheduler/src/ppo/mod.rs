@@ -27,6 +27,7 @@ mod product;
 mod random;
 mod returns;
 mod rollout;
+mod samples;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::parameters::actor_len;
 use super::random::{Purpose, Stream};
 use super::*;
 
@@ -248,6 +249,50 @@ fn while_the_critic_warms_up_the_policy_stays() {
     assert!(trainer.state.adam.values != critic);
     steps(&mut trainer, 1);
     assert!(trainer.network() != before);
+}
+
+#[test]
+fn the_average_is_of_the_policies_since_it_began() {
+    let mut trainer = trainer(Config {
+        averaging: 0.9,
+        ..config()
+    });
+    let mut sum = vec![0.0; actor_len()];
+    for count in 1..=3 {
+        steps(&mut trainer, 1);
+        for (sum, value) in sum.iter_mut().zip(&trainer.state.adam.values) {
+            *sum += f64::from(*value);
+        }
+        for (mean, sum) in trainer.state.average.iter().zip(&sum) {
+            assert!((f64::from(*mean) - sum / f64::from(count)).abs() < 1e-5);
+        }
+    }
+    assert!(trainer.averaged() != trainer.network());
+}
+
+#[test]
+fn without_averaging_the_average_is_the_policy_itself() {
+    let mut trainer = trainer(config());
+    steps(&mut trainer, 2);
+    assert!(trainer.averaged() == trainer.network());
+}
+
+#[test]
+fn who_begins_with_another_policy_goes_on_from_it() {
+    let mut other = trainer(Config {
+        seed: 9,
+        ..config()
+    });
+    steps(&mut other, 1);
+    let mut trainer = trainer(Config {
+        learning_rate: Schedule::constant(0.0),
+        averaging: 0.9,
+        ..config()
+    });
+    trainer.set_network(&other.network());
+    assert!(trainer.averaged() == other.network());
+    steps(&mut trainer, 2);
+    assert!(trainer.network() == other.network());
 }
 
 #[test]

@@ -10,10 +10,11 @@ use super::adam::{Adam, Rates};
 use super::batch::batches;
 use super::loss::{Judged, Sample, Sums, Weights, judge, objective};
 use super::model::Model;
-use super::parameters::{self, total_len};
+use super::parameters::{self, actor_len, total_len};
 use super::random::{Purpose, Stream, derive};
 use super::returns::{Discount, Outcome, outcomes};
 use super::rollout::{Mode, collect};
+use super::samples::{mean_and_deviation, samples};
 use super::stats::{FeatureStats, ReturnStats};
 use super::{Config, Environment, Episode, Error};
 use crate::parallel::in_parallel;
@@ -30,6 +31,8 @@ pub struct Trainer {
 pub(super) struct State {
     pub iteration: u32,
     pub adam: Adam,
+    /// The policy's weights, averaged over the iterations.
+    pub average: Vec<f32>,
     pub returns: ReturnStats,
     pub features: FeatureStats,
 }
@@ -90,12 +93,14 @@ impl Trainer {
             });
         }
         let values = parameters::initial(config.seed, &config.taste);
+        let average = values[..actor_len()].to_vec();
         Ok(Self {
             config,
             environments: environments.into_iter().map(Mutex::new).collect(),
             state: State {
                 iteration: 0,
                 adam: Adam::new(values),
+                average,
                 returns: ReturnStats::default(),
                 features: FeatureStats::default(),
             },
@@ -120,9 +125,17 @@ impl Trainer {
         parameters::network(&self.state.adam.values)
     }
 
+    /// The policy averaged over the iterations by [`Config::averaging`]: what the noise of single
+    /// iterations adds is gone from it.
+    #[must_use]
+    pub fn averaged(&self) -> Network {
+        parameters::network(&self.state.average)
+    }
+
     /// Goes on from another policy. The critic and what is known of features stay.
     pub fn set_network(&mut self, network: &Network) {
         parameters::set_network(&mut self.state.adam.values, network);
+        self.state.average = self.state.adam.values[..actor_len()].to_vec();
         self.state.adam.forget();
     }
 
@@ -184,10 +197,17 @@ impl Trainer {
         // What the critic says in rewards stays the same as their mean and deviation change (van
         // Hasselt et al., 2016).
         parameters::rescale_critic(&mut state.adam.values, scale, shift);
-        let samples = samples(&episodes, &judged, &outcomes, &state.returns);
+        let samples = samples(
+            &episodes,
+            &judged,
+            &outcomes,
+            &state.returns,
+            config.balance,
+        );
         let learned = learn(config, iteration, &mut state.adam, &samples)?;
 
         state.iteration += 1;
+        average(&mut state, config.averaging);
         let turns = samples.len() as u64;
         let teams = episodes.iter().map(Episode::team).sum::<f64>();
         let progress = Progress {
@@ -208,6 +228,15 @@ impl Trainer {
         };
         self.state = state;
         Ok(progress)
+    }
+}
+
+/// Takes the policy into the average: the plain mean at first, until it is old enough to forget.
+fn average(state: &mut State, averaging: f64) {
+    let iterations = f64::from(state.iteration);
+    let kept = averaging.min(1.0 - 1.0 / iterations);
+    for (mean, value) in state.average.iter_mut().zip(&state.adam.values) {
+        *mean = (kept * f64::from(*mean) + (1.0 - kept) * f64::from(*value)) as f32;
     }
 }
 
@@ -256,13 +285,6 @@ fn all_outcomes(
     Ok(all)
 }
 
-fn mean_and_deviation(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
-    let count = values.clone().count().max(1) as f64;
-    let mean = values.clone().sum::<f64>() / count;
-    let variance = values.map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
-    (mean, variance.sqrt())
-}
-
 fn explained_variance(outcomes: &[Outcome], expected: &[f64]) -> f64 {
     let (_, all) = mean_and_deviation(outcomes.iter().map(|o| o.target));
     let left = outcomes.iter().zip(expected).map(|(o, e)| o.target - e);
@@ -272,39 +294,6 @@ fn explained_variance(outcomes: &[Outcome], expected: &[f64]) -> f64 {
     } else {
         0.0
     }
-}
-
-/// Turns with normalised advantages and targets. A turn without a choice teaches the critic only,
-/// and does not count for the advantages' mean and deviation.
-fn samples<'a>(
-    episodes: &'a [Episode],
-    judged: &[Judged],
-    outcomes: &[Outcome],
-    returns: &ReturnStats,
-) -> Vec<Sample<'a>> {
-    let turns = episodes.iter().flat_map(|e| e.turns.iter().zip(&e.choices));
-    let chose = turns
-        .clone()
-        .zip(outcomes)
-        .filter(|((turn, _), _)| turn.candidates.len() > 1)
-        .map(|(_, outcome)| outcome.advantage);
-    let (mean, deviation) = mean_and_deviation(chose);
-    let (return_mean, return_deviation) = (returns.mean(), returns.deviation());
-    turns
-        .zip(judged)
-        .zip(outcomes)
-        .map(|(((turn, choice), judged), outcome)| Sample {
-            turn,
-            choice: *choice as u32,
-            log_probability: judged.log_probability,
-            advantage: if turn.candidates.len() > 1 {
-                ((outcome.advantage - mean) / (deviation + 1e-8)) as f32
-            } else {
-                0.0
-            },
-            target: ((outcome.target - return_mean) / return_deviation) as f32,
-        })
-        .collect()
 }
 
 fn learn(

@@ -7,6 +7,7 @@ use crate::bound::{CHARGED, RoomPrices};
 use crate::ppo::{CandidateFeatures, Ending, Environment, Turn};
 use crate::scenario::Scenario;
 use hyperion_placement::features::{self, Summary};
+use hyperion_placement::model::Request;
 
 /// Draws the episode of a seed, and says what room on its devices is worth to others.
 pub type Worlds = Box<dyn Fn(u64) -> (Arc<Scenario>, Option<Arc<RoomPrices>>) + Send>;
@@ -17,6 +18,8 @@ pub struct FleetEnv {
     config: SimConfig,
     simulator: Option<Simulator>,
     prices: Option<Arc<RoomPrices>>,
+    /// Share of the worth of room that is charged.
+    share: f64,
     /// What each workload had earned at its last turn; none before its first.
     paid: Vec<Option<f64>>,
     /// Where each workload chose to be, and when.
@@ -36,11 +39,19 @@ impl FleetEnv {
             config,
             simulator: None,
             prices: None,
+            share: CHARGED,
             paid: Vec::new(),
             chosen: Vec::new(),
             turn: (0, 0.0, Vec::new()),
             charged: 0.0,
         }
+    }
+
+    /// Charges this share of what room is worth to others, instead of [`CHARGED`].
+    #[must_use]
+    pub const fn charging(mut self, share: f64) -> Self {
+        self.share = share;
+        self
     }
 
     /// What the room that an actor has chosen was worth to others since then.
@@ -52,7 +63,7 @@ impl FleetEnv {
             return 0.0;
         };
         let request = simulator.request(actor);
-        let rent = CHARGED * prices.rent(node, request, *since, hour);
+        let rent = self.share * prices.rent(node, request, *since, hour);
         *since = hour;
         self.charged += rent;
         rent
@@ -89,7 +100,12 @@ impl Environment for FleetEnv {
         let ids = point.candidates.iter().map(|c| c.candidate.id.to_owned());
         self.turn = (actor, hour, ids.collect());
         let summary = Summary::of(point.snapshot);
-        let request = features::encode_request(point.request, &summary);
+        // Nobody tells the control plane how long a job will take.
+        let known = Request {
+            expected_hours: None,
+            ..point.request.clone()
+        };
+        let request = features::encode_request(&known, &summary);
         let (reward, team) = (simulator.earned(actor), simulator.team());
         let before = self.paid[actor].replace(reward);
         let rent = self.charge(actor, hour);

@@ -1,5 +1,6 @@
 //! What holds whatever the scheduler does.
 
+use hyperion_placement::features::RequestSlot;
 use proptest::prelude::*;
 
 use super::*;
@@ -180,6 +181,9 @@ fn turns_and_endings_of_the_learner_add_up_to_the_reward() {
     let mut earned = 0.0;
     let mut turns = 0;
     while let Some(turn) = env.turn() {
+        // As in production, nobody says how long a job will take.
+        assert_eq!(turn.request[RequestSlot::Hours as usize], 0.0);
+        assert_eq!(turn.request[RequestSlot::HoursKnown as usize], 0.0);
         earned += turn.earned;
         turns += 1;
         env.act(turns % turn.candidates.len());
