@@ -22,6 +22,7 @@ pub mod membership;
 pub mod mode;
 pub mod output;
 pub mod profile;
+mod ring;
 pub mod site;
 pub mod sync;
 

@@ -4,7 +4,8 @@
 //! a silent node is dead is decided here (`prober`), so that a site with many losses has few false
 //! alarms and a death is noticed by all within a bounded time:
 //!
-//! - Each node has two fixed watchers and random ones besides (`ring`).
+//! - Each node has fixed watchers, and deals with a dozen others only, whatever the size of the site
+//!   (`ring`).
 //! - A probe that is not answered is sent again, and through others, within the same period.
 //! - A suspect is told so, and asked, until it objects or its time is over.
 //! - Deaths of the last minute are told with every probe, so that nobody misses one for long.
@@ -17,7 +18,6 @@
 
 mod announce;
 mod prober;
-mod ring;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -36,9 +36,9 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::profile::Profile;
+use crate::ring::{self, Places};
 use announce::Calls;
 use prober::Prober;
-use ring::Places;
 use wire::{Codec, Identity};
 
 /// Alive, suspect or down.
@@ -86,6 +86,8 @@ pub struct Counters {
     pub refused: u64,
     /// Words about members that are banned, or of which there are too many.
     pub ignored: u64,
+    /// Times that this node began to suspect a member that did not answer it.
+    pub suspicions: u64,
     /// Times that this node was taken for dead, and came back.
     pub rejoins: u64,
     /// Times that this node stood still for longer than a probe takes.
@@ -115,8 +117,11 @@ impl Seen {
 /// One node's view of who is alive at its site.
 pub struct Membership {
     me: Arc<str>,
+    places: Places,
     foca: Foca<Identity, Codec, ChaCha8Rng, NoCustomBroadcast>,
     runtime: AccumulatingRuntime<Identity>,
+    /// Messages of our own making, in foca's form.
+    outbox: Vec<(Identity, Vec<u8>)>,
     rng: ChaCha8Rng,
     config: Config,
     /// Own incarnation, as last sent by foca, which does not show it otherwise.
@@ -153,6 +158,8 @@ impl Membership {
         Self {
             foca: Foca::new(identity, config.clone(), foca_rng, Codec),
             runtime: AccumulatingRuntime::new(),
+            outbox: Vec::new(),
+            places: ring::places(&me),
             config,
             incarnation: 0,
             seen: BTreeMap::new(),
@@ -490,8 +497,6 @@ impl Membership {
 
     /// Sends a message of our own making, as foca would.
     fn send(&mut self, dst: Identity, message: Message<Identity>, members: &[Member<Identity>]) {
-        use foca::Runtime as _;
-
         let header = Header {
             src: self.foca.identity().clone(),
             src_incarnation: self.incarnation,
@@ -499,8 +504,17 @@ impl Membership {
             message,
         };
         if let Some(bytes) = wire::compose(&header, members) {
-            self.runtime.send_to(dst, &bytes);
+            self.outbox.push((dst, bytes));
         }
+    }
+
+    /// This node's partners among the live members.
+    fn partners(&self) -> Vec<&Identity> {
+        let live = self.seen.iter().filter(|(_, seen)| seen.is_live());
+        ring::partners(&self.places, live.map(|(node, seen)| (node, seen.places)))
+            .into_iter()
+            .filter_map(|node| self.seen.get(node).map(|seen| &seen.id))
+            .collect()
     }
 
     /// Keeps the timers that foca asks for. Its own probes are not used.
@@ -527,8 +541,26 @@ impl Membership {
                 self.reborn();
             }
         }
+        let mut partners: Vec<Identity> = Vec::new();
+        while let Some((mut to, bytes)) = self.runtime.to_send() {
+            let mut bytes = bytes.to_vec();
+            if wire::to_anybody(&self.me, &to, &bytes) {
+                // foca means it for some random members.
+                if partners.is_empty() {
+                    partners = self.partners().into_iter().cloned().collect();
+                }
+                if !partners.is_empty() {
+                    let partner = partners.swap_remove(self.rng.random_range(0..partners.len()));
+                    if let Some(redirected) = wire::redirect(&self.me, &to, &partner, &bytes) {
+                        (to, bytes) = (partner, redirected);
+                    }
+                }
+            }
+            self.outbox.push((to, bytes));
+        }
         let mut out = Vec::new();
-        while let Some((to, mut bytes)) = self.runtime.to_send() {
+        for (to, bytes) in std::mem::take(&mut self.outbox) {
+            let mut bytes = Bytes::from(bytes);
             bytes.advance(wire::names_len(&self.me, &to.node).min(bytes.len()));
             if let Some(incarnation) = wire::incarnation(&bytes) {
                 self.incarnation = incarnation;

@@ -31,14 +31,15 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// For devices on a wired or wireless network: a dead node is known after some 3 to 5 s.
+    /// For devices on a wired or wireless network: a dead node is known to all after some 4 to 6 s,
+    /// and a node may be out of reach for 3 s without being taken for dead.
     #[must_use]
     pub fn standard() -> Self {
         Self {
             probe_period: Duration::from_secs(1),
             probe_rtt: Duration::from_millis(400),
             indirect_probes: 3,
-            suspicion: Duration::from_secs(3),
+            suspicion: Duration::from_millis(2500),
             forget_dead: Duration::from_secs(24 * 3600),
             autonomous_after: Duration::from_secs(5),
             takeover_after: Duration::from_secs(4),
@@ -49,13 +50,13 @@ impl Profile {
         }
     }
 
-    /// For wired networks with few losses: a dead node is known after about 1 s.
+    /// For wired networks with few losses: a dead node is known to all after some 1 to 2 s.
     #[must_use]
     pub fn fast() -> Self {
         Self {
             probe_period: Duration::from_millis(300),
             probe_rtt: Duration::from_millis(100),
-            suspicion: Duration::from_millis(900),
+            suspicion: Duration::from_millis(750),
             autonomous_after: Duration::from_millis(1500),
             takeover_after: Duration::from_secs(1),
             sync_period: Duration::from_secs(1),

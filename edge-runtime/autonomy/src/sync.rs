@@ -1,7 +1,7 @@
-//! How records spread: news at once to a few random peers, which tell it on if it is news to them,
-//! and by comparison for those that missed it.
+//! How records spread: news at once to a few random partners (`ring`), which tell it on if it
+//! is news to them, and by comparison for those that missed it.
 //!
-//! Every so often a node sends a random peer the hashes of what it knows. The peer answers with the
+//! Every so often a node sends a random partner the hashes of what it knows. The peer answers with the
 //! versions in the buckets that differ; the first sends what the peer lacks and asks for what it
 //! lacks itself:
 //!
@@ -23,6 +23,7 @@ mod queue;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyperion_wire::convert;
@@ -32,6 +33,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::profile::Profile;
+use crate::ring::Partners;
 use crate::site::{
     BUCKETS, Changes, MAX_NODES, MAX_REPLICAS, Refused, Side, Site, bucket_of_node,
     bucket_of_replica,
@@ -53,6 +55,7 @@ pub struct Sync {
     rng: ChaCha8Rng,
     period: Duration,
     fanout: usize,
+    partners: Partners,
     budget: Budget,
     compare_at: Duration,
     /// News, by the peer that told it; it needs not hear it again.
@@ -77,6 +80,7 @@ impl Sync {
             rng,
             period: profile.sync_period.max(Duration::from_millis(10)),
             fanout: profile.fanout.max(1),
+            partners: Partners::new(me),
             budget: Budget::new(profile.sync_bytes_per_s, now),
             compare_at,
             news: BTreeMap::new(),
@@ -87,7 +91,7 @@ impl Sync {
         }
     }
 
-    /// Tells `fanout` random peers of what changed; `from` told it to this node. News that follows
+    /// Tells `fanout` random partners of what changed; `from` told it to this node. News that follows
     /// other news closely waits for the next [`Sync::tick`].
     pub fn spread(
         &mut self,
@@ -107,7 +111,7 @@ impl Sync {
         self.pump(site, now)
     }
 
-    /// Time passes: compares with a random peer, sends what waits. To be called at
+    /// Time passes: compares with a random partner, sends what waits. To be called at
     /// [`Sync::next_wake`]. What waits for nodes that are not among `peers` is forgotten.
     pub fn tick(&mut self, site: &Site, peers: &[&str], now: Duration) -> Frames {
         self.queues
@@ -117,9 +121,10 @@ impl Sync {
             self.compare_at = now + self.period.mul_f64(self.rng.random_range(0.75..1.25));
             let old = now.saturating_sub(self.period * ASKED);
             self.asked.retain(|_, at| *at > old);
-            if !peers.is_empty() {
-                let peer = peers[self.rng.random_range(0..peers.len())];
-                self.queue(peer).summary = true;
+            let partners = self.partners.among(peers);
+            if !partners.is_empty() {
+                let partner = Arc::clone(&partners[self.rng.random_range(0..partners.len())]);
+                self.queue(&partner).summary = true;
             }
         }
         self.pump(site, now)
@@ -319,21 +324,23 @@ impl Sync {
         }
     }
 
-    /// Puts news whose time has come into the queues of random peers.
+    /// Puts news whose time has come into the queues of random partners.
     fn tell(&mut self, peers: &[&str], now: Duration) {
         if self.news.is_empty() || now < self.news_at {
             return;
         }
         self.news_at = now + TOGETHER;
         for (from, news) in std::mem::take(&mut self.news) {
-            let mut others: Vec<&str> = peers
+            let mut others: Vec<Arc<str>> = self
+                .partners
+                .among(peers)
                 .iter()
-                .copied()
-                .filter(|peer| Some(*peer) != from.as_deref())
+                .filter(|peer| Some(&***peer) != from.as_deref())
+                .cloned()
                 .collect();
             for _ in 0..self.fanout.min(others.len()) {
                 let peer = others.swap_remove(self.rng.random_range(0..others.len()));
-                let queue = self.queue(peer);
+                let queue = self.queue(&peer);
                 for item in &news {
                     queue.owed.remove(item);
                     queue.news.insert(item.clone());

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foca::Message;
 use rand::RngExt as _;
 use rand::rngs::ChaCha8Rng;
 
@@ -119,13 +120,7 @@ impl Membership {
         self.calls.next = now + pause.mul_f64(self.rng.random_range(0.75..1.25));
         for node in chosen {
             let number = self.seen.get(&node).map_or(0, |seen| seen.id.number);
-            if self
-                .foca
-                .announce(Identity { node, number }, &mut self.runtime)
-                .is_err()
-            {
-                self.counters.refused += 1;
-            }
+            self.send(Identity { node, number }, Message::Announce, &[]);
         }
     }
 }

@@ -9,8 +9,9 @@ use rand::RngExt as _;
 use rand::rngs::ChaCha8Rng;
 
 use super::wire::Identity;
-use super::{Membership, Seen, ring};
+use super::{Membership, Seen};
 use crate::profile::Profile;
+use crate::ring;
 
 /// For how long after a death it is told with every probe.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -171,7 +172,8 @@ impl Membership {
                         && !self.prober.probes.contains_key(*node)
                 })
                 .map(|(node, seen)| (node, seen.places));
-            let next = ring::choose(self.prober.round, &self.me, others, &mut self.rng);
+            let ring = ring::ring_of_round(self.prober.round);
+            let next = ring::next(ring, &self.places, others);
             if let Some(node) = next.cloned() {
                 self.start_probe(&node, true, now);
             }
@@ -257,16 +259,16 @@ impl Membership {
         self.apply(node, State::Suspect, now);
         if let Some(seen) = self.seen.get(node)
             && seen.state == State::Suspect
+            && !self.prober.suspicions.contains_key(node)
         {
-            self.prober
-                .suspicions
-                .entry(Arc::clone(node))
-                .or_insert_with(|| Suspicion {
-                    id: seen.id.clone(),
-                    incarnation: seen.incarnation,
-                    until: now + self.prober.suspicion,
-                    tell_at: now,
-                });
+            let suspicion = Suspicion {
+                id: seen.id.clone(),
+                incarnation: seen.incarnation,
+                until: now + self.prober.suspicion,
+                tell_at: now,
+            };
+            self.prober.suspicions.insert(Arc::clone(node), suspicion);
+            self.counters.suspicions += 1;
             self.insist(node, now);
         }
     }
@@ -329,17 +331,33 @@ impl Membership {
             .collect()
     }
 
-    /// Random live members that are asked to try, too.
+    /// Members that are asked to try, too: partners of this node and of the target, then partners of
+    /// the target, which have a connection with it.
     fn helpers(&mut self, target: &Arc<str>) -> Vec<Identity> {
-        let mut others: Vec<&Identity> = self
+        let Some(at) = self.seen.get(target).map(|seen| seen.places) else {
+            return Vec::new();
+        };
+        let alive = |seen: &Seen| seen.state == State::Alive;
+        let others = self
             .seen
             .iter()
-            .filter(|(node, seen)| seen.state == State::Alive && *node != target)
-            .map(|(_, seen)| &seen.id)
-            .collect();
-        while others.len() > self.prober.helpers {
-            others.swap_remove(self.rng.random_range(0..others.len()));
+            .filter(|(node, seen)| alive(seen) && *node != target)
+            .map(|(node, seen)| (node, seen.places));
+        let theirs = ring::partners(&at, others);
+        let ours = self.partners();
+        let (mut first, mut then): (Vec<&Identity>, Vec<&Identity>) = theirs
+            .into_iter()
+            .filter_map(|node| self.seen.get(node).map(|seen| &seen.id))
+            .partition(|id| ours.contains(id));
+        let mut helpers = Vec::new();
+        for from in [&mut first, &mut then] {
+            while helpers.len() < self.prober.helpers && !from.is_empty() {
+                helpers.push(
+                    from.swap_remove(self.rng.random_range(0..from.len()))
+                        .clone(),
+                );
+            }
         }
-        others.into_iter().cloned().collect()
+        helpers
     }
 }

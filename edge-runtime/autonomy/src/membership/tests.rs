@@ -1,7 +1,6 @@
 mod net;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::net::{Net, name, secs};
@@ -144,19 +143,19 @@ fn a_live_node_declared_dead_comes_back_by_itself() {
 
 #[test]
 fn halves_that_were_apart_for_hours_find_each_other_and_cost_little_meanwhile() {
-    let mut net = Net::site(Profile::standard(), 11, 20);
-    let one: Vec<String> = (0..10).map(name).collect();
-    let other: Vec<String> = (10..20).map(name).collect();
+    let mut net = Net::site(Profile::standard(), 11, 12);
+    let one: Vec<String> = (0..6).map(name).collect();
+    let other: Vec<String> = (6..12).map(name).collect();
     net.cut_between(&one, &other);
     net.until("they are apart", secs(60.0), |net| {
-        net.nodes.values().all(|member| member.peers().count() == 9)
+        net.nodes.values().all(|member| member.peers().count() == 5)
     });
     let before = net.sent_bytes;
-    let hours = 3.0;
+    let hours = 2.0;
     net.run(secs(hours * 3600.0));
-    let rate = (net.sent_bytes - before) as f64 / (hours * 3600.0) / 20.0;
+    let rate = (net.sent_bytes - before) as f64 / (hours * 3600.0) / 12.0;
     assert!(rate < 300.0, "{rate} bytes a second and node");
-    assert!(net.nodes.values().all(|member| member.peers().count() == 9));
+    assert!(net.nodes.values().all(|member| member.peers().count() == 5));
     net.cut.clear();
     let took = net.until("they are one again", secs(120.0), Net::agree);
     assert!(took < secs(40.0), "{took:?}");
@@ -237,28 +236,6 @@ fn the_same_seed_gives_the_same_run() {
         (net.sent, net.sent_bytes, net.log)
     };
     assert_eq!(run(), run());
-}
-
-#[test]
-fn every_node_has_watchers_wherever_it_lies() {
-    // Each of 40 nodes chooses for 8 rounds: none is left out, and none is asked by most.
-    let nodes: Vec<std::sync::Arc<str>> = (0..40)
-        .map(|index| std::sync::Arc::from(name(index)))
-        .collect();
-    let mut rng = <rand::rngs::ChaCha8Rng as rand::SeedableRng>::seed_from_u64(1);
-    let mut asked: BTreeMap<&str, usize> = BTreeMap::new();
-    for me in &nodes {
-        for round in [0, 1] {
-            let others = nodes
-                .iter()
-                .filter(|node| *node != me)
-                .map(|node| (node, super::ring::places(node)));
-            let chosen = super::ring::choose(round, me, others, &mut rng).unwrap();
-            *asked.entry(chosen).or_default() += 1;
-        }
-    }
-    assert_eq!(asked.len(), 40);
-    assert!(asked.values().all(|times| *times == 2), "{asked:?}");
 }
 
 #[test]

@@ -244,6 +244,31 @@ pub(super) fn read(
     Ok((header, members))
 }
 
+/// Whether a message in foca's form is for some member, no matter which.
+pub(super) fn to_anybody(me: &str, to: &Identity, whole: &[u8]) -> bool {
+    matches!(whole.get(names_len(me, &to.node)), Some(6 | 8))
+}
+
+/// The same message for another member; none where there is no room for it.
+pub(super) fn redirect(me: &str, to: &Identity, other: &Identity, whole: &[u8]) -> Option<Vec<u8>> {
+    use foca::Codec as _;
+
+    let mut rest = whole;
+    let header = Codec.decode_header(&mut rest).ok()?;
+    debug_assert!(*header.src.node == *me && header.dst == *to);
+    let header = Header {
+        dst: other.clone(),
+        ..header
+    };
+    let mut buf = Vec::with_capacity(whole.len() + 64).limit(MAX_BYTES);
+    Codec.encode_header(&header, &mut buf).ok()?;
+    if buf.remaining_mut() < rest.len() {
+        return None;
+    }
+    buf.put_slice(rest);
+    Some(buf.into_inner())
+}
+
 /// The sender's incarnation in a datagram of this node.
 pub(super) fn incarnation(mut datagram: &[u8]) -> Option<u16> {
     get_u8(&mut datagram).ok()?;
