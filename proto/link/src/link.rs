@@ -29,6 +29,10 @@ pub struct LinkConfig {
     pub keep_alive: Duration,
     /// Silence after which the peer is taken for gone.
     pub idle: Duration,
+    /// Time without an answer to what was sent, after which the connection is given up. Up to half as
+    /// long again, drawn for each connection: a control plane that stood still for a moment is not
+    /// called back by the whole fleet at once.
+    pub silence: Duration,
     /// Time between attempts on the direct way while the link goes through a peer.
     pub direct_again: Duration,
     /// A socket to share; none opens one.
@@ -47,6 +51,7 @@ impl LinkConfig {
             backoff_max: Duration::from_secs(15),
             keep_alive: transport::KEEP_ALIVE,
             idle: transport::IDLE,
+            silence: transport::SILENCE,
             direct_again: DIRECT_AGAIN,
             endpoint: None,
             describe: EnrolRequest::default(),
@@ -486,9 +491,14 @@ impl Runner {
             }
         };
         tokio::pin!(direct);
+        let silent = silent(&connected.quic, self.config.silence);
+        tokio::pin!(silent);
         loop {
             let message = tokio::select! {
                 message = incoming.message() => message,
+                waited = &mut silent => {
+                    return End::Lost(format!("nothing was answered for {:.1} s", waited.as_secs_f64()));
+                }
                 () = tokio::time::sleep_until(renew_at) => {
                     self.ask_for_renewal(&tx);
                     renew_at = tokio::time::Instant::now() + self.renew_again_in();
@@ -568,6 +578,51 @@ impl Runner {
     }
 }
 
+/// Ends when nothing has come from the peer for `silence` (and up to half as long again) since
+/// something was sent that it has to acknowledge; gives that time.
+async fn silent(quic: &quinn::Connection, silence: Duration) -> Duration {
+    let patience = silence.mul_f64(rand::rng().random_range(1.0..1.5));
+    let mut look = tokio::time::interval(silence / 8);
+    let mut watch = Watch::default();
+    loop {
+        let now = look.tick().await.into_std();
+        let stats = quic.stats();
+        // Packets with acknowledgements alone are not acknowledged themselves: only these frames
+        // count as sent.
+        let sent = stats.frame_tx.stream + stats.frame_tx.ping;
+        let waited = watch.look(stats.udp_rx.datagrams, sent, now);
+        if waited >= patience {
+            return waited;
+        }
+    }
+}
+
+/// Since when an answer is due.
+#[derive(Default)]
+struct Watch {
+    received: u64,
+    sent: u64,
+    since: Option<Instant>,
+}
+
+impl Watch {
+    /// Takes counts of what was received and sent so far; gives the time for which an answer has been
+    /// due.
+    fn look(&mut self, received: u64, sent: u64, now: Instant) -> Duration {
+        if received != self.received {
+            *self = Self {
+                received,
+                sent,
+                since: None,
+            };
+        } else if sent != self.sent && self.since.is_none() {
+            self.since = Some(now);
+        }
+        self.since
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+    }
+}
+
 fn ended_by(status: &tonic::Status) -> End {
     use tonic::Code;
     let reason = if status.message().is_empty() {
@@ -596,6 +651,20 @@ mod tests {
         clock.hear(4_000_000_000_000);
         let now = clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(now.as_secs(), 4_000_000_000);
+    }
+
+    #[test]
+    fn silence_counts_from_what_was_sent_and_ends_with_any_answer() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut watch = Watch::default();
+        assert_eq!(watch.look(3, 2, at(0)), Duration::ZERO);
+        // Idle: nobody owes anything.
+        assert_eq!(watch.look(3, 2, at(100)), Duration::ZERO);
+        assert_eq!(watch.look(3, 3, at(101)), Duration::ZERO);
+        assert_eq!(watch.look(3, 9, at(104)), Duration::from_secs(3));
+        assert_eq!(watch.look(4, 9, at(105)), Duration::ZERO);
+        assert_eq!(watch.look(4, 9, at(200)), Duration::ZERO);
     }
 
     #[test]

@@ -10,6 +10,9 @@ use quinn::{IdleTimeout, TransportConfig, VarInt};
 pub const KEEP_ALIVE: Duration = Duration::from_secs(12);
 /// A peer that was silent this long is gone: three lost keep-alives.
 pub const IDLE: Duration = Duration::from_secs(40);
+/// A control plane that answers nothing for this long, although something was sent that QUIC answers,
+/// is out of reach: the site has to know sooner than NATs allow a silent flow.
+pub const SILENCE: Duration = Duration::from_secs(6);
 /// Name in the control plane's certificate.
 pub const SERVER_NAME: &str = "hyperion-control";
 /// HTTP/3.
