@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::serve::Serve;
-use super::state::{Current, Outgoing, QUEUE, State};
+use super::state::{Current, Outgoing, Peer, QUEUE, State};
 use super::stats::{Counters, PeerStats};
 use super::{MAX_DATAGRAM, MAX_FRAME, PeerEvent, PeersConfig, PeersError};
 use super::{connection, dial, mdns, message};
@@ -33,8 +33,8 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A connection without any packet ends after this. Probes reach each peer of a site of a hundred
 /// more often, so most connections stay.
 const IDLE: Duration = Duration::from_secs(60);
-/// Connections of one node; the one not used for the longest time gives way.
-const CONNECTIONS: usize = 192;
+/// Connections of one node, at about 40 KiB each; the one not used for the longest time gives way.
+const CONNECTIONS: usize = 128;
 /// A replaced connection is still read for this long.
 const RETIRE: Duration = Duration::from_secs(1);
 /// Round-trip time that is assumed before one was measured: peers are near, and a lost packet of
@@ -491,7 +491,7 @@ impl PeersHandle {
                 let mut state = shared.lock();
                 let moved = state.circle != circle;
                 (state.client, state.circle) = (tls.client, circle);
-                let all = state.peers.values().flat_map(|p| p.connections());
+                let all = state.peers.values().flat_map(Peer::connections);
                 for quic in all.filter(|_| moved) {
                     quic.close(code::NOT_HEARD, b"of another site now");
                 }
@@ -515,7 +515,7 @@ impl PeersHandle {
         state.revoked = nodes.iter().cloned().collect::<HashSet<_>>();
         for node in nodes {
             let peer = state.peers.get(node);
-            for quic in peer.into_iter().flat_map(|p| p.connections()) {
+            for quic in peer.into_iter().flat_map(Peer::connections) {
                 quic.close(code::NOT_HEARD, b"revoked");
             }
         }

@@ -63,7 +63,7 @@ impl Mark {
             .get_addresses()
             .iter()
             .map(|scoped| SocketAddr::new(scoped.to_ip_addr(), port))
-            .filter(|address| usable(address))
+            .filter(usable)
             .collect();
         // IPv4 first: link-local IPv6 addresses need a scope that is lost here.
         addresses.sort_by_key(SocketAddr::is_ipv6);

@@ -148,7 +148,7 @@ impl Hands {
         // A peer's copy first where any copy will do: it is near, and it is there when the registry
         // is not, which a pull finds out slowly.
         let any = policy != PullPolicy::Always;
-        if any && self.from_peer(&image).await {
+        if any && self.fetched_from_peer(&image).await {
             return Ok(did(image, Some(begun.elapsed()), None));
         }
         match self.cri.pull_image(&image).await {
@@ -158,7 +158,7 @@ impl Hands {
             }
             // A device without network starts what it has.
             Err(error) if present => Ok(did(image, None, Some(error.to_string()))),
-            Err(_) if !any && self.from_peer(&image).await => {
+            Err(_) if !any && self.fetched_from_peer(&image).await => {
                 Ok(did(image, Some(begun.elapsed()), None))
             }
             Err(error) => Err(error),
@@ -166,7 +166,7 @@ impl Hands {
     }
 
     /// Whether another node gave the image.
-    async fn from_peer(&self, image: &str) -> bool {
+    async fn fetched_from_peer(&self, image: &str) -> bool {
         let Some(source) = self.images.get() else {
             return false;
         };

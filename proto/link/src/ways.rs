@@ -14,6 +14,8 @@ use crate::identity::Identity;
 const HEAD_START: Duration = Duration::from_secs(1);
 /// How long the other way is tried after the direct one has failed.
 const LAST_TRY: Duration = Duration::from_secs(5);
+/// A direct way that is worth taking answers in this time.
+const DIRECT_WITHIN: Duration = Duration::from_secs(3);
 /// Wait between two attempts on the other way.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -156,9 +158,10 @@ impl Ways {
             tokio::time::sleep(every).await;
             let attempt =
                 client::connect(endpoint, &self.direct, Some(identity), transport.clone());
-            match attempt.await {
-                Ok(_) => return,
-                Err(e) => debug!(error = %e, "the direct way is still shut"),
+            match tokio::time::timeout(DIRECT_WITHIN, attempt).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(e)) => debug!(error = %e, "the direct way is still shut"),
+                Err(_) => debug!("the direct way says nothing"),
             }
         }
     }

@@ -6,20 +6,27 @@ async fn a_restarted_peer_is_heard_and_reached_again() {
     let mut a = Node::start(fleet.identity("a", "lab"));
     let identity = fleet.identity("b", "lab");
     // In a runtime of its own, which dies as a process does: without a word.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let mut b = {
-        let _inside = runtime.enter();
-        Node::start(identity.clone())
-    };
+    let (die, death) = tokio::sync::oneshot::channel::<()>();
+    let (born, birth) = tokio::sync::oneshot::channel();
+    let born_with = identity.clone();
+    let life = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let _ = born.send(Node::start(born_with));
+            let _ = death.await;
+        });
+    });
+    let mut b = birth.await.unwrap();
     a.knows(&b);
     let addr = b.addr();
     until_heard(&a, &mut b, "before").await;
-    let died = move || runtime.shutdown_timeout(Duration::from_secs(5));
-    tokio::task::spawn_blocking(died).await.unwrap();
+    die.send(()).unwrap();
+    tokio::task::spawn_blocking(move || life.join().unwrap())
+        .await
+        .unwrap();
     drop(b);
     a.peers.datagram("b", Bytes::from_static(b"into the void"));
     let mut b = loop {

@@ -182,7 +182,11 @@ async fn a_node_whose_way_is_shut_reaches_the_control_plane_through_a_peer() {
     // The connection of the peers ends: the next one carries on, and the link notices nothing.
     for quic in [&a, &b].map(|node| {
         let state = node.peers.shared.lock();
-        let all: Vec<_> = state.peers.values().flat_map(|p| p.connections()).collect();
+        let all: Vec<_> = state
+            .peers
+            .values()
+            .flat_map(crate::peers::state::Peer::connections)
+            .collect();
         all[0].clone()
     }) {
         quic.close(0_u32.into(), b"test");

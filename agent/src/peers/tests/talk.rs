@@ -169,6 +169,31 @@ async fn a_static_peer_is_found_without_a_list() {
 }
 
 #[tokio::test]
+async fn peers_find_each_other_by_multicast() {
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    if let Err(e) = probe.send_to(b"", "224.0.0.251:9") {
+        println!("SKIPPED: no multicast here: {e}");
+        return;
+    }
+    let (fleet, stranger) = (Fleet::new("f"), Fleet::new("f"));
+    let node = |identity: Identity| {
+        Node::with(PeersConfig {
+            mdns: true,
+            listen: "0.0.0.0:0".parse().unwrap(),
+            ..config(identity)
+        })
+    };
+    let mut a = node(fleet.identity("a", "lab"));
+    let elsewhere = node(fleet.identity("c", "other"));
+    let other = node(stranger.identity("d", "lab"));
+    let _b = node(fleet.identity("b", "lab"));
+    assert_eq!(a.found().await, "b");
+    // Records of others are not even called.
+    assert_eq!(elsewhere.peers.stats().refused, 0);
+    assert_eq!(other.peers.stats().refused, 0);
+}
+
+#[tokio::test]
 async fn a_policy_comes_with_the_right_hash_only() {
     let fleet = Fleet::new("f");
     let file = PolicyFile {
@@ -232,4 +257,19 @@ async fn an_order_is_answered() {
     }
     assert_eq!(answers, ["", "no room", "the agent does not answer"]);
     drop(orders.await.unwrap());
+}
+
+#[tokio::test]
+async fn multicast_that_leads_nowhere_is_no_harm() {
+    let fleet = Fleet::new("f");
+    let node = |id: &str| {
+        Node::with(PeersConfig {
+            mdns: true,
+            ..config(fleet.identity(id, "lab"))
+        })
+    };
+    let (a, mut b) = (node("a"), node("b"));
+    a.knows(&b);
+    a.say(&b, "hello");
+    assert_eq!(b.datagram().await.1, "hello");
 }
