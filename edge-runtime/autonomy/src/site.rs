@@ -116,6 +116,7 @@ impl ReplicaEntry {
             decider: self.record.decider.clone(),
             taken: self.record.taken,
             digest: self.order.digest,
+            ended: self.order.ended,
         }
     }
 }

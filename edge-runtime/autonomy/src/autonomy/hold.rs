@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use hyperion_wire::agent_v1::ReplicaPhase;
+use hyperion_wire::agent_v1::{RecordState, ReplicaPhase};
 use hyperion_wire::convert;
 use hyperion_wire::domain::ReplicaKey;
 
@@ -163,17 +163,27 @@ impl Autonomy {
         let long = |since: Option<Duration>, time: Duration| {
             since.is_some_and(|at| now.saturating_sub(at) >= time)
         };
-        // Until it has compared what it knows with a few of them.
+        // Until it has compared what it knows with a few of them. The control plane's word is not
+        // enough: it may not have heard yet what they decided.
         long(self.majority.since, self.profile.sync_period * 3)
-            || (long(self.majority.since, Duration::ZERO) && self.machine.complete())
             || (!self.majority.met && long(self.majority.complete_since, ALONE))
     }
 
     /// Why a replica must not run here now.
     pub(super) fn must_hold(&self, key: &ReplicaKey, now: Duration) -> Option<Hold> {
-        let intent = self.site.replica(key)?.intent.as_ref()?;
+        let entry = self.site.replica(key)?;
+        if entry.state() == RecordState::Ended {
+            // There is nothing to stop, and its outcome is to be kept.
+            return None;
+        }
+        let intent = entry.intent.as_ref()?;
         if intent.exclusive && !self.may_run_exclusive(now) {
-            return Some(Hold::NoMajority);
+            let begins = now < self.started.saturating_add(self.notices_within());
+            return Some(if begins || self.majority.since.is_some() {
+                Hold::Listens
+            } else {
+                Hold::NoMajority
+            });
         }
         self.is_cut_off(intent.stop_after, now)
             .then_some(Hold::CutOff)
@@ -207,19 +217,21 @@ impl Autonomy {
             let Some(mine) = self.mine.get_mut(&key) else {
                 continue;
             };
-            match (mine.hold, must) {
-                (None, Some(hold)) => {
-                    mine.hold = Some(hold);
-                    self.stop_for(&key, hold, now, out);
+            let before = std::mem::replace(&mut mine.hold, must);
+            match (before, must) {
+                (None, Some(hold)) => self.stop_for(&key, hold, now, out),
+                (Some(before), Some(hold)) if before != hold => {
+                    self.tell_of_hold(&key, hold, now, out);
                 }
                 (Some(_), None) => {
-                    mine.hold = None;
-                    out.push(Output::Event {
-                        reason: "RunsAgain",
-                        message: format!("{} may run it again", self.node_id),
-                        warning: false,
-                        key: Some(key.clone()),
-                    });
+                    if self.people.held_back.remove(&key) {
+                        out.push(Output::Event {
+                            reason: "RunsAgain",
+                            message: format!("{} may run it again", self.node_id),
+                            warning: false,
+                            key: Some(key.clone()),
+                        });
+                    }
                     self.run(&key, out);
                 }
                 _ => {}
@@ -246,6 +258,7 @@ impl Autonomy {
         self.follow_at = self.follow_at.min(at);
     }
 
+    /// Holds a copy back that runs, or that the store would start.
     pub(super) fn stop_for(
         &mut self,
         key: &ReplicaKey,
@@ -254,37 +267,59 @@ impl Autonomy {
         out: &mut Vec<Output>,
     ) {
         let generation = self.mine.get(key).map_or(0, |mine| mine.generation);
-        let (reason, why) = match hold {
-            Hold::NoMajority => (
-                "NoMajority",
-                format!(
-                    "{} sees {} of {} nodes of its site, and another one may run this exclusive \
-                     replica",
-                    self.node_id,
-                    self.live_members(),
-                    self.members()
-                ),
-            ),
-            Hold::CutOff => (
-                "StoppedCutOff",
-                format!(
-                    "{} has had no link to the control plane for {} s (stopAfter)",
-                    self.node_id,
-                    now.saturating_sub(self.machine.own_contact(now)).as_secs()
-                ),
-            ),
-        };
-        out.push(Output::Event {
-            reason,
-            message: why.clone(),
-            warning: true,
-            key: Some(key.clone()),
-        });
+        self.tell_of_hold(key, hold, now, out);
+        let (_, why) = self.says_of_hold(hold, now);
         out.push(Output::Stop {
             key: key.clone(),
             generation,
             why,
         });
+    }
+
+    /// Tells people once; that a node listens for some seconds after its start is no news.
+    pub(super) fn tell_of_hold(
+        &mut self,
+        key: &ReplicaKey,
+        hold: Hold,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) {
+        if hold == Hold::Listens || !self.people.held_back.insert(key.clone()) {
+            return;
+        }
+        let (reason, message) = self.says_of_hold(hold, now);
+        out.push(Output::Event {
+            reason,
+            message,
+            warning: true,
+            key: Some(key.clone()),
+        });
+    }
+
+    fn says_of_hold(&self, hold: Hold, now: Duration) -> (&'static str, String) {
+        let me = &self.node_id;
+        match hold {
+            Hold::NoMajority => (
+                "NoMajority",
+                format!(
+                    "{me} sees {} of {} nodes of its site, and another one may run this exclusive \
+                     replica",
+                    self.live_members(),
+                    self.members()
+                ),
+            ),
+            Hold::Listens => (
+                "Listens",
+                format!("{me} hears first what its peers have decided of this exclusive replica"),
+            ),
+            Hold::CutOff => (
+                "StoppedCutOff",
+                format!(
+                    "{me} has had no link to the control plane for {} s (stopAfter)",
+                    now.saturating_sub(self.machine.own_contact(now)).as_secs()
+                ),
+            ),
+        }
     }
 
     /// At the start: an exclusive replica that went on while the agent was away goes on until this

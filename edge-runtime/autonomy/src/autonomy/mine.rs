@@ -24,6 +24,8 @@ const LONGEST_OVERLAP: Duration = Duration::from_secs(300);
 pub(super) enum Hold {
     /// Exclusive, and without a majority nobody knows whether another node runs it.
     NoMajority,
+    /// Exclusive, and what the majority decided while this node was away may not be known yet.
+    Listens,
     /// The control plane was out of reach for `stopAfter`.
     CutOff,
 }
@@ -106,6 +108,8 @@ impl Autonomy {
                 Some(hold) => {
                     if before.is_some_and(|b| b.hold.is_none() && !b.stopped) {
                         self.stop_for(&key, hold, now, out);
+                    } else {
+                        self.tell_of_hold(&key, hold, now, out);
                     }
                 }
                 None => self.run(&key, out),

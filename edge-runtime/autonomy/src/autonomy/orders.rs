@@ -168,8 +168,8 @@ impl Autonomy {
         out
     }
 
-    /// The replica is not to run here any more. The record gets the generation that ran here, and
-    /// not the order's: that may be the one that runs elsewhere by now.
+    /// The replica is not to run here any more. The record gets the generation and the decider of
+    /// what ran here, and not the order's: that may be what runs elsewhere by now.
     fn remove(&mut self, key: &ReplicaKey, generation: u64, now: Duration, out: &mut Vec<Output>) {
         let me = self.node_id.clone();
         let record = self
@@ -180,7 +180,9 @@ impl Autonomy {
             .map(|entry| ReplicaRecord {
                 key: entry.record.key.clone(),
                 generation: entry.record.generation,
+                decider: entry.record.decider.clone(),
                 state: RecordState::Removed.into(),
+                outcome: entry.record.outcome,
                 unix_ms: self.unix_ms(now),
                 taken: true,
                 ..ReplicaRecord::default()

@@ -21,6 +21,8 @@ pub(super) struct People {
     pub dead: BTreeMap<String, Duration>,
     /// Replicas that were said to have no place, or no majority.
     pub waiting: BTreeSet<(hyperion_wire::domain::ReplicaKey, &'static str)>,
+    /// Replicas that were said to be held back here.
+    pub held_back: BTreeSet<hyperion_wire::domain::ReplicaKey>,
     /// The site was autonomous since it was last connected.
     away: bool,
     pub refused: BTreeMap<String, Refusals>,

@@ -391,17 +391,14 @@ fn is_claim(record: &ReplicaRecord) -> bool {
 }
 
 fn nowhere(why: &SiteExplanation) -> String {
-    if !why.fallback.is_empty() {
-        return why.fallback.clone();
-    }
     let reasons: Vec<String> = why
         .rejected
         .iter()
         .map(|r| format!("{} by {}", r.count, r.constraint))
         .collect();
-    if reasons.is_empty() {
-        "no live node fits".to_owned()
-    } else {
-        format!("no live node fits: ruled out {}", reasons.join(", "))
+    match (reasons.is_empty(), why.fallback.as_str()) {
+        (false, _) => format!("no live node fits: ruled out {}", reasons.join(", ")),
+        (true, "") => "no live node fits".to_owned(),
+        (true, why) => why.to_owned(),
     }
 }

@@ -208,6 +208,10 @@ impl Autonomy {
         let info = self.site.info().clone();
         let enrolled = |id: &str| info.members.iter().any(|m| m.node_id == id);
         let (membership, after) = (&self.membership, self.profile.forget_dead);
+        let site = &self.site;
+        let known = |key: &_| site.replica(key).is_some();
+        self.people.held_back.retain(known);
+        self.people.waiting.retain(|(key, _)| known(key));
         self.site.expire(now, |id, entry| {
             !membership.is_live(id) && !enrolled(id) && now.saturating_sub(entry.at) > after
         });

@@ -8,19 +8,25 @@ use prost::Message;
 
 use super::hash::Hash;
 
-/// The place of a record among those of its replica: by generation, then by how final its state is,
-/// then by decider (the control plane's is empty and the lowest).
+/// The place of a record among those of its replica: by generation; then what ended holds against
+/// what did not; then by decider (the control plane's is empty and the lowest); then by state.
 ///
-/// State and digest come last: they only tell apart what one decider can't have decided twice unless
-/// its store was lost in between, so that all nodes keep the same of the two.
+/// A removal has the decider of the decision that it removes. So it holds against that one, and not
+/// against another of the same generation: where a site was split and both halves decided, the
+/// control plane ends one of the two copies, and means just that one.
+///
+/// The digest comes last: it only tells apart what one decider can't have decided twice unless its
+/// store was lost in between, so that all nodes keep the same of the two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// At least 1.
     pub generation: u64,
-    /// What it says.
-    pub state: RecordState,
+    /// The replica ended; also of one that was removed after it did.
+    pub ended: bool,
     /// Node that decided; empty for the control plane.
     pub decider: String,
+    /// What it says.
+    pub state: RecordState,
     /// Of all that the record says but for `taken`.
     pub digest: u32,
 }
@@ -29,10 +35,17 @@ impl Order {
     /// Of a record.
     #[must_use]
     pub fn of(record: &ReplicaRecord) -> Self {
+        let state = RecordState::try_from(record.state).unwrap_or_default();
+        let ended = match state {
+            RecordState::Ended => true,
+            RecordState::Removed => record.outcome != 0,
+            _ => false,
+        };
         Self {
             generation: record.generation,
-            state: RecordState::try_from(record.state).unwrap_or_default(),
+            ended,
             decider: record.decider.clone(),
+            state,
             digest: digest(record),
         }
     }
@@ -42,19 +55,10 @@ impl Order {
     pub fn of_version(version: &ReplicaVersion) -> Self {
         Self {
             generation: version.generation,
-            state: RecordState::try_from(version.state).unwrap_or_default(),
+            ended: version.ended,
             decider: version.decider.clone(),
+            state: RecordState::try_from(version.state).unwrap_or_default(),
             digest: version.digest,
-        }
-    }
-
-    /// Final states hold against others of the same generation.
-    const fn rank(&self) -> u8 {
-        match self.state {
-            RecordState::Unspecified => 0,
-            RecordState::Placed | RecordState::Pending => 1,
-            RecordState::Ended => 2,
-            RecordState::Removed => 3,
         }
     }
 }
@@ -63,7 +67,7 @@ impl Ord for Order {
     fn cmp(&self, other: &Self) -> Ordering {
         self.generation
             .cmp(&other.generation)
-            .then_with(|| self.rank().cmp(&other.rank()))
+            .then_with(|| self.ended.cmp(&other.ended))
             .then_with(|| self.decider.cmp(&other.decider))
             .then_with(|| self.state.cmp(&other.state))
             .then_with(|| self.digest.cmp(&other.digest))

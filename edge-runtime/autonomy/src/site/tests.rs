@@ -155,10 +155,17 @@ proptest! {
 }
 
 #[test]
-fn the_higher_generation_holds_then_the_final_state_then_the_decider() {
+fn the_higher_generation_holds_then_what_ended_then_the_decider_and_a_removal_is_of_one() {
+    let without_end = |decider: &str| ReplicaRecord {
+        decider: decider.into(),
+        outcome: 0,
+        ..removed(0, 1)
+    };
     let rising = [
         placed(0, 1, "", "edge-1"),
+        without_end(""),
         placed(0, 1, "edge-2", "edge-1"),
+        without_end("edge-2"),
         placed(0, 1, "edge-3", "edge-1"),
         record(0, 1, RecordState::Ended, "", "edge-1"),
         removed(0, 1),
@@ -179,7 +186,7 @@ fn what_was_taken_stays_taken() {
     let mut site = merged(&[taken]);
     assert!(!site.merge_replica("peer", untaken.clone(), NOW).unwrap());
     assert!(!site.has_untaken());
-    let mut site = merged(&[untaken.clone()]);
+    let mut site = merged(std::slice::from_ref(&untaken));
     assert!(site.has_untaken());
     let taken = ReplicaRecord {
         taken: true,

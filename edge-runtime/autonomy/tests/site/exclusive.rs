@@ -2,7 +2,7 @@ use super::harness::{World, exclusive, key, ms, s};
 
 fn site(nodes: usize, seed: u64) -> World {
     let mut world = World::new(nodes, seed);
-    world.run_for(s(5));
+    world.run_for(s(10));
     world.order(&key("one"), 1, "edge-1", &exclusive());
     world.run_for(s(5));
     assert_eq!(world.runs(&key("one")), ["edge-1"]);
@@ -93,7 +93,7 @@ fn a_link_that_comes_back_to_the_lonely_one_is_no_leave_to_run_it() {
 #[test]
 fn a_node_with_a_link_keeps_it_when_its_peers_fall_silent() {
     let mut world = World::new(5, 31);
-    world.run_for(s(5));
+    world.run_for(s(10));
     world.order(&key("one"), 1, "edge-1", &exclusive());
     world.run_for(s(60));
     world.cut(&["edge-1"], &["edge-2", "edge-3", "edge-4", "edge-5"]);

@@ -34,7 +34,7 @@ fn the_control_plane_takes_what_the_site_decided_and_nothing_restarts() {
         (adopted.generation, adopted.node.as_str()),
         (2, winner.as_str())
     );
-    assert_eq!(adopted.decider.is_empty(), false);
+    assert!(!adopted.decider.is_empty());
     let why = adopted.explanation.as_ref().unwrap();
     assert_eq!(why.cause, "node edge-1 is dead");
     assert!(why.candidates > 0);
@@ -57,7 +57,7 @@ fn a_device_that_comes_back_gives_way_to_the_copy_that_serves() {
         w.runs(&key("web")) == [winner.clone()]
     });
     world.run_for(s(30));
-    assert_eq!(world.runs(&key("web")), [winner.clone()]);
+    assert_eq!(world.runs(&key("web")), std::slice::from_ref(&winner));
     assert_eq!(world.nodes[&winner].starts[&key("web")], 1);
     assert_eq!(world.reasons("PeerBack"), 1, "{}", world.story());
 }
