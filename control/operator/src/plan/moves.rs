@@ -206,6 +206,14 @@ impl Pass<'_> {
         down >= after
     }
 
+    /// A copy that was ready when it was last heard of, on a node that may come back with it.
+    fn may_return(&self, entry: &PlacementEntry) -> bool {
+        let was_ready = entry.report.as_ref().is_some_and(|r| r.ready);
+        let node = self.index.nodes.get(&entry.spec.node);
+        let back = |n: &NodeEntry| !n.connected && n.spec.as_ref().is_some_and(|s| !s.revoked);
+        was_ready && node.is_some_and(back)
+    }
+
     /// A replica that another node may run better.
     fn failing(&mut self, job: bool, entry: &PlacementEntry) -> Option<Why> {
         let report = entry.report.as_ref()?;
@@ -320,12 +328,14 @@ impl Pass<'_> {
             return;
         }
         if !same_node {
-            // Nothing presses a move to a better place: a slow start must not cost the service.
+            // Nothing presses a move to a better place: a slow start must not cost the service. Nor
+            // is a copy on a node that is back to be stopped for one that is not ready.
             let patience = match why {
-                Why::Better(..) => HANDOVER * 15,
+                Why::Better(..) | Why::Lost(_) => HANDOVER * 15,
                 _ => HANDOVER,
             };
-            let until = (serves && !alone).then(|| self.now + patience);
+            let may_return = matches!(why, Why::Lost(_)) && self.may_return(entry);
+            let until = ((serves || may_return) && !alone).then(|| self.now + patience);
             self.index.leave(Leaving::of(entry, until));
         }
         let lost = matches!(why, Why::Lost(_) | Why::Failing(..));

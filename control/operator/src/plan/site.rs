@@ -453,10 +453,11 @@ impl Pass<'_> {
     ) {
         let record = &claim.record;
         let ready = self.ours(claim, &held) == Ours::Healthy;
-        // Of two of one generation, a site takes its own for the newer one.
+        // Of two of one generation, a site takes its own for the newer one; and an old copy that goes
+        // on has to be older than the one that it waits for.
         let renews = claim.generation() > held.spec.generation
             || (claim.generation() == held.spec.generation
-                && self.site_of(&held.spec.node) == claim.site);
+                && (!ready || self.site_of(&held.spec.node) == claim.site));
         let pod = claim.wire.pod.clone().unwrap_or_default();
         let serves = !alone(workload) && (!ready || renews);
         let until = serves.then(|| self.now + if ready { HANDOVER } else { PATIENCE });
@@ -527,8 +528,16 @@ impl Pass<'_> {
         };
         let key = &claim.record.key;
         self.index.remember_generation(key, claim.generation());
-        if self.ours(claim, &held) == Ours::Healthy {
-            // It has found its place again since.
+        // It has found its place again since. Or it is exclusive, and nobody can tell whether a node
+        // out of reach runs it: it waits for that node like any other.
+        let away = self
+            .index
+            .nodes
+            .get(&held.spec.node)
+            .is_none_or(|n| !n.connected);
+        let own_word = claim.askers().any(|asker| asker == held.spec.node);
+        let unsure = workload.object.spec.policy.exclusive && away && !own_word;
+        if unsure || self.ours(claim, &held) == Ours::Healthy {
             self.renew(held, claim);
             return;
         }

@@ -198,3 +198,30 @@ fn an_annotation_that_makes_no_sense_is_ignored() {
         assert_eq!(w.on(0), Some(("b".to_owned(), 2)), "{text}");
     }
 }
+
+#[test]
+fn a_copy_on_a_node_that_is_back_goes_on_until_the_one_placed_for_it_is_ready() {
+    for back in [true, false] {
+        let mut w = World::new();
+        w.node("a", json!({}), 0);
+        w.workload(service(1, "i"));
+        w.run_all();
+        w.node("b", json!({}), 0);
+        w.down("a");
+        w.wait(REPLACE_AFTER);
+        assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
+        reports(&mut w, "b", 2, ReplicaPhase::Starting);
+        if back {
+            w.connect("a", json!({}), 0);
+            reports(&mut w, "a", 1, ReplicaPhase::Running);
+        }
+        w.wait(Duration::from_secs(300));
+        assert_eq!(w.stopped, [], "b pulls an image");
+        reports(&mut w, "b", 2, ReplicaPhase::Running);
+        assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+        if back {
+            reports(&mut w, "a", 1, ReplicaPhase::Stopped);
+        }
+        assert!(over(&w), "{:?}", named(&w));
+    }
+}

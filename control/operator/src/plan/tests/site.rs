@@ -308,7 +308,7 @@ fn the_control_plane_s_copy_is_waited_for_where_it_starts() {
     w.says("far", 2, ReplicaPhase::Starting);
     w.says("edge-2", 2, ReplicaPhase::Running);
     w.brings("edge-2", record(&spec, RecordState::Placed, "edge-2", 2));
-    assert_eq!(w.on(0), at("far", 2));
+    assert_eq!(w.on(0), at("far", 3), "above the one that it replaces");
     assert!(!w.was_stopped("edge-2", 2));
     assert!(
         w.started.contains(&("edge-2".to_owned(), 0, 2)),
@@ -318,7 +318,7 @@ fn the_control_plane_s_copy_is_waited_for_where_it_starts() {
         w.objects["w-0"]["metadata"]["annotations"].is_object(),
         "a restart knows of it"
     );
-    w.says("far", 2, ReplicaPhase::Running);
+    w.says("far", 3, ReplicaPhase::Running);
     assert!(w.was_stopped("edge-2", 2));
 }
 
@@ -700,6 +700,31 @@ fn an_exclusive_replica_is_placed_again_once_its_site_must_have_stopped_it() {
     assert_eq!(w.on(0), at("edge-1", 1));
     w.wait(Duration::from_secs(3));
     assert_eq!(w.on(0), at("far", 2));
+}
+
+#[test]
+fn an_exclusive_replica_is_not_placed_by_hearsay() {
+    let spec = with_policy(service(1, "i"), json!({ "exclusive": true }));
+    let mut w = cut_off(&spec);
+    w.far();
+    w.connect("edge-2", json!({}), 0);
+    w.brings("edge-2", record(&spec, RecordState::Pending, "", 2));
+    assert_eq!(
+        w.on(0),
+        at("edge-1", 3),
+        "edge-1 may run it; its site has given out 2"
+    );
+    assert_eq!(w.answers(), [("edge-2".to_owned(), 2, true)]);
+    w.wait(REPLACE_AFTER * 10);
+    assert_eq!(w.on(0), at("edge-1", 3));
+    // The node itself says that it does not.
+    let mut w = cut_off(&spec);
+    w.far();
+    w.connect("edge-1", json!({}), 0);
+    w.says("edge-1", 1, ReplicaPhase::Stopped);
+    w.brings("edge-1", record(&spec, RecordState::Pending, "", 2));
+    assert_eq!(w.on(0).map(|(_, generation)| generation), Some(3));
+    assert_eq!(w.answers(), [("edge-1".to_owned(), 2, true)]);
 }
 
 #[test]
