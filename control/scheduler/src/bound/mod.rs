@@ -33,6 +33,13 @@ use plan::{Item, Room};
 pub const STEP: f64 = 0.25;
 /// Hours for which room on a device has one price.
 const PRICED: f64 = 1.0;
+/// By how much the price of room changes where one more replica than fits asks for all of it, in the
+/// first round and in the last: the best of those tried on 4 episodes of training, where 120 rounds
+/// lower the bound by 0.2 % beyond what 60 do.
+const FIRST_STEP: f64 = 1.0;
+const LAST_STEP: f64 = 0.02;
+/// Share of the direction of the steps before that is kept.
+const KEPT: f64 = 0.7;
 /// Resources of a device that are priced: CPU, GPU, memory.
 const RESOURCES: usize = 3;
 
@@ -74,6 +81,7 @@ fn priced(
     let up = uptime(scenario, hours);
     let (mut best, mut alone) = (f64::INFINITY, f64::INFINITY);
     let mut best_prices = prices.clone();
+    let mut drift = vec![0.0; prices.len()];
     for round in 0..=rounds {
         let room = Room {
             prices: &prices,
@@ -94,10 +102,14 @@ fn priced(
             best = total;
             best_prices.clone_from(&prices);
         }
-        // Room that is asked for beyond what there is becomes dearer, unused room cheaper.
-        let step = 2.0 / (1.0 + f64::from(round)).sqrt();
-        for ((price, used), up) in prices.iter_mut().zip(&usage).zip(&up) {
-            *price = (*price + step * (used - up) / PRICED).max(0.0);
+        // Room that is asked for beyond what there is becomes dearer, unused room cheaper. Steps
+        // get smaller at a constant rate, and go on in the direction of those before: so prices
+        // settle, instead of swinging around what they should be.
+        let step =
+            FIRST_STEP * (LAST_STEP / FIRST_STEP).powf(f64::from(round) / f64::from(rounds.max(1)));
+        for (i, price) in prices.iter_mut().enumerate() {
+            drift[i] = KEPT * drift[i] + (1.0 - KEPT) * (usage[i] - up[i]) / PRICED;
+            *price = (*price + step * drift[i]).max(0.0);
         }
     }
     let per_hour = |total: f64| {

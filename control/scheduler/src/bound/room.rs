@@ -20,7 +20,7 @@ pub const CHARGED: f64 = 0.9;
 /// Prices of room on the devices of an episode.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoomPrices {
-    /// By device id: reward per hour of all its CPU and of all its GPUs, in each hour.
+    /// By device id: reward per hour of all of each resource, in each hour.
     devices: BTreeMap<String, (Node, Vec<[f64; RESOURCES]>)>,
 }
 

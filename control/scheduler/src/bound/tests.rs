@@ -173,6 +173,27 @@ fn prices_for_room_find_that_one_device_holds_one_of_two_jobs() {
 }
 
 #[test]
+fn memory_is_room_too() {
+    // By their cores both fit on the device, by their memory one and a third do.
+    let large = |name: &str| {
+        let mut job = job(name, 10.0);
+        job.request.gpu = GpuRequest::default();
+        job.request.resources.memory_bytes = 12 * GIB;
+        job
+    };
+    let pools = vec![pool("a", Path::constant(0.5), Path::constant(1.0))];
+    let jobs = vec![large("i"), large("j")];
+    let s = scenario(pools, vec![device(0.1)], jobs);
+    let b = bound(&s, &RewardWeights::default(), 200);
+    let (there, elsewhere) = (rate(0.075), rate(0.375));
+    let optimum = 10.0 * (there + elsewhere);
+    assert!(b.reward >= optimum - 1e-6, "{b:?} {optimum}");
+    let cut = 10.0 * (4.0 * there + 2.0 * elsewhere) / 3.0;
+    assert!(close(b.reward, cut), "{b:?} {cut}");
+    assert!(close(b.mean_reward_alone, there), "{b:?}");
+}
+
+#[test]
 fn a_pool_that_closes_ends_the_work_there() {
     let open = Path {
         points: vec![(0.0, 1.0), (1.9, 0.0)],

@@ -68,7 +68,7 @@ const FULL: &str = "policy.safetensors";
 const QUANTISED: &str = "policy-q8.gguf";
 
 /// Rounds for the prices of room.
-const ROUNDS: u32 = 30;
+const ROUNDS: u32 = 40;
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {

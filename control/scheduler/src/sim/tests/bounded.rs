@@ -1,8 +1,11 @@
 //! Nothing that is played earns more than the bound, and the same episode goes the same way twice.
 
+use hyperion_policy::PolicyFile;
+
 use super::*;
 use crate::baselines::{NAMES, by_name};
-use crate::bound::bound;
+use crate::bound::{Foresight, foresee};
+use crate::eval::episodes::{PPO, PolicyBrain};
 use crate::scenario::{Size, Split};
 use crate::world::World;
 
@@ -11,22 +14,27 @@ fn drawn(seed: u64, size: &Size) -> Arc<Scenario> {
 }
 
 #[test]
-fn no_baseline_earns_more_than_the_bound() {
-    for seed in 0..6 {
-        let scenario = drawn(seed, &Size::small());
-        let most = bound(&scenario, &RewardWeights::default(), 8);
+fn no_scheduler_earns_more_than_the_bound() {
+    let config = SimConfig::default();
+    for (seed, split) in (0..16).flat_map(|s| [(s, Split::Train), (s, Split::Unseen)]) {
+        let world = World::builtin();
+        let scenario = Arc::new(Scenario::draw(&world, seed, split, &Size::small()));
+        let foresight = Foresight::new(&scenario, &config, 60);
+        let most = foresight.bound.mean_reward + 1e-9;
+        let planned = foresee(&scenario, config, &foresight).all.mean_reward();
+        assert!(
+            planned <= most,
+            "seed {seed}: foresight earns {planned} of {most}"
+        );
+        let policy = PolicyFile::read(hyperion_policy::BUILT_IN).unwrap().network;
+        let mut brains: Vec<Box<dyn Brain>> = vec![Box::new(PolicyBrain::new(PPO, policy, None))];
         for name in NAMES {
-            let outcome = run(
-                &scenario,
-                SimConfig::default(),
-                &mut *by_name(name).unwrap(),
-            );
-            let mean = outcome.all.mean_reward();
-            assert!(
-                mean <= most.mean_reward + 1e-9,
-                "seed {seed}: {name} earns {mean}, the bound is {}",
-                most.mean_reward
-            );
+            brains.push(by_name(name).unwrap());
+        }
+        for mut brain in brains {
+            let mean = run(&scenario, config, &mut *brain).all.mean_reward();
+            let name = brain.name();
+            assert!(mean <= most, "seed {seed}: {name} earns {mean} of {most}");
         }
     }
 }
