@@ -135,6 +135,7 @@ impl<W: Workloads> Node<W> {
             MemberView {
                 state: match membership.state(&member.node) {
                     _ if own => MemberState::Alive,
+                    _ if site.is_revoked(&member.node) => MemberState::Revoked,
                     Some((State::Alive, _)) => MemberState::Alive,
                     Some((State::Suspect, _)) => MemberState::Suspect,
                     Some((State::Down, _)) => MemberState::Dead,

@@ -10,8 +10,8 @@ use super::{Node, Now, Outgoing};
 use crate::workloads::Workloads;
 
 /// Batches that are sent in a second at most: live telemetry, reports and logs share the link. A
-/// day of one sample a second is through in some seven minutes.
-const PER_SECOND: u32 = 4;
+/// day of one sample a second is through in some six minutes.
+const PER_SECOND: u32 = 8;
 /// Time after which a batch that was not acknowledged is sent again.
 const AGAIN: Duration = Duration::from_secs(20);
 /// Times that a batch is sent on one connection; a control plane that never acknowledges is an

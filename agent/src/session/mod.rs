@@ -300,7 +300,7 @@ impl<W: Workloads> Session<W> {
         let mut node = lock(&self.node);
         node.tick(now(), &self.sender);
         self.status.set_store(node.store().failure());
-        self.status.set_node_state(&node);
+        self.status.metrics.set_node(&node);
         drop(node);
         if self.look_at.is_none_or(|at| now().at >= at) {
             self.look_at = Some(now().at + Duration::from_secs(1));

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use super::{Session, lock, now};
-use crate::local::{LocalRequest, SiteStatus};
+use crate::local::{self, LocalRequest, SiteStatus};
 use crate::node::{Fetched, Node};
 use crate::peers::{PeerEvent, PeersHandle, PolicyFile, PolicyFiles, Relay};
 use crate::runtime::Cri;
@@ -253,7 +253,8 @@ impl<W: Workloads> Session<W> {
                 answer,
             } => {
                 info!(%from, replicas = apply.records.len(), "a peer hands over a local order");
-                let result = node.apply(apply.records, now(), &self.sender);
+                let result = local::check_records(&apply.records)
+                    .and_then(|()| node.apply(apply.records, now(), &self.sender));
                 let error = result.err().unwrap_or_default();
                 let _ = answer.send(ApplyAnswer { error });
             }

@@ -558,6 +558,19 @@ impl Image {
         self.cut_at.is_some_and(|n| self.operations >= n)
     }
 
+    /// What was written is on the disk.
+    fn settle(&mut self) {
+        let length = self.live.len();
+        self.durable.resize(length, 0);
+        for (start, data) in std::mem::take(&mut self.pending) {
+            // What a shrinking file cut off is nowhere.
+            let end = (start + data.len()).min(length);
+            if start < end {
+                self.durable[start..end].copy_from_slice(&data[..end - start]);
+            }
+        }
+    }
+
     /// What is on the disk when the power is back.
     pub fn left(&self) -> Vec<u8> {
         let mut disk = self.durable.clone();
@@ -634,8 +647,7 @@ impl StorageBackend for Disk {
         let mut image = self.image();
         image.operations += 1;
         if !image.lost() {
-            image.durable = image.live.clone();
-            image.pending.clear();
+            image.settle();
         }
         Ok(())
     }

@@ -55,6 +55,8 @@ pub struct State {
     pub received: Mutex<Vec<Body>>,
     pub welcome: Mutex<Welcome>,
     pub ack_events: AtomicBool,
+    /// Id of the next node that enrols.
+    pub node: Mutex<String>,
     /// Enrolments that are answered with UNAVAILABLE first.
     pub unavailable: AtomicU32,
     outgoing: Mutex<Option<mpsc::Sender<Result<StreamMessage, Status>>>>,
@@ -94,6 +96,7 @@ impl Control {
                 ..Welcome::default()
             }),
             ack_events: AtomicBool::new(true),
+            node: Mutex::new(NODE.to_owned()),
             unavailable: AtomicU32::new(0),
             outgoing: Mutex::default(),
             connection: Mutex::default(),
@@ -188,12 +191,13 @@ impl AgentService for Endpoint {
         }
         let der = CertificateSigningRequestDer::from(request.csr_der.as_slice());
         let mut csr = CertificateSigningRequestParams::from_der(&der).unwrap();
-        csr.params.subject_alt_names = [spiffe_uri("test", NODE), site_uri("test", "lab")]
+        let node = state.node.lock().unwrap().clone();
+        csr.params.subject_alt_names = [spiffe_uri("test", &node), site_uri("test", "lab")]
             .map(|uri| SanType::URI(uri.try_into().unwrap()))
             .into();
         let certificate = csr.signed_by(&state.issuer).unwrap();
         Ok(Response::new(RegisterNodeResponse {
-            node_id: NODE.to_owned(),
+            node_id: node,
             certificate_chain_der: vec![certificate.der().to_vec(), state.ca.to_vec()],
             site: "lab".to_owned(),
         }))

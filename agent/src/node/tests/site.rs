@@ -167,6 +167,35 @@ fn a_workload_is_applied_and_deleted_at_the_site_and_survives_a_reboot() {
 }
 
 #[test]
+fn an_idle_node_sleeps() {
+    for ids in [&["edge-1"][..], &IDS] {
+        let mut alone = Alone::fresh("edge-1");
+        alone.connect(&welcome(vec![placed("web", 1)], ids));
+        let wakes = |alone: &mut Alone| {
+            let (begin, mut count) = (alone.at, 0);
+            while alone.at - begin < Duration::from_secs(60) {
+                let soon = alone.at + Duration::from_millis(5);
+                alone.at = alone.node.next_wake().max(soon);
+                let now = alone.now();
+                alone.node.tick(now, &alone.out);
+                alone.node.take_effects();
+                count += 1;
+            }
+            count
+        };
+        let connected = wakes(&mut alone);
+        alone.disconnect();
+        let cut_off = wakes(&mut alone);
+        println!(
+            "{} nodes: {connected} and {cut_off} wakes a minute",
+            ids.len()
+        );
+        assert!(connected < 60 * 30, "{connected}");
+        assert!(cut_off < 60 * 30, "{cut_off}");
+    }
+}
+
+#[test]
 fn connected_nodes_take_no_local_orders() {
     let mut alone = Alone::fresh("edge-1");
     alone.connect(&welcome(Vec::new(), &["edge-1"]));
