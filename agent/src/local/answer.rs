@@ -31,7 +31,7 @@ impl Refused {
         }
     }
 
-    fn sentence(&self) -> String {
+    pub fn sentence(&self) -> String {
         if self.field.is_empty() {
             self.problem.clone()
         } else {

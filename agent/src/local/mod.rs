@@ -84,5 +84,13 @@ pub enum LocalRequest {
     },
 }
 
+/// Checks the records of one workload that a person applied, here or at another node of the site.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn check_records(records: &[ReplicaRecord]) -> Result<(), String> {
+    check::records(records).map_err(|refused| refused.sentence())
+}
+
 #[cfg(test)]
 mod tests;

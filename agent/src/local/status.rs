@@ -62,6 +62,14 @@ pub enum MemberState {
     Dead,
     /// Enrolled, and never heard by this node.
     Unknown,
+    /// Not to be heard any more, by the control plane's word.
+    Revoked,
+}
+
+impl MemberState {
+    fn is_gone(self) -> bool {
+        matches!(self, Self::Dead | Self::Revoked)
+    }
 }
 
 /// Body of `GET /v1/site`. Fields are only ever added.
@@ -278,7 +286,7 @@ fn said(key: &ReplicaKey, generation: u64, node: &str, view: &SiteView) -> (Repl
         return report.map_or(silent, |r| (r.phase(), r.ready));
     }
     let member = view.members.iter().find(|m| m.id == node);
-    let Some(member) = member.filter(|m| m.state != MemberState::Dead) else {
+    let Some(member) = member.filter(|m| !m.state.is_gone()) else {
         return silent;
     };
     let mut held = member.record.iter().flat_map(|r| &r.held);

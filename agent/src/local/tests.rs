@@ -203,7 +203,7 @@ impl Site {
         Self { dir, asked, stop }
     }
 
-    fn socket(&self) -> std::path::PathBuf {
+    fn socket(&self) -> PathBuf {
         self.dir.path().join("run/agent.sock")
     }
 

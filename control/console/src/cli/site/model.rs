@@ -37,7 +37,7 @@ pub struct SiteStatus {
 pub struct Member {
     /// Id.
     pub node: String,
-    /// `alive`, `suspect`, `dead` or `unknown`.
+    /// `alive`, `suspect`, `dead`, `revoked` or `unknown`.
     pub state: String,
     /// Milliseconds since its last word.
     pub heard_ms: Option<u64>,

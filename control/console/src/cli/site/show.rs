@@ -114,10 +114,10 @@ fn member(m: &Member, site: &SiteStatus) -> Vec<Cell> {
     let (mark, tone) = match m.state.as_str() {
         "alive" => (Mark::Good, Tone::Good),
         "suspect" => (Mark::Half, Tone::Warn),
-        "dead" => (Mark::Bad, Tone::Bad),
+        "dead" | "revoked" => (Mark::Bad, Tone::Bad),
         _ => (Mark::Unknown, Tone::Warn),
     };
-    let known = m.state != "dead" && m.state != "unknown";
+    let known = ["alive", "suspect"].contains(&m.state.as_str());
     let only = |cell: Cell| if known { cell } else { Cell::unknown() };
     let yes = |yes: bool| {
         if yes {
@@ -142,10 +142,10 @@ fn member(m: &Member, site: &SiteStatus) -> Vec<Cell> {
             Some(ms) => Cell::plain(text::age(i64::try_from(ms / 1000).unwrap_or(i64::MAX))),
             None => Cell::unknown(),
         },
-        only(if m.linked {
-            Cell::toned("up", Tone::Good)
-        } else if m.relayed {
+        only(if m.relayed {
             Cell::plain("peer")
+        } else if m.linked {
+            Cell::toned("up", Tone::Good)
         } else {
             Cell::toned("down", Tone::Warn)
         }),
