@@ -144,10 +144,14 @@ impl Machine {
         self.contact
     }
 
-    /// When this node's own link stood last: now, while it does; the start where it never did.
+    /// When this node's own link stood last: now, while it does, also where the welcome is still on
+    /// its way; the start where it never did.
     #[must_use]
     pub fn own_contact(&self, now: Duration) -> Duration {
-        if self.linked() { now } else { self.linked_at }
+        match self.link {
+            Link::Up { .. } => now,
+            Link::Down | Link::Refused(_) => self.linked_at,
+        }
     }
 
     /// True while the control plane turns this node away.
@@ -239,7 +243,8 @@ impl Machine {
                 _ => None,
             };
         }
-        if matches!(self.link, Link::Refused(_)) || now < self.deadline() {
+        // A link that is up and not welcomed yet is no reason to decide anything.
+        if !matches!(self.link, Link::Down) || now < self.deadline() {
             return None;
         }
         let why = format!(
@@ -259,7 +264,7 @@ impl Machine {
         let waits = self.mode != Mode::Autonomous
             && !self.linked()
             && evidence.linked_peer.is_none()
-            && !matches!(self.link, Link::Refused(_));
+            && matches!(self.link, Link::Down);
         waits.then(|| self.deadline())
     }
 

@@ -128,3 +128,17 @@ fn returns_through_reconciling_until_all_is_taken() {
         "a peer brought a decision"
     );
 }
+
+#[test]
+fn a_link_that_waits_for_its_welcome_is_no_reason_to_decide() {
+    let mut machine = connected();
+    machine.link_down(at(10));
+    machine.look(at(100), NOBODY);
+    assert_eq!(machine.mode(), Mode::Autonomous);
+    machine.link_up(at(100));
+    assert_eq!(machine.look(at(101), NOBODY), None);
+    assert_eq!(machine.mode(), Mode::Reconciling);
+    assert_eq!(machine.own_contact(at(101)), at(101));
+    machine.link_down(at(102));
+    assert_eq!(machine.look(at(110), NOBODY).unwrap().to, Mode::Autonomous);
+}
