@@ -5,6 +5,7 @@
 
 pub mod decide;
 pub mod fleet;
+pub mod gossip;
 pub mod link;
 pub mod link_server;
 pub mod packing;

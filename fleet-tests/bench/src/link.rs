@@ -163,7 +163,7 @@ fn conditions(args: &Args) -> Report {
     report
 }
 
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // As far as an ordinary user may; the sockets are few anyway.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hyperion_bench::report::Report;
-use hyperion_bench::{decide, fleet, link, packing, tui};
+use hyperion_bench::{decide, fleet, gossip, link, packing, tui};
 
 /// Measure Hyperion.
 #[derive(Parser)]
@@ -24,6 +24,7 @@ enum Bench {
     Start(fleet::StartArgs),
     Agent(fleet::AgentArgs),
     Decide(decide::Args),
+    Gossip(gossip::Args),
     Packing(packing::Args),
     Tui(tui::Args),
 }
@@ -51,6 +52,7 @@ fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
         Bench::Start(args) => fleet::start(&args).map(Some),
         Bench::Agent(args) => fleet::agent(&args).map(Some),
         Bench::Decide(args) => decide::run(&args).map(Some),
+        Bench::Gossip(args) => gossip::run(&args),
         Bench::Packing(args) => packing::run(&args).map(Some),
         Bench::Tui(args) => {
             let runtime = tokio::runtime::Runtime::new()?;

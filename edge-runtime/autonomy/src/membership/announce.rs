@@ -107,12 +107,13 @@ impl Membership {
             }
             chosen = missing;
         } else {
+            // A site that starts is many. Those who answer say who else is there; whoever is missing
+            // still is called later, by some and not by all.
             while chosen.len() > CALLS {
-                let later = chosen.swap_remove(self.rng.random_range(0..chosen.len()));
-                self.calls.fresh.insert(later);
+                chosen.swap_remove(self.rng.random_range(0..chosen.len()));
             }
         }
-        let pause = if live == 0 || !self.calls.fresh.is_empty() {
+        let pause = if live == 0 {
             self.calls.period
         } else {
             self.calls.period * PERIODS
