@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::control::{Control, Token};
+use crate::device::{Device, PEER_PORT};
 use crate::process::{Process, ProcessId};
 use crate::{needs, wait};
 
@@ -79,6 +80,8 @@ pub struct Agent {
     pub name: String,
     /// Its data folder.
     pub data: PathBuf,
+    /// Its place in the network, where it has one of its own.
+    pub device: Option<Device>,
     process: Process,
     /// Node id, once it is known.
     pub node: String,
@@ -93,6 +96,7 @@ impl Agent {
         socket: &Path,
         token: Option<&Token>,
         spec: &AgentSpec,
+        device: Option<Device>,
     ) -> Self {
         let data = dir.join("agents").join(&spec.name);
         let mut args: Vec<String> = [
@@ -115,8 +119,22 @@ impl Agent {
         for (key, value) in &spec.labels {
             args.extend(["--label".to_owned(), format!("{key}={value}")]);
         }
+        let peers = match &device {
+            Some(device) => format!("{}:{PEER_PORT}", device.address),
+            None => "127.0.0.1:0".to_owned(),
+        };
+        let local = data.join("agent.sock").display().to_string();
+        for (flag, value) in [("--peer-addr", peers), ("--local-socket", local)] {
+            if !spec.args.iter().any(|a| a == flag) {
+                args.extend([flag.to_owned(), value]);
+            }
+        }
+        args.push("--no-mdns".to_owned());
         args.extend(spec.args.iter().cloned());
-        let program = needs::programs().join("hyperion-agent");
+        let mut program = needs::programs().join("hyperion-agent");
+        if let Some(device) = &device {
+            (program, args) = device.inside(&program, args);
+        }
         let process = Process::new(
             &format!("agent-{}", spec.name),
             &program,
@@ -126,6 +144,7 @@ impl Agent {
         Self {
             name: spec.name.clone(),
             data,
+            device,
             process,
             node: String::new(),
         }

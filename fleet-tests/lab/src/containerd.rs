@@ -34,7 +34,11 @@ impl Network {
         for n in 0..250 {
             let number = u8::try_from((first + n) % 250)?;
             let bridge = format!("hyp{number}");
-            match run("ip", &["link", "add", &bridge, "type", "bridge"]) {
+            // A bridge without an address of its own takes the lowest of its ports', and another one
+            // with each lower that joins: who had asked for the old one talks to nobody for a minute.
+            let mac = format!("02:68:79:70:00:{number:02x}");
+            let link = ["link", "add", &bridge, "address", &mac, "type", "bridge"];
+            match run("ip", &link) {
                 Ok(_) => {
                     let network = Self { bridge, number };
                     let address = format!("{}/24", network.gateway());
@@ -353,7 +357,11 @@ fn cni(dir: &Path, network: &Network) -> String {
             "ipam": {
                 "type": "host-local",
                 "dataDir": dir.join("ipam"),
-                "ranges": [[{ "subnet": format!("198.18.{}.0/24", network.number) }]],
+                "ranges": [[{
+                    "subnet": format!("198.18.{}.0/24", network.number),
+                    // Above that are devices.
+                    "rangeEnd": format!("198.18.{}.{}", network.number, crate::device::FIRST_HOST - 1),
+                }]],
                 "routes": [{ "dst": "0.0.0.0/0" }],
             },
         }],

@@ -24,13 +24,14 @@ pub struct Control {
 }
 
 impl Control {
-    /// Describes it; nothing is started yet. `args` are added to those that every lab needs.
+    /// Describes it; nothing is started yet. Agents find it at `link_host`; `args` are added to
+    /// those that every lab needs.
     ///
     /// # Errors
     /// No ports are free.
-    pub fn prepare(dir: &Path, args: &[String]) -> Result<Self> {
+    pub fn prepare(dir: &Path, link_host: &str, args: &[String]) -> Result<Self> {
         let (api, http) = (free_port()?, free_port()?);
-        let link = free_udp_port()?;
+        let link = free_udp_port(link_host)?;
         let kubeconfig = dir.join("kubeconfig");
         let mut all: Vec<String> = [
             ("--data-dir", dir.join("control").display().to_string()),
@@ -175,8 +176,8 @@ pub fn free_port() -> Result<String> {
     Ok(listener.local_addr()?.to_string())
 }
 
-fn free_udp_port() -> Result<String> {
-    let socket = UdpSocket::bind("127.0.0.1:0").context("find a free port")?;
+fn free_udp_port(host: &str) -> Result<String> {
+    let socket = UdpSocket::bind((host, 0)).context("find a free port")?;
     Ok(socket.local_addr()?.to_string())
 }
 

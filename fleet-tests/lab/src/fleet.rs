@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::agent::{Agent, AgentSpec};
 use crate::containerd::{Containerd, Network};
 use crate::control::Control;
+use crate::device::Device;
 use crate::kubectl::Kubectl;
 use crate::process::{ProcessId, tail};
 use crate::state::{self, State};
@@ -26,6 +27,9 @@ pub struct FleetOptions {
     /// Do not wait until no other fleet runs here. Tests and measurements do wait: their times
     /// mean something only where they have the machine for themselves.
     pub beside_others: bool,
+    /// Agents are devices with a network of their own; the control plane listens where they can
+    /// reach it.
+    pub devices: bool,
 }
 
 impl FleetOptions {
@@ -42,6 +46,13 @@ impl FleetOptions {
     #[must_use]
     pub fn beside_others(mut self) -> Self {
         self.beside_others = true;
+        self
+    }
+
+    /// Gives each agent a network of its own, see [`crate::device`].
+    #[must_use]
+    pub fn devices(mut self) -> Self {
+        self.devices = true;
         self
     }
 
@@ -68,6 +79,7 @@ pub struct Fleet {
     /// Agents, in the order of their start.
     pub agents: Vec<Agent>,
     name: String,
+    devices: bool,
     state: State,
     /// Held until everything else is gone.
     _turn: Option<File>,
@@ -106,10 +118,16 @@ impl Fleet {
         let network = Network::make()?;
         state.bridge = Some(network.bridge.clone());
         state.write()?;
+        let link_host = if options.devices {
+            network.gateway()
+        } else {
+            "127.0.0.1".to_owned()
+        };
         Ok(Self {
             containerd: Containerd::prepare(&dir, &network)?,
-            control: Control::prepare(&dir, &options.control_args)?,
+            control: Control::prepare(&dir, &link_host, &options.control_args)?,
             agents: Vec::new(),
+            devices: options.devices,
             name: options.name.clone(),
             network,
             dir,
@@ -166,11 +184,24 @@ impl Fleet {
     pub fn add_only(&mut self, spec: &AgentSpec) -> Result<usize> {
         let token = self.control.token(&spec.site, 1)?;
         let socket = self.containerd.socket();
-        let agent = Agent::prepare(&self.dir, &self.control.link, &socket, Some(&token), spec);
+        let device = if self.devices {
+            Some(self.make_device()?)
+        } else {
+            None
+        };
+        let link = &self.control.link;
+        let agent = Agent::prepare(&self.dir, link, &socket, Some(&token), spec, device);
         self.agents.push(agent);
         let at = self.agents.len() - 1;
         self.start_agent(at)?;
         Ok(at)
+    }
+
+    fn make_device(&mut self) -> Result<Device> {
+        let device = Device::make(&self.network, self.agents.len())?;
+        self.state.netns.push(device.netns.clone());
+        self.state.write()?;
+        Ok(device)
     }
 
     /// Starts an agent again, as it was.
@@ -360,6 +391,8 @@ pub struct Placement {
     pub restarts: i64,
     /// Address in the containers' network.
     pub pod_ip: String,
+    /// `control-plane`, or the node that decided while the site was cut off.
+    pub decided_by: String,
     /// Who ranked the candidates.
     pub scorer: String,
     /// Why rules did although there is a policy; empty where they did not.
@@ -392,6 +425,7 @@ impl Placement {
             message: text("/status/message"),
             restarts: number("/status/restarts"),
             pod_ip: text("/status/podIP"),
+            decided_by: text("/spec/decidedBy"),
             scorer: text("/spec/explanation/scorer"),
             fallback: text("/spec/explanation/fallback"),
             rules_choice: text("/spec/explanation/rulesChoice/id"),

@@ -11,6 +11,7 @@ pub mod agent;
 pub mod beacon;
 pub mod containerd;
 pub mod control;
+pub mod device;
 pub mod fleet;
 pub mod http;
 pub mod kubectl;
@@ -19,7 +20,9 @@ pub mod needs;
 pub mod proc;
 pub mod process;
 pub mod scene;
+pub mod site;
 pub mod state;
+pub mod truth;
 pub mod wait;
 pub mod watch;
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hyperion_images::DEMO_IMAGE;
 use serde_json::{Value, json};
 
 use crate::beacon::Beacon;
 use crate::fleet::{Fleet, Placement};
-use crate::wait;
+use crate::{http, wait};
 
 /// Long enough for anything that should take a second or two, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(40);
@@ -156,6 +156,30 @@ impl Fleet {
                     .map_or_else(String::new, Value::to_string))
             }
         })
+    }
+
+    /// Waits until an agent is in a mode, by its own word on its local socket.
+    ///
+    /// # Errors
+    /// Not in time: the error has its last word.
+    pub fn wait_mode(&self, agent: usize, mode: &str) -> Result<()> {
+        let agent = self.agents.get(agent).context("no such agent")?;
+        let socket = agent.data.join("agent.sock");
+        wait::until(&format!("{} is {mode}", agent.name), SOON, || {
+            let status = http::get_unix(&socket, "/v1/site").map_err(|e| format!("{e:#}"))?;
+            let status: Value = serde_json::from_str(&status).map_err(|e| e.to_string())?;
+            match status.get("mode").and_then(Value::as_str) {
+                Some(now) if now == mode => Ok(()),
+                other => Err(format!("it is {other:?}")),
+            }
+        })
+    }
+
+    /// Name of the agent of a node, for people; the node's own where it has none.
+    #[must_use]
+    pub fn name_of(&self, node: &str) -> String {
+        let agent = self.agent_of(node).and_then(|at| self.agents.get(at));
+        agent.map_or_else(|| node.to_owned(), |a| a.name.clone())
     }
 
     /// Waits until the log of an agent has a text.

@@ -27,6 +27,9 @@ pub struct State {
     pub containerd: Option<ProcessId>,
     /// Bridge of the containers' network.
     pub bridge: Option<String>,
+    /// Network namespaces of devices.
+    #[serde(default)]
+    pub netns: Vec<String>,
 }
 
 impl State {
@@ -95,6 +98,10 @@ pub fn clean_up(state: &State) {
     stop_shims(&socket);
     remove_runc_state(&containers);
     unmount_below(&state.dir);
+    for netns in &state.netns {
+        // Its end of the cable goes with it.
+        let _gone = run("ip", &["netns", "del", netns]);
+    }
     if let Some(bridge) = &state.bridge {
         // It may never have been made.
         let _gone = run("ip", &["link", "del", bridge]);

@@ -68,6 +68,7 @@ impl Scene {
             &socket,
             token,
             &spec,
+            None,
         )
     }
 }
@@ -298,12 +299,12 @@ fn another_fleets_ca_and_certificate_are_refused() {
     // A second fleet; its node comes to the first with the second's certificate.
     let other = scene.fleet.dir.join("other");
     std::fs::create_dir_all(other.join("logs")).unwrap();
-    let mut second = Control::prepare(&other, &[]).unwrap();
+    let mut second = Control::prepare(&other, "127.0.0.1", &[]).unwrap();
     second.start().unwrap();
     let token = second.token("lab", 1).unwrap();
     let socket = scene.fleet.containerd.socket();
     let spec = AgentSpec::edge("stranger");
-    let mut stranger = Agent::prepare(&other, &second.link, &socket, Some(&token), &spec);
+    let mut stranger = Agent::prepare(&other, &second.link, &socket, Some(&token), &spec, None);
     stranger.start().unwrap();
     stranger.wait_ready(&second).unwrap();
     stranger.kill();
@@ -465,7 +466,7 @@ fn a_taken_port_is_named() {
     for (n, (flag, address)) in taken.into_iter().enumerate() {
         let dir = scene.fleet.dir.join(format!("second-{n}"));
         std::fs::create_dir_all(dir.join("logs")).unwrap();
-        let mut second = Control::prepare(&dir, &[]).unwrap();
+        let mut second = Control::prepare(&dir, "127.0.0.1", &[]).unwrap();
         let mut args = second.process().args().to_vec();
         let at = args.iter().position(|a| a == flag).unwrap();
         args[at + 1].clone_from(&address);
@@ -486,7 +487,7 @@ fn a_taken_port_is_named() {
     let spec = AgentSpec::edge("port").flag("--http-addr", &http);
     let socket = scene.fleet.containerd.socket();
     let link = scene.fleet.control.link.clone();
-    let mut agent = Agent::prepare(&scene.fleet.dir, &link, &socket, Some(&token), &spec);
+    let mut agent = Agent::prepare(&scene.fleet.dir, &link, &socket, Some(&token), &spec, None);
     has(&gives_up(&mut agent), &[&http]);
     scene.everything_else_runs_on();
 }

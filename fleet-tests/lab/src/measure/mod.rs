@@ -1,6 +1,7 @@
 //! What `hyperion-bench` measures on a whole fleet: real containers, real agents.
 
 pub mod agent;
+pub mod site;
 pub mod start;
 
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! `hyperion-demo`: the whole system in one minute, on this machine. `make demo` runs it.
 
+mod away;
 mod screen;
 mod steps;
 

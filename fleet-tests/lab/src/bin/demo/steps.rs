@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hyperion_api::placement::PlacementPhase;
 use hyperion_lab::fleet::Placement;
+use hyperion_lab::truth::Truth;
 use hyperion_lab::watch::Watch;
 use hyperion_lab::{AgentSpec, Fleet, FleetOptions, http, needs, wait};
 use serde_json::Value;
 
+use crate::away;
 use crate::screen::{Steps, block, line, seconds, table};
 
 const SERVICE: &str = "image-classifier";
@@ -62,6 +64,7 @@ pub fn run(keep: bool, policy: Option<&str>) -> Result<()> {
 fn go(steps: &Steps, fleet: &mut Fleet, keep: bool) -> Result<Vec<Row>> {
     start(steps, fleet)?;
     let watch = Watch::start(fleet.kubectl().kubeconfig())?;
+    let truth = Truth::watch(fleet);
     let mut rows = vec![
         place_service(steps, fleet, &watch)?,
         place_job(steps, fleet, &watch)?,
@@ -71,6 +74,8 @@ fn go(steps: &Steps, fleet: &mut Fleet, keep: bool) -> Result<Vec<Row>> {
     kubectl(steps, fleet, &["get", kinds])?;
     rows.push(lose_node(steps, fleet, &watch, keep)?);
     finish_job(steps, fleet, &mut rows)?;
+    rows.push(place_camera(steps, fleet, &watch)?);
+    away::play(steps, fleet, &truth)?;
     kubectl(steps, fleet, &["get", kinds])?;
     Ok(rows)
 }
@@ -132,6 +137,17 @@ fn place_service(steps: &Steps, fleet: &Fleet, watch: &Watch) -> Result<Row> {
     beside(steps, SERVICE, &placement);
     explain(steps, fleet, SERVICE);
     Ok(row(SERVICE, &placement, &seconds(time)))
+}
+
+fn place_camera(steps: &Steps, fleet: &Fleet, watch: &Watch) -> Result<Row> {
+    let start = apply(steps, fleet, "site-camera.yaml")?;
+    let name = format!("{}-0", away::CAMERA);
+    let running = watch.first(&name, start, LONG, |c| {
+        c.name == name && c.phase == PlacementPhase::Running
+    })?;
+    let placement = fleet.wait_running(&name, LONG)?;
+    beside(steps, away::CAMERA, &placement);
+    Ok(row(away::CAMERA, &placement, &seconds(running.at - start)))
 }
 
 fn place_job(steps: &Steps, fleet: &Fleet, watch: &Watch) -> Result<Row> {
