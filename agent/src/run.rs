@@ -141,6 +141,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     systemd::status(&format!("node {}", identity.node_id));
     let mut link = LinkConfig::new(target);
     link.describe = describe;
+    if profile == ProfileName::Fast {
+        // A third of the usual: as much sooner as the rest of the site's times.
+        link.silence /= 3;
+    }
     let session = session::run(
         SessionConfig {
             link,

@@ -25,7 +25,6 @@ impl<W: Workloads> Node<W> {
     pub fn hello(&mut self) -> Hello {
         let reports = self.all_reports();
         let site_decisions = self.decisions_for_hello();
-        self.linked = false;
         self.sent_event = 0;
         self.reported = reports.clone();
         self.reported_problem.clone_from(&self.runtime_problem);
@@ -48,7 +47,8 @@ impl<W: Workloads> Node<W> {
 
     /// The control plane answered hello.
     pub fn connected(&mut self, welcome: &Welcome, now: Now, out: &dyn Outgoing) {
-        let outputs = self.autonomy.link_up(self.clock.since(now));
+        let mut outputs = self.end_link(now);
+        outputs.extend(self.autonomy.link_up(self.clock.since(now)));
         self.welcomed(welcome, outputs, now, out);
     }
 
@@ -60,8 +60,18 @@ impl<W: Workloads> Node<W> {
         now: Now,
         out: &dyn Outgoing,
     ) {
-        let outputs = self.autonomy.link_up_through(peer, self.clock.since(now));
+        let mut outputs = self.end_link(now);
+        let since = self.clock.since(now);
+        outputs.extend(self.autonomy.link_up_through(peer, since));
         self.welcomed(welcome, outputs, now, out);
+    }
+
+    /// Where a new connection stands before the end of the one before was told.
+    fn end_link(&mut self, now: Now) -> Vec<Output> {
+        if !std::mem::replace(&mut self.linked, false) {
+            return Vec::new();
+        }
+        self.autonomy.link_down(self.clock.since(now))
     }
 
     fn welcomed(
@@ -244,14 +254,11 @@ impl<W: Workloads> Node<W> {
 
     /// The link is down, or could not be made.
     pub fn disconnected(&mut self, how: Gone, now: Now) {
-        let was = std::mem::replace(&mut self.linked, false);
-        let since = self.clock.since(now);
-        let outputs = match how {
-            Gone::Refused(why) => self.autonomy.link_refused(&why, since),
-            Gone::Lost if was => self.autonomy.link_down(since),
-            // An attempt that failed is no news.
-            Gone::Lost => return,
-        };
+        let mut outputs = self.end_link(now);
+        // An attempt that failed is no news; one that was refused is.
+        if let Gone::Refused(why) = how {
+            outputs.extend(self.autonomy.link_refused(&why, self.clock.since(now)));
+        }
         self.carry_out(Work::of(outputs), now);
     }
 
