@@ -1,28 +1,23 @@
-//! The endpoint, and the handle through which the agent uses it.
+//! The endpoint: takes calls, and keeps one connection for each peer.
 
-use std::collections::HashSet;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyperion_link::Identity;
 use hyperion_link::identity::peer_leaf;
 use hyperion_link::peer::{self, Circle, NotHeard};
 use hyperion_link::server;
-use hyperion_proto::peer_v1::Frame;
-use prost::Message;
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::serve::Serve;
-use super::state::{Current, Outgoing, Peer, QUEUE, State};
-use super::stats::{Counters, PeerStats};
-use super::{MAX_DATAGRAM, MAX_FRAME, PeerEvent, PeersConfig, PeersError};
-use super::{connection, dial, mdns, message};
+use super::state::{Current, Outgoing, QUEUE, State, canonical};
+use super::stats::Counters;
+use super::{PeerEvent, PeersConfig, PeersError, PeersHandle};
+use super::{connection, dial, mdns};
 
 /// Events that may wait for the agent.
 const EVENTS: usize = 256;
@@ -33,7 +28,7 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A connection without any packet ends after this. Probes reach each peer of a site of a hundred
 /// more often, so most connections stay.
 const IDLE: Duration = Duration::from_secs(60);
-/// Connections of one node, at about 40 KiB each; the one not used for the longest time gives way.
+/// Connections of one node, of about 50 KB each; the one not used for the longest time gives way.
 const CONNECTIONS: usize = 128;
 /// A replaced connection is still read for this long.
 const RETIRE: Duration = Duration::from_secs(1);
@@ -68,18 +63,6 @@ pub(super) struct Shared {
     pub changed: Notify,
     pub serve: Serve,
     pub stop: CancellationToken,
-}
-
-/// Sends to peers and asks them. Clones share the endpoint.
-#[derive(Clone)]
-pub struct PeersHandle {
-    pub(super) shared: Arc<Shared>,
-}
-
-impl fmt::Debug for PeersHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PeersHandle({:?})", self.local_addr())
-    }
 }
 
 /// Opens the endpoint on the current tokio runtime; it ends when `stop` is cancelled.
@@ -202,7 +185,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a connection whose handshake is done, or closes it: the node's id.
+    /// Whether an address is that of this endpoint: only the host's own can be bound.
+    fn is_here(&self, address: SocketAddr) -> bool {
+        let own_port = self
+            .endpoint
+            .local_addr()
+            .is_ok_and(|own| own.port() == address.port());
+        own_port && std::net::UdpSocket::bind((canonical(address).ip(), 0)).is_ok()
+    }
+
+    /// Takes a connection whose handshake is done, or closes it: the id of the node that answers,
+    /// which may be this one.
     pub(super) fn admit(self: &Arc<Self>, quic: quinn::Connection, called: bool) -> Option<String> {
         let address = quic.remote_address();
         let leaf = peer_leaf(&quic);
@@ -233,9 +226,15 @@ impl Shared {
                 // Where the queue is full the agent learns of the peer by what it sends.
                 let _ = self.events.try_send(PeerEvent::Found {
                     node: node.clone(),
-                    addr: super::state::canonical(address),
+                    addr: canonical(address),
                 });
                 return Some(node);
+            }
+            Err(NotHeard::Clone) if self.is_here(address) => {
+                // A list of static peers may be the same on every node.
+                let own = circle.map(|c| c.node.clone());
+                quic.close(code::STOPS, b"this node itself");
+                return own;
             }
             Err(why) => (why.to_string(), address.to_string()),
         };
@@ -263,7 +262,7 @@ impl Shared {
         }
     }
 
-    fn send_datagram(&self, quic: &quinn::Connection, bytes: Bytes) {
+    pub(super) fn send_datagram(&self, quic: &quinn::Connection, bytes: Bytes) {
         match quic.send_datagram(bytes) {
             Ok(()) => self.counters.datagrams_sent.add(),
             Err(e) => {
@@ -273,7 +272,7 @@ impl Shared {
         }
     }
 
-    fn send_frame(&self, node: &str, current: &mut Current, frame: Bytes) {
+    pub(super) fn send_frame(&self, node: &str, current: &mut Current, frame: Bytes) {
         let outgoing = current.outgoing.get_or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(QUEUE);
             let outgoing = Outgoing {
@@ -311,7 +310,7 @@ impl Shared {
     }
 
     /// Calls a peer unless that goes on already, or was of no use a moment ago.
-    fn call(self: &Arc<Self>, state: &mut State, node: &str) {
+    pub(super) fn call(self: &Arc<Self>, state: &mut State, node: &str) {
         if state.circle.is_none() || self.stop.is_cancelled() {
             return;
         }
@@ -360,7 +359,7 @@ impl Shared {
         }
     }
 
-    fn tell(&self, peer: &str, why: &str) {
+    pub(super) fn tell(&self, peer: &str, why: &str) {
         if self.lock().tell_refusal(peer, Instant::now()) {
             info!(%peer, %why, "peer refused");
             let _ = self.events.try_send(PeerEvent::Refused {
@@ -385,146 +384,5 @@ impl Shared {
             peer.current = None;
         }
         peer.retired.retain(|c| c.stable_id() != id);
-    }
-}
-
-impl PeersHandle {
-    /// Where the endpoint is bound.
-    #[must_use]
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.shared.endpoint.local_addr().ok()
-    }
-
-    /// Sends a datagram of at most [`MAX_DATAGRAM`] bytes, and calls the peer first where that is
-    /// needed. May be lost; returns at once.
-    pub fn datagram(&self, to: &str, bytes: Bytes) {
-        let shared = &self.shared;
-        let mut state = shared.lock();
-        if bytes.len() > MAX_DATAGRAM || state.revoked.contains(to) {
-            return shared.counters.datagrams_dropped.add();
-        }
-        let Some(peer) = state.peers.get_mut(to) else {
-            return shared.counters.datagrams_dropped.add();
-        };
-        let answers = match peer.live() {
-            Some(current) => {
-                let unanswered = current.unanswered(Instant::now());
-                shared.send_datagram(&current.quic, bytes.clone());
-                !unanswered
-            }
-            None => false,
-        };
-        if !answers {
-            for _ in 0..peer.wait_datagram(bytes) {
-                shared.counters.datagrams_dropped.add();
-            }
-            shared.call(&mut state, to);
-            self.drop_waiting(&mut state, to);
-        }
-    }
-
-    /// Sends a frame of at most [`MAX_FRAME`] bytes; dropped, and counted, where the peer can't be
-    /// reached or does not keep up. Returns at once.
-    pub fn frame(&self, to: &str, frame: &Frame) {
-        let shared = &self.shared;
-        let length = frame.encoded_len();
-        let mut state = shared.lock();
-        let known = !state.revoked.contains(to) && state.peers.contains_key(to);
-        if length > MAX_FRAME || !known {
-            if length > MAX_FRAME {
-                warn!(peer = %to, length, "frame is too long to be sent");
-            }
-            return shared.counters.frames_dropped.add();
-        }
-        let Some(peer) = state.peers.get_mut(to) else {
-            return;
-        };
-        let bytes = message::framed(frame);
-        if let Some(current) = peer.live()
-            && !current.unanswered(Instant::now())
-        {
-            return shared.send_frame(to, current, bytes);
-        }
-        for _ in 0..peer.wait_frame(bytes) {
-            shared.counters.frames_dropped.add();
-        }
-        shared.call(&mut state, to);
-        self.drop_waiting(&mut state, to);
-    }
-
-    /// What waits for no call is dropped.
-    fn drop_waiting(&self, state: &mut State, to: &str) {
-        if let Some(peer) = state.peers.get_mut(to)
-            && !peer.calling
-        {
-            for _ in peer.datagrams.drain(..) {
-                self.shared.counters.datagrams_dropped.add();
-            }
-            for _ in peer.frames.drain(..) {
-                self.shared.counters.frames_dropped.add();
-            }
-        }
-    }
-
-    /// Takes a peer's addresses, `HOST:PORT`, in the place of those before. Where it was met is
-    /// remembered besides.
-    pub fn set_addresses(&self, node: &str, addresses: Vec<String>) {
-        let mut state = self.shared.lock();
-        if state.circle.as_ref().is_some_and(|c| c.node == node) {
-            return;
-        }
-        let peer = state.peers.entry(node.to_owned()).or_default();
-        if peer.set != addresses {
-            peer.set = addresses;
-            peer.reached();
-        }
-    }
-
-    /// Takes a renewed certificate for the connections from now on.
-    pub fn set_identity(&self, identity: &Identity) {
-        let shared = &self.shared;
-        let made = peer::configs(identity, shared.transport.clone())
-            .and_then(|tls| Ok((tls, Circle::of(identity)?)));
-        match made {
-            Ok((tls, circle)) => {
-                shared.endpoint.set_server_config(Some(tls.server));
-                let mut state = shared.lock();
-                let moved = state.circle != circle;
-                (state.client, state.circle) = (tls.client, circle);
-                let all = state.peers.values().flat_map(Peer::connections);
-                for quic in all.filter(|_| moved) {
-                    quic.close(code::NOT_HEARD, b"of another site now");
-                }
-            }
-            Err(e) => warn!(error = %e, "renewed certificate is of no use among peers"),
-        }
-        self.say_if_unheard();
-    }
-
-    fn say_if_unheard(&self) {
-        let unheard = self.shared.lock().circle.is_none();
-        if unheard {
-            let why = "this node's certificate names no site: no peer hears it until it is renewed";
-            self.shared.tell("self", why);
-        }
-    }
-
-    /// Takes the whole list of nodes that are not heard; their connections end.
-    pub fn set_revoked(&self, nodes: &[String]) {
-        let mut state = self.shared.lock();
-        state.revoked = nodes.iter().cloned().collect::<HashSet<_>>();
-        for node in nodes {
-            let peer = state.peers.get(node);
-            for quic in peer.into_iter().flat_map(Peer::connections) {
-                quic.close(code::NOT_HEARD, b"revoked");
-            }
-        }
-    }
-
-    /// Numbers since the start.
-    #[must_use]
-    pub fn stats(&self) -> PeerStats {
-        let live = self.shared.lock().live();
-        self.shared.counters.read(live)
     }
 }

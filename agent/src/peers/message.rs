@@ -66,7 +66,12 @@ impl Incoming {
                 }
                 if self.buffer.len() >= head + length {
                     self.buffer.advance(head);
-                    return Ok(Some(self.buffer.split_to(length).freeze()));
+                    let message = self.buffer.split_to(length).freeze();
+                    if self.buffer.is_empty() {
+                        // Else the room of the longest message would stay for good.
+                        self.buffer = BytesMut::new();
+                    }
+                    return Ok(Some(message));
                 }
             }
             match self.piece().await? {

@@ -22,6 +22,7 @@
 mod connection;
 mod dial;
 mod endpoint;
+mod handle;
 mod images;
 mod mdns;
 mod message;
@@ -43,7 +44,8 @@ use hyperion_link::peer::PeerTlsError;
 use hyperion_proto::peer_v1::{Apply, ApplyAnswer, Frame};
 use tokio::sync::oneshot;
 
-pub use endpoint::{PeersHandle, start};
+pub use endpoint::start;
+pub use handle::PeersHandle;
 pub use images::PeerImages;
 pub use relay::Relay;
 pub use stats::PeerStats;

@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
-use super::PeerError;
-use super::endpoint::{PeersHandle, Shared};
+use super::endpoint::Shared;
 use super::message::{self, Bad, Incoming};
 use super::request::lost;
+use super::{PeerError, PeersHandle};
 
 /// Longest packet, bytes: an Ethernet frame's.
 const MAX_PACKET: usize = 1500;

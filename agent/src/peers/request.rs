@@ -10,9 +10,9 @@ use hyperion_proto::peer_v1::{
 };
 use sha2::{Digest, Sha256};
 
-use super::endpoint::{PeersHandle, Shared};
+use super::endpoint::Shared;
 use super::message::{self, Bad, Incoming};
-use super::{MAX_FRAME, PeerError, PolicyFile, serve};
+use super::{MAX_FRAME, PeerError, PeersHandle, PolicyFile, serve};
 
 /// How long a peer may take to be reached.
 const REACH: Duration = Duration::from_secs(12);

@@ -84,7 +84,8 @@ pub fn configs(
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(quic));
     server
         .transport_config(transport.clone())
-        .max_incoming(MAX_INCOMING);
+        .max_incoming(MAX_INCOMING)
+        .incoming_buffer_size_total(INCOMING_BUFFER);
 
     let mut client = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -101,6 +102,8 @@ pub fn configs(
 
 /// Callers that may wait for the agent to look at them.
 const MAX_INCOMING: usize = 256;
+/// What callers may send before that, bytes in all: strangers can make a device hold as much.
+const INCOMING_BUFFER: u64 = 1 << 20;
 
 /// Verifies that a certificate comes from the fleet's CA, at a date at which it was valid.
 struct AnyDate(Arc<dyn ClientCertVerifier>);

@@ -169,6 +169,35 @@ async fn a_static_peer_is_found_without_a_list() {
 }
 
 #[tokio::test]
+async fn a_static_peer_that_is_this_node_is_no_clone() {
+    let fleet = Fleet::new("f");
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let own = free.local_addr().unwrap();
+    drop(free);
+    let mut a = Node::with(PeersConfig {
+        listen: own,
+        static_peers: vec![own.to_string()],
+        ..config(fleet.identity("a", "lab"))
+    });
+    let b = Node::start(fleet.identity("b", "lab"));
+    eventually("it has called itself", || {
+        a.peers.shared.endpoint.stats().accepted_handshakes > 0
+    })
+    .await;
+    b.knows(&a);
+    b.say(&a, "hello");
+    let first = a
+        .until(|event| match event {
+            PeerEvent::Refused { peer, why } => Some(format!("{peer}: {why}")),
+            PeerEvent::Datagram { from, .. } => Some(from),
+            _ => None,
+        })
+        .await;
+    assert_eq!(first, "b");
+    assert_eq!(a.peers.stats().refused, 0);
+}
+
+#[tokio::test]
 async fn peers_find_each_other_by_multicast() {
     let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     if let Err(e) = probe.send_to(b"", "224.0.0.251:9") {
