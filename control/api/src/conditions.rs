@@ -61,8 +61,9 @@ pub const EVENT_SITE_OVERRULED: &str = "SiteOverruled";
 pub const EVENT_NOT_TAKEN_OVER: &str = "NotTakenOver";
 /// Event on the ConfigMap of the policy: the policy that was asked for is refused.
 pub const EVENT_POLICY_REFUSED: &str = "PolicyRefused";
-/// Reason of a placement's status: a job's replica ended at its site while that was cut off.
-pub const REASON_ENDED_AT_SITE: &str = "EndedAtSite";
+/// Reason of a placement's status: the job's replica ended well on another node, which was out of
+/// reach then.
+pub const REASON_ENDED_ELSEWHERE: &str = "EndedElsewhere";
 
 /// Event on a workload: the spec is refused.
 pub const EVENT_INVALID: &str = "InvalidSpec";

@@ -49,6 +49,8 @@ pub struct PlacementEntry {
     pub told: i64,
     /// What the gateway was told that the workload wants.
     pub told_intent: Option<Arc<Intent>>,
+    /// A node that had an older generation of it says that it ended well there.
+    pub ended_on: Option<String>,
     /// What runs, where its site decided and the template may have changed since.
     pub site_pod: Option<Arc<PodSpec>>,
     /// The node was told to stop it, then.
@@ -80,6 +82,7 @@ impl PlacementEntry {
             retries: 0,
             told: 0,
             told_intent: None,
+            ended_on: None,
             site_pod: None,
             stopping: None,
             moving: false,
@@ -469,6 +472,11 @@ impl Index {
         };
         let generation = u64::try_from(entry.spec.generation).unwrap_or(0);
         if entry.spec.node != node || entry.key != report.key || generation != report.generation {
+            // A job's result stands, also where it was placed again because nobody could know of it.
+            let older = entry.key == report.key && report.generation < generation;
+            if older && !service && report.phase == ReplicaPhase::Succeeded && !entry.ended() {
+                entry.ended_on = Some(node.to_owned());
+            }
             return;
         }
         if entry.ended() && !service {

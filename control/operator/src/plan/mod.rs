@@ -210,6 +210,7 @@ impl Pass<'_> {
         self.retire_where(|key, _| key.uid != workload.uid());
         // Decisions are made on what nodes said last.
         self.placement_statuses();
+        self.late_ends();
         self.claims();
         let broken = self.index.broken.get(&self.name).cloned();
         let template = match (&workload.template, broken) {
@@ -420,7 +421,7 @@ impl Pass<'_> {
             let open = entry.stored >= entry.spec.generation
                 && entry.stopping.is_none()
                 && !entry.deleting
-                && entry.status.reason != conditions::REASON_ENDED_AT_SITE
+                && entry.status.reason != conditions::REASON_ENDED_ELSEWHERE
                 && (current || entry.site_pod.is_some());
             let new = entry.told < entry.spec.generation;
             // A policy that has changed reaches the node without a new generation: nothing restarts.

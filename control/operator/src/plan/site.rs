@@ -567,38 +567,16 @@ impl Pass<'_> {
             self.nothing_follows(claim);
             return;
         }
-        let status = |generation, reason: &str, clock| HyperionPlacementStatus {
-            phase: if succeeded {
-                PlacementPhase::Succeeded
-            } else {
-                PlacementPhase::Failed
-            },
-            since: Some(Time(clock)),
-            reason: reason.to_owned(),
-            message: format!(
-                "it ended on node {} while the site was cut off",
-                record.node
-            ),
-            observed_generation: generation,
-            ..HyperionPlacementStatus::default()
-        };
         let ours = held.as_ref().map_or(0, |h| h.spec.generation);
         let replica = record.key.index;
-        if let Some(mut held) = held.clone().filter(|_| theirs < ours) {
+        if let Some(held) = held.clone().filter(|_| theirs < ours) {
             if !succeeded {
                 // The control plane is at another try already.
                 self.nothing_follows(claim);
                 return;
             }
             self.note_decided(workload, claim, Some(&held));
-            self.out.actions.push(Action::Stop {
-                node: held.spec.node.clone(),
-                key: held.key.clone(),
-                generation: ours,
-            });
-            held.report = None;
-            held.status = status(ours, words::REASON_ENDED_AT_SITE, self.clock);
-            self.write_ended(held);
+            self.end_elsewhere(held, &record.node);
         } else {
             let node = self.index.fleet.node(&record.node).cloned();
             let Some(node) = node else {
@@ -622,7 +600,7 @@ impl Pass<'_> {
             };
             let reason = if succeeded { "Completed" } else { "Error" };
             entry.report = None;
-            entry.status = status(theirs, reason, self.clock);
+            entry.status = self.end(theirs, &record.node, succeeded, reason);
             if !same {
                 entry.site_pod = claim.wire.pod.clone().map(Arc::new);
                 self.store(workload, entry.clone());
@@ -632,6 +610,54 @@ impl Pass<'_> {
         self.index.claims.verdicts.adopted += 1;
         self.index
             .set_stage(&record.key, Stage::Storing(theirs.max(ours)));
+    }
+
+    /// Jobs' replicas that were placed again, and had ended well on a node that was out of reach.
+    pub(super) fn late_ends(&mut self) {
+        let placements = self.index.placements.get(&self.name).into_iter().flatten();
+        let ended = placements
+            .filter(|(_, p)| p.ended_on.is_some() && !p.ended() && !p.deleting)
+            .map(|(_, p)| p.clone());
+        for entry in ended.collect::<Vec<_>>() {
+            if let Some(node) = entry.ended_on.clone() {
+                self.end_elsewhere(entry, &node);
+            }
+        }
+    }
+
+    /// The replica has ended well on `node`: ours stops, and is not begun again.
+    fn end_elsewhere(&mut self, mut held: PlacementEntry, node: &str) {
+        let generation = held.spec.generation;
+        self.out.actions.push(Action::Stop {
+            node: held.spec.node.clone(),
+            key: held.key.clone(),
+            generation,
+        });
+        held.report = None;
+        held.stopping = None;
+        held.status = self.end(generation, node, true, words::REASON_ENDED_ELSEWHERE);
+        self.write_ended(held);
+    }
+
+    fn end(
+        &self,
+        generation: i64,
+        node: &str,
+        succeeded: bool,
+        reason: &str,
+    ) -> HyperionPlacementStatus {
+        HyperionPlacementStatus {
+            phase: if succeeded {
+                PlacementPhase::Succeeded
+            } else {
+                PlacementPhase::Failed
+            },
+            since: Some(Time(self.clock)),
+            reason: reason.to_owned(),
+            message: format!("it ended on node {node} while that was out of reach"),
+            observed_generation: generation,
+            ..HyperionPlacementStatus::default()
+        }
     }
 
     fn write_ended(&mut self, entry: PlacementEntry) {

@@ -460,6 +460,30 @@ fn a_job_that_ended_at_the_site_is_not_run_again() {
 }
 
 #[test]
+fn a_job_that_had_ended_when_its_node_is_back_is_not_run_on() {
+    let spec = job(1);
+    let mut w = both(&spec);
+    w.connect("edge-1", json!({}), 0);
+    w.says("edge-1", 1, ReplicaPhase::Succeeded);
+    assert_eq!(w.status().phase, WorkloadPhase::Succeeded);
+    assert!(w.was_stopped("far", 2));
+    w.says("far", 2, ReplicaPhase::Failed);
+    w.wait(REPLACE_AFTER * 10);
+    assert_eq!(w.status().phase, WorkloadPhase::Succeeded);
+    assert_eq!(w.on(0), at("far", 2), "nothing begins anew");
+    // A failure there, or a service, says nothing about the copy that runs.
+    for (spec, phase) in [
+        (job(1), ReplicaPhase::Failed),
+        (service(1, "i"), ReplicaPhase::Succeeded),
+    ] {
+        let mut w = both(&spec);
+        w.connect("edge-1", json!({}), 0);
+        w.says("edge-1", 1, phase);
+        assert_eq!(w.status().phase, WorkloadPhase::Running);
+    }
+}
+
+#[test]
 fn what_the_site_has_no_place_for_is_placed_here() {
     let spec = service(1, "i");
     let mut w = returned(&spec);
