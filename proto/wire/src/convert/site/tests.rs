@@ -86,26 +86,26 @@ fn every_wrong_field_of_an_intent_is_named() {
         ("intent.gpu_millis", |i| i.gpu_millis = 0),
         ("intent.gpu_millis", |i| i.gpu_count = 2),
         ("intent.geographies", |i| {
-            i.geographies = vec!["MARS".into()]
+            i.geographies = vec!["MARS".into()];
         }),
         ("intent.clouds", |i| i.clouds = vec!["x".into()]),
         ("intent.tiers", |i| i.tiers = vec!["x".into()]),
         ("intent.archs", |i| i.archs = vec![String::new()]),
         ("intent.max_hourly_cost", |i| {
-            i.max_hourly_cost = Some(f64::NAN)
+            i.max_hourly_cost = Some(f64::NAN);
         }),
         ("intent.latency_target_ms", |i| {
-            i.latency_target_ms = Some(-1.0)
+            i.latency_target_ms = Some(-1.0);
         }),
         ("intent.clients[0].weight", |i| {
-            i.clients[0].weight = f32::NAN
+            i.clients[0].weight = f32::NAN;
         }),
         ("intent.clients[0].place", |i| {
-            i.clients[0].place = String::new()
+            i.clients[0].place = String::new();
         }),
         ("intent.data_gib", |i| i.data_gib = f64::INFINITY),
         ("intent.tolerations[0].value", |i| {
-            i.tolerations[0].value = "\0".into()
+            i.tolerations[0].value = "\0".into();
         }),
         ("intent.manifest", |i| i.manifest = "x".repeat(1 << 19)),
     ];
@@ -140,15 +140,15 @@ fn every_wrong_field_of_a_record_is_named() {
         ("replica_record.node", |r| r.node = String::new()),
         ("replica_record.node", |r| r.node = "../x".into()),
         ("replica_record.node", |r| {
-            r.state = wire::RecordState::Pending.into()
+            r.state = wire::RecordState::Pending.into();
         }),
         ("replica_record.decider", |r| r.decider = "A B".into()),
         ("replica_record.pod", |r| r.pod = None),
         ("replica_record.pod.containers", |r| {
-            r.pod = Some(wire::PodSpec::default())
+            r.pod = Some(wire::PodSpec::default());
         }),
         ("replica_record.outcome", |r| {
-            r.state = wire::RecordState::Ended.into()
+            r.state = wire::RecordState::Ended.into();
         }),
         ("replica_record", |r| r.decider = "x".repeat(2 << 20)),
     ];
