@@ -582,8 +582,9 @@ impl World {
         let mut taken = Vec::new();
         for record in untaken {
             let key = convert::replica_key("", record.key.as_ref()).unwrap();
-            let known = self.orders.get(&key).map_or(0, |o| o.generation);
-            if record.generation >= known {
+            let known = self.orders.get(&key);
+            let known = known.map_or((0, ""), |o| (o.generation, o.decider.as_str()));
+            if (record.generation, record.decider.as_str()) > known {
                 self.adopted.insert(key.clone(), record.clone());
                 if record.state == i32::from(RecordState::Removed) {
                     self.orders.remove(&key);
