@@ -53,6 +53,14 @@ const GOSSIP_PERIODS_PER_PROBE: u32 = 5;
 /// How often a random member is asked for the members that it knows.
 const ASK_FOR_MEMBERS: u32 = 30;
 
+/// Who was heard within so many probe periods has a connection with this node: even the partners on
+/// the last ring are probed twice within.
+const ACQUAINTED: u32 = 32;
+
+/// News goes to those with whom there are connections if they are no fewer: a site that starts, whose
+/// members learn of each other and change partners all the time, would else be busy with handshakes.
+const FEW: usize = 6;
+
 /// Something happened to a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -101,6 +109,8 @@ struct Seen {
     state: State,
     /// In this state.
     since: Duration,
+    /// The last datagram of it.
+    heard: Option<Duration>,
     places: Places,
 }
 
@@ -227,6 +237,9 @@ impl Membership {
             return Vec::new();
         };
         self.last_heard = Some(now);
+        if let Some(seen) = self.seen.get_mut(&from) {
+            seen.heard = Some(now);
+        }
         self.calls
             .found(Arc::clone(&from), true, now, &mut self.rng);
         let said = members.len();
@@ -471,6 +484,7 @@ impl Membership {
             incarnation: member.incarnation(),
             state: member.state(),
             since,
+            heard: before.and_then(|seen| seen.heard),
             places: before.map_or_else(|| ring::places(node), |seen| seen.places),
         };
         self.seen.insert(Arc::clone(node), seen);
@@ -517,6 +531,22 @@ impl Membership {
             .collect()
     }
 
+    /// Live members heard lately, with which there are connections; all partners where those are few.
+    fn acquainted(&self, now: Duration) -> Vec<&Identity> {
+        let lately = now.saturating_sub(self.config.probe_period * ACQUAINTED);
+        let heard = |seen: &&Seen| seen.is_live() && seen.heard.is_some_and(|at| at >= lately);
+        let acquainted: Vec<&Identity> = self
+            .seen
+            .values()
+            .filter(heard)
+            .map(|seen| &seen.id)
+            .collect();
+        if acquainted.len() < FEW {
+            return self.partners();
+        }
+        acquainted
+    }
+
     /// Keeps the timers that foca asks for. Its own probes are not used.
     fn schedule(&mut self, now: Duration) {
         while let Some((after, timer)) = self.runtime.to_schedule() {
@@ -547,7 +577,7 @@ impl Membership {
             if wire::to_anybody(&self.me, &to, &bytes) {
                 // foca means it for some random members.
                 if partners.is_empty() {
-                    partners = self.partners().into_iter().cloned().collect();
+                    partners = self.acquainted(now).into_iter().cloned().collect();
                 }
                 if !partners.is_empty() {
                     let partner = partners.swap_remove(self.rng.random_range(0..partners.len()));
