@@ -14,6 +14,27 @@ pub const OURS: [&str; 5] = [
 /// Programs of the system that a fleet runs.
 pub const SYSTEM: [&str; 6] = ["containerd", "ctr", "runc", "ip", "kubectl", "ldd"];
 
+/// Programs of the system that devices with networks of their own need besides.
+pub const DEVICES: [&str; 2] = ["nsenter", "nft"];
+
+/// Why a fleet of devices can't run here, or none if it can.
+#[must_use]
+pub fn missing_for_devices() -> Option<String> {
+    missing(&OURS).or_else(|| {
+        let program = DEVICES.iter().find(|p| find(p).is_none())?;
+        Some(format!("{program} is not installed (see .ci/setup)"))
+    })
+}
+
+/// As [`skip`], for a test with devices.
+///
+/// # Panics
+/// A fleet of devices can't run here though it is required.
+#[must_use]
+pub fn skip_devices(test: &str) -> bool {
+    skip_for(test, missing_for_devices())
+}
+
 /// Why containers, and these programs of ours, can't run here, or none if they can.
 #[must_use]
 pub fn missing(ours: &[&str]) -> Option<String> {
@@ -52,9 +73,13 @@ pub fn skip(test: &str) -> bool {
 /// # Panics
 /// The test can't run here though it is required.
 #[must_use]
-#[expect(clippy::panic, reason = "a required test that can't run must fail")]
 pub fn skip_without(test: &str, ours: &[&str]) -> bool {
-    let Some(reason) = missing(ours) else {
+    skip_for(test, missing(ours))
+}
+
+#[expect(clippy::panic, reason = "a required test that can't run must fail")]
+fn skip_for(test: &str, missing: Option<String>) -> bool {
+    let Some(reason) = missing else {
         return false;
     };
     if std::env::var_os("HYPERION_LAB_REQUIRED").is_some() {

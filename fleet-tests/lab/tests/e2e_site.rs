@@ -7,7 +7,7 @@ use hyperion_lab::needs;
 
 /// One run of a scenario with the fast profile; nothing that runs may be started a second time.
 fn scenario(name: &str) {
-    if needs::skip(name) {
+    if needs::skip_devices(name) {
         return;
     }
     let options = Options {

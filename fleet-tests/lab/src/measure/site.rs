@@ -79,7 +79,7 @@ pub fn run(options: &Options) -> Result<Measured> {
         options.scenario,
         SCENARIOS.map(|(name, _)| name).join(", ")
     );
-    if let Some(reason) = needs::missing(&needs::OURS) {
+    if let Some(reason) = needs::missing_for_devices() {
         bail!("can't measure here: {reason}");
     }
     let mut runs = Vec::new();
