@@ -16,7 +16,7 @@ use hyperion_agent::status::{Mode, Status};
 use hyperion_agent::store::Store;
 use hyperion_agent::supervisor::{RuntimeState, SupervisorEvent};
 use hyperion_agent::telemetry::{NoGpu, Reserved, Sampler, capabilities};
-use hyperion_link::{EnrolRequest, Identity, LinkConfig};
+use hyperion_link::{ControlTarget, EnrolRequest, Identity, LinkConfig};
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{Intent, SiteInfo, SiteMember, StartReplica, Welcome};
 use support::{Control, Recording, TOKEN, order, until};
@@ -35,6 +35,17 @@ struct Agent {
 
 impl Agent {
     async fn start(dir: &Path, control: &Control, id: &str, others: Vec<String>) -> Self {
+        Self::start_to(dir, control, control.target(), id, others).await
+    }
+
+    /// With another way to the control plane than the one it enrolled by.
+    async fn start_to(
+        dir: &Path,
+        control: &Control,
+        target: ControlTarget,
+        id: &str,
+        others: Vec<String>,
+    ) -> Self {
         let identity = enrolled(control, dir, id).await;
         let root = Path::new("/");
         let stop = CancellationToken::new();
@@ -50,7 +61,7 @@ impl Agent {
             policies: shelf.files(),
         };
         let (peers, events) = peers::start(wanted, stop.clone()).unwrap();
-        let mut link = LinkConfig::new(control.target());
+        let mut link = LinkConfig::new(target);
         link.backoff_min = Duration::from_millis(10);
         link.backoff_max = Duration::from_millis(50);
         let (supervisor, supervisor_events) = mpsc::channel(64);
@@ -242,4 +253,45 @@ async fn a_peer_takes_over_when_control_plane_and_node_are_gone() {
     let store = Store::open(two.path(), true).unwrap();
     assert_eq!(store.records().len(), 1);
     assert_eq!(store.desired().len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_whose_uplink_is_broken_reaches_the_control_plane_through_a_peer() {
+    let control = Control::start();
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    *control.state.welcome.lock().unwrap() =
+        welcome(&[("lab-1", "127.0.0.1:9"), ("lab-2", "127.0.0.1:9")]);
+    let first = Agent::start(one.path(), &control, "lab-1", Vec::new()).await;
+    until("the first is connected", || control.hellos() > 0).await;
+    let broken = ControlTarget {
+        addr: "127.0.0.1:9".to_owned(),
+        ..control.target()
+    };
+    let others = vec![first.address()];
+    let second = Agent::start_to(two.path(), &control, broken, "lab-2", others).await;
+    let took = in_a_while("hello through the peer", || {
+        let hellos = control.state.hellos.lock().unwrap();
+        hellos.iter().any(|hello| hello.node_id == "lab-2")
+    })
+    .await;
+    println!("connected through a peer after {took:?}");
+    in_a_while("connected", || second.status.mode() == Mode::Connected).await;
+    // Orders come this way, too.
+    control.send(Body::StartReplica(order("web", 1, 1))).await;
+    in_a_while("told", || {
+        second.workloads.last() == Some(vec![("web".into(), 1, false)])
+    })
+    .await;
+    // The peer goes: the way is gone, what runs stays.
+    first.stop().await;
+    in_a_while("disconnected", || second.status.mode() != Mode::Connected).await;
+    in_a_while("the site decides", || {
+        second.status.mode() == Mode::Autonomous
+    })
+    .await;
+    assert_eq!(
+        second.workloads.last(),
+        Some(vec![("web".into(), 1, false)])
+    );
+    second.stop().await;
 }
