@@ -1,8 +1,19 @@
-//! Plays seeds and prints what is wrong: `play FIRST COUNT NODES SITES FAULTS`.
+//! Plays seeds and prints what is wrong: `play FIRST COUNT NODES SITES FAULTS`. A bench without
+//! the rest of the bench, to build quickly.
+
+#![allow(clippy::print_stdout)]
 
 use hyperion_sim::{Scenario, parse_faults, run, seeds};
 
 fn main() {
+    // Logs of the watched run, where RUST_LOG asks for them.
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .without_time()
+            .with_writer(std::io::stderr)
+            .init();
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |n: usize, usual: u64| args.get(n).and_then(|a| a.parse().ok()).unwrap_or(usual);
     let faults = args.get(4).map_or("all", String::as_str);

@@ -87,6 +87,16 @@ impl Outbox {
         self.open.set(open);
     }
 
+    /// Ids of the orders that were confirmed during this call, in order.
+    pub(crate) fn confirmed(&self) -> Vec<u64> {
+        let sent = self.sent.borrow();
+        let results = sent.iter().filter_map(|body| match body {
+            Body::CommandResult(result) if result.ok => Some(result.command_id),
+            _ => None,
+        });
+        results.collect()
+    }
+
     pub(crate) fn take(&self) -> Vec<Body> {
         self.sent.take()
     }

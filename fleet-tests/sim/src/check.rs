@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyperion_api::workload::{HyperionWorkloadSpec, WorkloadType};
 use hyperion_operator::index::Name;
-use hyperion_proto::agent_v1::PodSpec;
+use hyperion_proto::agent_v1::{PodSpec, RestartPolicy};
 use hyperion_proto::domain::ReplicaKey;
 
 use crate::runtime::{Cause, Happened};
@@ -19,6 +19,9 @@ pub(crate) const OVERLAP: Duration = Duration::from_secs(30);
 /// of a loss after 10 s, knows nodes that it has never seen after 20 s, and `replaceAfter` is at
 /// most 15 s.
 pub(crate) const WITHIN: Duration = Duration::from_secs(45);
+
+/// Time within which what the control plane hears has come through to what it orders.
+const AWARE: Duration = Duration::from_secs(5);
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,14 +85,20 @@ pub(crate) struct Checker {
     deleted: BTreeSet<Name>,
     /// When a person last changed a workload.
     changed: BTreeMap<Name, Duration>,
-    /// Jobs' replicas that ended well.
-    done: BTreeSet<ReplicaKey>,
+    /// Jobs' replicas that ended well, and where.
+    done: BTreeMap<ReplicaKey, usize>,
+    /// Since when the control plane knows of that.
+    told_done: BTreeMap<ReplicaKey, Duration>,
+    /// Jobs' replicas that failed and are not to be tried again.
+    failed: BTreeSet<ReplicaKey>,
     /// Replicas that have run.
     ever: BTreeSet<(Name, u32)>,
     /// Workloads that were applied at a site, and which.
     pub local: BTreeMap<Name, usize>,
     /// Highest generation that a device's agent has obeyed.
     obeyed: BTreeMap<(usize, ReplicaKey), u64>,
+    /// Highest generation that a device's agent has confirmed.
+    confirmed: BTreeMap<(usize, ReplicaKey), u64>,
     /// Since when a replica that should run does not.
     absent: BTreeMap<(Name, u32), Duration>,
     /// Container starts, in all.
@@ -145,10 +154,19 @@ impl Checker {
         self.wanted.get(&name_of(key)).is_some_and(|w| w.exclusive)
     }
 
-    /// Something happened to a container.
-    pub(crate) fn happened(&mut self, node: usize, happened: &Happened, now: Duration) {
+    /// Something happened to a container. `settled` says that the device has had its link for a
+    /// while.
+    pub(crate) fn happened(
+        &mut self,
+        node: usize,
+        happened: &Happened,
+        settled: bool,
+        now: Duration,
+    ) {
         match happened {
-            Happened::Started { key, id, pod, .. } => self.started(node, key, *id, pod, now),
+            Happened::Started { key, id, pod, .. } => {
+                self.started(node, key, *id, pod, settled, now);
+            }
             Happened::Ended {
                 key,
                 id,
@@ -158,7 +176,15 @@ impl Checker {
         }
     }
 
-    fn started(&mut self, node: usize, key: &ReplicaKey, id: u64, pod: &PodSpec, now: Duration) {
+    fn started(
+        &mut self,
+        node: usize,
+        key: &ReplicaKey,
+        id: u64,
+        pod: &PodSpec,
+        settled: bool,
+        now: Duration,
+    ) {
         self.starts += 1;
         self.ever.insert((name_of(key), key.index));
         for ((other, k), dropped) in &mut self.dropped {
@@ -192,12 +218,24 @@ impl Checker {
             );
             self.violate(now, "needless_restart", what);
         }
-        if self.done.contains(key) && self.wanted.get(&name_of(key)).is_some_and(|w| w.job) {
-            let late = self.changed_at(&name_of(key));
-            if late + OVERLAP < now {
-                let what = format!("{key} had ended well and was started again on node {node}");
+        let job = self.wanted.get(&name_of(key)).is_some_and(|w| w.job);
+        let unchanged = self.changed_at(&name_of(key)) + OVERLAP < now;
+        if let Some(at) = self.done.get(key).filter(|_| job && unchanged) {
+            // Its own device knows; others may go by what they were told before they were away.
+            let told = self.told_done.get(key).is_some_and(|t| *t + AWARE < now);
+            if *at == node || (told && settled) {
+                let what = format!(
+                    "{key} had ended well on node {at} and was started again on node {node}"
+                );
                 self.violate(now, "job_again", what);
             }
+        }
+    }
+
+    /// The control plane hears that a job's replica has ended well.
+    pub(crate) fn told_done(&mut self, key: &ReplicaKey, now: Duration) {
+        if self.done.contains_key(key) {
+            self.told_done.entry(key.clone()).or_insert(now);
         }
     }
 
@@ -232,7 +270,10 @@ impl Checker {
                 self.dropped.insert((node, key.clone()), dropped);
             }
             Cause::Exit(0) => {
-                self.done.insert(key.clone());
+                self.done.insert(key.clone(), node);
+            }
+            Cause::Exit(_) if pod.restart_policy() == RestartPolicy::Never => {
+                self.failed.insert(key.clone());
             }
             _ => {}
         }
@@ -243,10 +284,11 @@ impl Checker {
         self.ever.contains(&(name.clone(), index))
     }
 
-    /// True where a job's replica has ended well somewhere.
+    /// True where a job's replica has ended for good somewhere.
     pub(crate) fn is_done(&self, name: &Name, index: u32) -> bool {
-        self.done
-            .iter()
+        let ended = self.done.keys().chain(&self.failed);
+        ended
+            .into_iter()
             .any(|key| name_of(key) == *name && key.index == index)
     }
 
@@ -274,6 +316,40 @@ impl Checker {
     pub(crate) fn stopped(&mut self, node: usize, key: &ReplicaKey, generation: u64) {
         let held = self.obeyed.entry((node, key.clone())).or_default();
         *held = (*held).max(generation);
+    }
+
+    /// An agent has confirmed an order.
+    pub(crate) fn confirmed(&mut self, node: usize, key: ReplicaKey, generation: u64) {
+        let held = self.confirmed.entry((node, key)).or_default();
+        *held = (*held).max(generation);
+    }
+
+    /// An agent has started: what it had confirmed before is known to its store.
+    pub(crate) fn restarted(
+        &mut self,
+        node: usize,
+        highest: impl Fn(&ReplicaKey) -> u64,
+        excused: bool,
+        now: Duration,
+    ) {
+        if excused {
+            self.confirmed.retain(|(at, _), _| *at != node);
+            self.obeyed.retain(|(at, _), _| *at != node);
+            return;
+        }
+        let mut lost = Vec::new();
+        for ((at, key), generation) in &self.confirmed {
+            let known = highest(key);
+            if *at == node && known < *generation {
+                lost.push(format!(
+                    "node {node} had confirmed generation {generation} of {key} and knows {known} \
+                     after its start"
+                ));
+            }
+        }
+        for what in lost {
+            self.violate(now, "lost", what);
+        }
     }
 
     /// Highest generation that a device has obeyed for a replica.

@@ -141,7 +141,7 @@ pub(crate) fn schedule(
         return faults;
     }
     let total: usize = kinds.iter().map(|k| k.weight()).sum();
-    let many = 2 + rng.below(4) + rng.below(2 * sites.len() + 1);
+    let many = 3 + sites.len() + rng.below(4) + rng.below(2 * sites.len() + 1);
     for _ in 0..many {
         let mut at = rng.below(total);
         let mut kind = kinds[0];

@@ -105,7 +105,7 @@ pub(crate) fn schedule(
         actions.push((at, Action::Apply(name.clone(), spec)));
         names.push(name);
     }
-    for n in 0..1 + rng.below(3 + workloads / 4) {
+    for n in 0..3 + rng.below(4 + workloads / 2) {
         let at = rng.between(from, to);
         let name = rng
             .pick(&names)
@@ -113,15 +113,15 @@ pub(crate) fn schedule(
             .unwrap_or_else(|| Name::new(NAMESPACE, "w0"));
         let (site, nodes) = &sites[rng.below(sites.len())];
         let node = *rng.pick(nodes).unwrap_or(&0);
-        let action = match rng.below(8) {
+        let action = match rng.below(10) {
             0 => Action::Delete(name),
             1 | 2 => Action::Scale(name, rng.below(4) as i32),
-            3 => Action::Roll(name),
-            4 => {
+            3..=5 => Action::Roll(name),
+            6 => {
                 let name = Name::new(NAMESPACE, &format!("x{n}"));
                 Action::Apply(name, Box::new(spec(Some(site), rng)))
             }
-            5 | 6 => {
+            7 | 8 => {
                 let name = Name::new(NAMESPACE, &format!("local{n}"));
                 let mut spec = spec(None, rng);
                 spec.replicas = 1;

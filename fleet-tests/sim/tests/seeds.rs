@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
-use hyperion_sim::{Kind, Scenario, Summary, parse_faults, run, seeds};
+use hyperion_sim::{Scenario, Summary, parse_faults, run, seeds};
 
 fn scenario(nodes: usize, sites: usize, faults: &str) -> Scenario {
     Scenario {
@@ -45,39 +45,36 @@ fn play(nodes: usize, sites: usize, faults: &str, first: u64, count: u64) -> Sum
 
 #[test]
 fn a_fleet_without_faults_does_what_people_ask() {
-    let summary = play(6, 2, "none", 1, 4);
+    let summary = play(6, 2, "none", 1, 1);
     assert!(summary.starts > 0 && summary.requests > 0);
 }
 
 #[test]
 fn a_fleet_with_all_faults_keeps_its_promises() {
-    let summary = play(9, 3, "all", 1, 16);
-    assert!(
-        summary.faults.values().sum::<u64>() > 50,
-        "{:?}",
-        summary.faults
-    );
+    let summary = play(6, 2, "all", 1, 10);
+    let injected: u64 = summary.faults.values().sum();
+    assert!(injected > 50, "{:?}", summary.faults);
 }
 
 #[test]
 fn a_seed_plays_the_same_each_time() {
     let scenario = Scenario {
         seed: 7,
-        ..scenario(6, 2, "all")
+        ..scenario(4, 1, "all")
     };
     let (first, second) = (run(&scenario), run(&scenario));
     assert_eq!(first.digest, second.digest);
     assert_eq!(first.events, second.events);
-    let other = run(&Scenario {
-        seed: 8,
-        ..scenario
-    });
-    assert_ne!(first.digest, other.digest);
 }
 
+/// Each found something once.
 #[test]
-fn each_fault_alone_breaks_nothing() {
-    for kind in Kind::ALL {
-        play(5, 1, kind.name(), 100, 1);
+fn seeds_that_found_something_stay_good() {
+    for (nodes, sites, faults, seed) in [
+        // A job that had ended ran again after a reboot, then after its `stopAfter`.
+        (6, 2, "site_cut,device_dead", 2),
+        (6, 2, "control_stop,control_failover", 1),
+    ] {
+        play(nodes, sites, faults, seed, 1);
     }
 }

@@ -142,14 +142,14 @@ impl Api {
                     generation,
                 });
             }
-            Action::Delete { workload, replica } => {
-                if !self.remove_placement(&(workload.clone(), replica)) {
-                    return Some(Applied::Gone {
-                        workload,
-                        replica,
-                        generation: i64::MAX,
-                    });
-                }
+            Action::Delete { workload, replica }
+                if !self.remove_placement(&(workload.clone(), replica)) =>
+            {
+                return Some(Applied::Gone {
+                    workload,
+                    replica,
+                    generation: i64::MAX,
+                });
             }
             Action::PlacementStatus {
                 workload,

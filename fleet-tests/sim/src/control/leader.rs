@@ -13,7 +13,7 @@ use hyperion_operator::plan::{self, Action};
 use hyperion_operator::queue::Queue;
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
-    CommandResult, EventAck, Hello, ReplicaRecord, SiteDecisions, StartReplica, TelemetryAck,
+    Event, EventAck, Hello, ReplicaRecord, SiteDecisions, StartReplica, TelemetryAck,
 };
 use hyperion_proto::convert;
 use kube::core::DeserializeGuard;
@@ -31,14 +31,14 @@ const PASSES: usize = 20_000;
 /// to the API and the log does.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
-    /// Ids of events that were acknowledged, by node, in order.
-    pub events: BTreeMap<String, Vec<u64>>,
-    /// Ids of telemetry batches that were acknowledged, by node, in order.
-    pub batches: BTreeMap<String, Vec<u64>>,
+    /// Events that were acknowledged, by node and id.
+    events: BTreeMap<String, BTreeMap<u64, Event>>,
+    /// Ids of telemetry batches that were acknowledged, by node.
+    batches: BTreeMap<String, BTreeSet<u64>>,
+    /// What came twice with one id and was not the same, or came out of order.
+    pub wrong: Vec<String>,
     /// Samples in those batches.
     pub samples: BTreeMap<String, u64>,
-    /// Orders that nodes confirmed, by node.
-    pub confirmed: Vec<(String, CommandResult)>,
     /// Orders that nodes refused.
     pub refused: u64,
 }
@@ -196,18 +196,27 @@ impl Leader {
                 }
             }
             Body::Event(event) => {
+                let id = event.id;
                 let seen = heard.events.entry(node.to_owned()).or_default();
-                seen.push(event.id);
-                self.gateway
-                    .send(node, Body::EventAck(EventAck { id: event.id }));
+                if let Some(before) = seen.insert(id, event.clone())
+                    && before != event
+                {
+                    let what = format!("{node} gives event id {id} twice: {before:?}, {event:?}");
+                    heard.wrong.push(what);
+                }
+                self.gateway.send(node, Body::EventAck(EventAck { id }));
             }
             Body::TelemetryBatch(batch) => {
-                heard
-                    .batches
-                    .entry(node.to_owned())
-                    .or_default()
-                    .push(batch.id);
-                *heard.samples.entry(node.to_owned()).or_default() += batch.samples.len() as u64;
+                let seen = heard.batches.entry(node.to_owned()).or_default();
+                let last = seen.last().copied().unwrap_or_default();
+                if seen.insert(batch.id) {
+                    let samples = batch.samples.len() as u64;
+                    *heard.samples.entry(node.to_owned()).or_default() += samples;
+                    if batch.id < last {
+                        let what = format!("{node} sends batch {} after {last}", batch.id);
+                        heard.wrong.push(what);
+                    }
+                }
                 self.gateway
                     .send(node, Body::TelemetryAck(TelemetryAck { id: batch.id }));
             }
@@ -221,10 +230,7 @@ impl Leader {
                 self.gateway.sites.set_addresses(node, &addresses);
             }
             Body::RuntimeState(state) => self.index.node_runtime(node, state.problem),
-            Body::CommandResult(result) if result.ok => {
-                heard.confirmed.push((node.to_owned(), result));
-            }
-            Body::CommandResult(_) => heard.refused += 1,
+            Body::CommandResult(result) if !result.ok => heard.refused += 1,
             _ => {}
         }
     }

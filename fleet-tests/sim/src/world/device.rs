@@ -138,6 +138,9 @@ impl World {
                 return;
             }
         };
+        let excused = std::mem::take(&mut self.devices[node].store_behind);
+        let highest = |key: &ReplicaKey| store.highest(key);
+        self.checker.restarted(node, highest, excused, self.now);
         let device = &mut self.devices[node];
         let facts = NodeFacts {
             node_id: device.id.clone(),
@@ -498,7 +501,8 @@ impl World {
             .with(|r| std::mem::take(&mut r.happened));
         for happened in happened {
             note!(self, "{} {happened:?}", self.devices[node].id);
-            self.checker.happened(node, &happened, self.now);
+            let settled = self.settled(node);
+            self.checker.happened(node, &happened, settled, self.now);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyperion_agent::node::Gone;
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
-    ReplicaKey, ReplicaRecord, ReplicaReport, StartReplica, StreamMessage,
+    ReplicaKey, ReplicaPhase, ReplicaRecord, ReplicaReport, StartReplica, StreamMessage,
 };
 use hyperion_proto::convert;
 
@@ -19,6 +19,8 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(8);
 /// How long a second boot of a node waits for the first to be silent; as in the gateway.
 const CONTEST: Duration = Duration::from_secs(7);
+/// A device that has had its link for this long knows what the control plane knows.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Orders kept of a device, to arrive again.
 const ORDERS: usize = 64;
 
@@ -32,6 +34,7 @@ pub(super) struct Session {
     /// The agent has it, and has been welcomed on it.
     agent: bool,
     welcomed: bool,
+    made: Duration,
     /// The control plane has it.
     control: bool,
     heard: Duration,
@@ -97,6 +100,7 @@ impl World {
                 via,
                 agent: true,
                 welcomed: false,
+                made: self.now,
                 control: false,
                 heard: self.now,
                 up_at: Duration::ZERO,
@@ -150,6 +154,14 @@ impl World {
             && self.net.uplink_both(session.node, session.via)
     }
 
+    /// True where a device has had its link for a while.
+    pub(super) fn settled(&self, node: usize) -> bool {
+        let session = self.devices[node]
+            .session
+            .and_then(|id| self.sessions.get(&id));
+        session.is_some_and(|s| s.welcomed && s.made + SETTLED < self.now)
+    }
+
     /// A message of an agent, on the connection that it has.
     pub(super) fn send_up(&mut self, node: usize, body: Body, cost: Duration) {
         if let Some(id) = self.devices[node].session {
@@ -194,13 +206,17 @@ impl World {
         self.at(at, Event::ToNode { session: id, body });
     }
 
-    pub(super) fn to_control(&mut self, id: u64, body: Body) {
+    pub(super) fn arrive_up(&mut self, id: u64, body: Body) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         if session.leader != self.leaders || self.leader.is_none() {
             return;
         }
+        self.hear_of_ends(&body);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         if let Body::Hello(_) = &body {
             let until = self.now + CONTEST;
             let body = Box::new(body);
@@ -215,6 +231,22 @@ impl World {
             note!(self, "{node} -> {}", told(&body));
         }
         self.hear(&node, id, body);
+    }
+
+    /// Notes which jobs the control plane hears to have ended well.
+    fn hear_of_ends(&mut self, body: &Body) {
+        let reports = match body {
+            Body::ReplicaReport(report) => std::slice::from_ref(report),
+            Body::Hello(hello) => hello.replicas.as_slice(),
+            _ => return,
+        };
+        for report in reports {
+            if report.phase() == ReplicaPhase::Succeeded
+                && let Ok(key) = convert::replica_key("", report.key.as_ref())
+            {
+                self.checker.told_done(&key, self.now);
+            }
+        }
     }
 
     /// Hello at the control plane: another boot of the node may have to be silent first.
@@ -259,11 +291,11 @@ impl World {
         }
     }
 
-    pub(super) fn to_node(&mut self, id: u64, body: Body) {
+    pub(super) fn arrive_down(&mut self, id: u64, body: Body) {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let (node, epoch) = (session.node, session.epoch);
+        let (node, epoch, via) = (session.node, session.epoch, session.via);
         if !session.agent || self.devices[node].epoch != epoch {
             return;
         }
@@ -284,27 +316,40 @@ impl World {
         let device = &mut self.devices[node];
         device.containers.set_now(self.now);
         device.outbox.set_open(true);
-        let before: Vec<_> = device
-            .node
-            .as_ref()
-            .map(|a| a.store().keys().cloned().collect())
-            .unwrap_or_default();
+        let orders = orders_of(&body);
         let stop = match &body {
             Body::StopReplica(stop) => convert::replica_key("", stop.key.as_ref())
                 .ok()
                 .map(|key| (key, stop.generation)),
             _ => None,
         };
+        let peer = via.map(|via| format!("edge-{via}"));
         if let Some(agent) = &mut device.node {
-            match body {
-                Body::Welcome(welcome) if first => agent.connected(&welcome, now, &device.outbox),
-                body => agent.messages([StreamMessage { body: Some(body) }], now, &device.outbox),
+            let held = stop
+                .as_ref()
+                .is_some_and(|(key, _)| agent.store().held(key).is_some());
+            match (body, peer) {
+                (Body::Welcome(welcome), None) if first => {
+                    agent.connected(&welcome, now, &device.outbox);
+                }
+                (Body::Welcome(welcome), Some(peer)) if first => {
+                    agent.connected_through(&peer, &welcome, now, &device.outbox);
+                }
+                (body, _) => {
+                    agent.messages([StreamMessage { body: Some(body) }], now, &device.outbox);
+                }
             }
             if let Some((key, generation)) = stop
-                && before.contains(&key)
+                && held
                 && agent.store().held(&key).is_none()
             {
                 self.checker.stopped(node, &key, generation);
+            }
+        }
+        let confirmed = self.devices[node].outbox.confirmed();
+        for (key, generation, command) in orders {
+            if command != 0 && confirmed.contains(&command) {
+                self.checker.confirmed(node, key, generation);
             }
         }
         self.settle(node);
@@ -467,6 +512,20 @@ impl World {
             }
         }
     }
+}
+
+/// Orders to start in a message: replica, generation and the id of the order.
+fn orders_of(body: &Body) -> Vec<(hyperion_proto::domain::ReplicaKey, u64, u64)> {
+    let list: &[StartReplica] = match body {
+        Body::StartReplica(start) => std::slice::from_ref(start),
+        // One answer for each: the same ids of different replicas can't be told apart.
+        _ => return Vec::new(),
+    };
+    let orders = list.iter().filter_map(|start| {
+        let key = convert::replica_key("", start.key.as_ref()).ok()?;
+        Some((key, start.generation, start.command_id))
+    });
+    orders.collect()
 }
 
 /// A message in a few words.

@@ -434,8 +434,8 @@ impl World {
             Event::Measure { node, epoch } => self.measure(node, epoch),
             Event::Connect { node, epoch } => self.connect(node, epoch),
             Event::Hello { session } => self.hello(session),
-            Event::ToControl { session, body } => self.to_control(session, *body),
-            Event::ToNode { session, body } => self.to_node(session, *body),
+            Event::ToControl { session, body } => self.arrive_up(session, *body),
+            Event::ToNode { session, body } => self.arrive_down(session, *body),
             Event::Admit {
                 session,
                 body,

@@ -67,7 +67,6 @@ pub fn offline_day(seed: u64, offline: Duration, interval: Duration) -> OfflineD
     let id = &world.devices[0].id;
     day.backfilled = world.heard.samples.get(id).copied().unwrap_or(0);
     day.lost = day.kept.saturating_sub(day.backfilled + day.dropped);
-    let batches = world.heard.batches.get(id);
-    day.in_order = batches.is_none_or(|ids| ids.windows(2).all(|pair| pair[0] < pair[1]));
+    day.in_order = world.heard.wrong.is_empty() && world.checker.violations.is_empty();
     day
 }

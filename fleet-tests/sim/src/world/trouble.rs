@@ -41,7 +41,7 @@ impl World {
             Kind::UplinkOneWay => {
                 self.uplink(fault.site, begins);
                 for node in &fault.nodes {
-                    if fault.dice % 2 == 0 {
+                    if fault.dice.is_multiple_of(2) {
                         self.net.block_up(*node, begins);
                     } else {
                         self.net.block_down(*node, begins);
@@ -77,6 +77,7 @@ impl World {
                     let device = &mut self.devices[*node];
                     device.disk.set_full(begins);
                     device.disk_full = begins;
+                    // Until the next start: what is confirmed now is in memory only.
                     device.store_behind = true;
                 }
             }
@@ -138,7 +139,7 @@ impl World {
         self.disturb_all();
         if begins {
             self.stopped += 1;
-            self.end_lead(fault.dice % 2 == 0);
+            self.end_lead(fault.dice.is_multiple_of(2));
         } else {
             self.stopped = self.stopped.saturating_sub(1);
             let wait = self.rng.millis(200, 1500);
@@ -210,7 +211,7 @@ impl World {
                 continue;
             }
             self.devices[node].down += 1;
-            let cut = fault.kind == Kind::DeviceDead && fault.dice % 4 != 0;
+            let cut = fault.kind == Kind::DeviceDead && !fault.dice.is_multiple_of(4);
             self.power_off(node, cut);
         }
     }
@@ -233,7 +234,9 @@ impl World {
     /// Orders that were overtaken arrive again, as from a control plane that does not know that it
     /// no longer leads.
     fn stale_orders(&mut self, fault: &Fault) {
-        for node in &fault.nodes {
+        let first = fault.dice as usize % self.devices.len();
+        for n in 0..self.devices.len() {
+            let node = &((first + n) % self.devices.len());
             let Some(session) = self.devices[*node].session else {
                 continue;
             };
@@ -253,7 +256,7 @@ impl World {
                 );
                 self.stale += 1;
                 let body = hyperion_proto::agent_v1::stream_message::Body::StartReplica(order);
-                self.to_node(session, body);
+                self.arrive_down(session, body);
             }
         }
     }

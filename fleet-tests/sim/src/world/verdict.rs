@@ -20,15 +20,15 @@ impl World {
     pub(super) fn check(&mut self) {
         self.after(CHECK, Event::Check);
         self.check_overlaps();
-        let workloads: Vec<(Name, HyperionWorkload)> = self
-            .api
-            .workloads
-            .iter()
-            .map(|(name, w)| (name.clone(), w.clone()))
-            .collect();
-        for (name, workload) in workloads {
-            self.check_workload(&name, &workload);
+        for what in std::mem::take(&mut self.heard.wrong) {
+            self.checker.violate(self.now, "lost", what);
         }
+        // Nothing of this changes what people want.
+        let workloads = std::mem::take(&mut self.api.workloads);
+        for (name, workload) in &workloads {
+            self.check_workload(name, workload);
+        }
+        self.api.workloads = workloads;
     }
 
     fn check_overlaps(&mut self) {
@@ -200,7 +200,7 @@ impl World {
                 wrong.push(format!("{key} runs on nodes {nodes:?} and nobody wants it"));
             }
         }
-        for ((name, index), _) in &self.api.placements {
+        for (name, index) in self.api.placements.keys() {
             if !expected.contains(&(name.clone(), *index)) {
                 wrong.push(format!("the placement of {name}/{index} is left over"));
             }
