@@ -108,7 +108,9 @@ const YEAR_MS: u64 = 366 * 24 * 3600 * 1000;
 /// Milliseconds; 0 means that the user said nothing, so a stated 0 becomes the next best.
 fn millis(time: Option<Duration>) -> u64 {
     time.map_or(0, |t| {
-        u64::try_from(t.as_millis()).unwrap_or(u64::MAX).clamp(1, YEAR_MS)
+        u64::try_from(t.as_millis())
+            .unwrap_or(u64::MAX)
+            .clamp(1, YEAR_MS)
     })
 }
 
