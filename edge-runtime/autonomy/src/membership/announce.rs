@@ -1,6 +1,6 @@
 //! Calling those that belong to the site and are not alive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +21,16 @@ const PERIODS: u32 = 5;
 /// costs each of them little.
 const CALLERS: f64 = 3.0;
 
+/// A node that was never seen is called every period for this many: it may be alive, known to all
+/// others, and missed by this one alone.
+const UNSEEN: u32 = 120;
+
 /// Who is to be called.
 pub(super) struct Calls {
     period: Duration,
     next: Duration,
-    /// Nodes of the site, as far as known, without this one.
-    known: BTreeSet<Arc<str>>,
+    /// Nodes of the site, as far as known, without this one, and since when.
+    known: BTreeMap<Arc<str>, Duration>,
     /// Found and not called yet.
     fresh: BTreeSet<Arc<str>>,
 }
@@ -36,7 +40,7 @@ impl Calls {
         Self {
             period,
             next: now,
-            known: BTreeSet::new(),
+            known: BTreeMap::new(),
             fresh: BTreeSet::new(),
         }
     }
@@ -55,13 +59,13 @@ impl Calls {
         } else if !live {
             self.next = self.next.min(soon);
         }
-        if self.known.len() >= MAX_MEMBERS && !self.known.contains(&node) {
+        if self.known.len() >= MAX_MEMBERS && !self.known.contains_key(&node) {
             return;
         }
         if !live {
             self.fresh.insert(Arc::clone(&node));
         }
-        self.known.insert(node);
+        self.known.entry(node).or_insert(now);
     }
 
     pub(super) fn forget(&mut self, node: &str) {
@@ -70,7 +74,7 @@ impl Calls {
     }
 
     pub(super) fn knows(&self, node: &str) -> bool {
-        self.known.contains(node)
+        self.known.contains_key(node)
     }
 
     pub(super) fn next_wake(&self) -> Option<Duration> {
@@ -91,13 +95,28 @@ impl Membership {
         let mut missing: Vec<Arc<str>> = self
             .calls
             .known
-            .iter()
+            .keys()
             .filter(|node| !is_live(node))
             .cloned()
             .collect();
+        let young = |node: &Arc<str>| {
+            let until = |since: &Duration| *since + self.calls.period * UNSEEN;
+            self.calls
+                .known
+                .get(node)
+                .is_some_and(|since| now < until(since))
+        };
+        let unseen = missing
+            .iter()
+            .filter(|node| !self.seen.contains_key(*node) && young(node));
+        let unseen: Vec<Arc<str>> = unseen.cloned().collect();
+        let hurry = live == 0 || !unseen.is_empty();
         if chosen.is_empty() {
             let wanted = if live == 0 {
                 CALLS
+            } else if !unseen.is_empty() {
+                missing = unseen;
+                1
             } else {
                 let odds = CALLERS * missing.len() as f64 / (live + 1) as f64;
                 usize::from(self.rng.random_bool(odds.min(1.0)))
@@ -113,7 +132,7 @@ impl Membership {
                 chosen.swap_remove(self.rng.random_range(0..chosen.len()));
             }
         }
-        let pause = if live == 0 {
+        let pause = if hurry {
             self.calls.period
         } else {
             self.calls.period * PERIODS
