@@ -213,6 +213,9 @@ impl Autonomy {
                 state: RecordState::Ended.into(),
                 outcome: outcome.into(),
                 exit_code,
+                // Whichever node of the site is back first tells the control plane, which may be
+                // about to place it again.
+                taken: entry.record.taken && self.machine.linked(),
                 ..entry.record.clone()
             });
         if let Some(record) = record
