@@ -108,6 +108,20 @@ impl ReplicaEntry {
         !self.record.taken && !self.record.decider.is_empty()
     }
 
+    /// What the site's next decision is made from. Once the control plane has taken one it knows the
+    /// workload: one that was applied at the site and is deleted there later must not come back with
+    /// the next decision.
+    #[must_use]
+    pub fn next_record(&self) -> ReplicaRecord {
+        let mut record = self.record.clone();
+        if record.taken
+            && let Some(intent) = &mut record.intent
+        {
+            intent.manifest.clear();
+        }
+        record
+    }
+
     fn version(&self, key: &ReplicaKey) -> ReplicaVersion {
         ReplicaVersion {
             key: Some(key.into()),

@@ -260,7 +260,7 @@ impl Autonomy {
             }),
             unix_ms: self.unix_ms(now),
             taken: false,
-            ..entry.record.clone()
+            ..entry.next_record()
         };
         let me = self.node_id.clone();
         if let Err(refused) = self.site.merge_replica(&me, record, now) {
@@ -335,7 +335,7 @@ impl Autonomy {
             }),
             unix_ms: self.unix_ms(now),
             taken: false,
-            ..entry.record.clone()
+            ..entry.next_record()
         };
         let me = self.node_id.clone();
         if let Err(refused) = self.site.merge_replica(&me, record, now) {

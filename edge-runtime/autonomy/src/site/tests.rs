@@ -388,3 +388,19 @@ mod own {
         assert_eq!(own.surpass(u64::MAX, NOW), None, "nobody started so often");
     }
 }
+
+#[test]
+fn what_the_control_plane_has_taken_is_not_brought_again() {
+    let mut site = Site::new("a");
+    let mut applied = placed(0, 1, "a", "a");
+    applied.intent.as_mut().unwrap().manifest = "{}".into();
+    site.merge_replica("a", applied.clone(), NOW).unwrap();
+    let manifest = |site: &Site| {
+        let next = site.replica(&key(0)).unwrap().next_record();
+        next.intent.unwrap().manifest
+    };
+    assert_eq!(manifest(&site), "{}", "not told yet");
+    applied.taken = true;
+    site.merge_replica("a", applied, NOW).unwrap();
+    assert_eq!(manifest(&site), "");
+}
