@@ -26,6 +26,7 @@ impl<W: Workloads> Node<W> {
         let reports = self.all_reports();
         let site_decisions = self.decisions_for_hello();
         self.sent_event = 0;
+        self.sent_state = None;
         self.reported = reports.clone();
         self.reported_problem.clone_from(&self.runtime_problem);
         self.telemetry.new_connection();

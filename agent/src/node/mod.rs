@@ -36,7 +36,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use hyperion_autonomy::{Autonomy, Me, Mode, Profile, Start};
-use hyperion_proto::agent_v1::{NodeCapabilities, ReplicaReport, SiteInfo};
+use hyperion_proto::agent_v1::{NodeCapabilities, NodeState, ReplicaReport, SiteInfo};
 use hyperion_proto::domain::ReplicaKey;
 use tracing::info;
 
@@ -153,6 +153,8 @@ pub struct Node<W> {
     stopped: VecDeque<ReplicaReport>,
     /// Last event that was handed to this connection.
     sent_event: u64,
+    /// What this connection knows of mode, policy and addresses.
+    sent_state: Option<NodeState>,
     /// Decisions of the site that this connection was told.
     sent_decisions: BTreeSet<decisions::Told>,
     /// There may be some that it was not told.
@@ -198,6 +200,7 @@ impl<W: Workloads> Node<W> {
             reported: BTreeMap::new(),
             stopped: VecDeque::new(),
             sent_event: 0,
+            sent_state: None,
             sent_decisions: BTreeSet::new(),
             decisions_due: false,
             telemetry: telemetry::Live::default(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hyperion_proto::agent_v1::stream_message::Body;
-use hyperion_proto::agent_v1::{Event, ReplicaPhase, ReplicaReport, RuntimeState};
+use hyperion_proto::agent_v1::{Event, NodeState, ReplicaPhase, ReplicaReport, RuntimeState};
 use hyperion_proto::domain::ReplicaKey;
 
 use super::glue::Work;
@@ -140,9 +140,25 @@ impl<W: Workloads> Node<W> {
 
     /// Tells the control plane what it has not got.
     pub(super) fn report(&mut self, out: &dyn Outgoing) {
+        self.send_state(out);
         self.send_decisions(out);
         self.send_reports(out);
         self.send_events(out);
+    }
+
+    /// Sends mode, policy and addresses, where they changed.
+    fn send_state(&mut self, out: &dyn Outgoing) {
+        if !self.linked {
+            return;
+        }
+        let state = NodeState {
+            mode: self.mode().as_str().to_owned(),
+            policy_hash: self.policy_hash().to_owned(),
+            peer_addresses: self.me.addresses.clone(),
+        };
+        if self.sent_state.as_ref() != Some(&state) && out.send(Body::NodeState(state.clone())) {
+            self.sent_state = Some(state);
+        }
     }
 
     /// Sends the reports that differ from what this connection has. What is not taken now differs

@@ -184,6 +184,37 @@ fn a_job_that_ended_offline_is_told_to_the_site_and_never_runs_again() {
 }
 
 #[test]
+fn the_control_plane_hears_of_mode_policy_and_addresses_when_they_change() {
+    let mut alone = Alone::fresh("edge-1");
+    let states = |alone: &Alone| -> Vec<(String, usize)> {
+        let sent = alone.out.take().into_iter();
+        sent.filter_map(|body| match body {
+            Body::NodeState(state) => Some((state.mode, state.peer_addresses.len())),
+            _ => None,
+        })
+        .collect()
+    };
+    let incomplete = Welcome {
+        replicas_complete: false,
+        ..welcome(Vec::new(), &["edge-1"])
+    };
+    alone.connect(&incomplete);
+    alone.hear(Body::Welcome(welcome(Vec::new(), &["edge-1"])));
+    let told = states(&alone);
+    assert_eq!(told.last(), Some(&("connected".to_owned(), 1)), "{told:?}");
+    alone.pass(Duration::from_secs(5));
+    assert!(states(&alone).is_empty(), "nothing changed");
+    let now = alone.now();
+    let two = vec!["10.0.0.1:7445".to_owned(), "10.1.0.1:7445".to_owned()];
+    alone.node.set_addresses(two, now);
+    alone.pass(Duration::from_secs(2));
+    assert_eq!(states(&alone), [("connected".to_owned(), 2)]);
+    alone.disconnect();
+    alone.connect(&welcome(Vec::new(), &["edge-1"]));
+    assert_eq!(states(&alone).len(), 1, "again on a new connection");
+}
+
+#[test]
 fn a_refused_node_decides_nothing_and_keeps_what_runs() {
     let mut alone = Alone::fresh("edge-1");
     alone.connect(&welcome(vec![placed("web", 3)], &["edge-1"]));
