@@ -171,8 +171,8 @@ impl Site {
     /// # Errors
     /// The packet filter refuses.
     pub fn mend(&mut self) -> Result<()> {
-        let devices = self.fleet.agents.iter().filter_map(|a| a.device.as_ref());
-        devices.map(super::device::Device::mend).collect()
+        let mut devices = self.fleet.agents.iter().filter_map(|a| a.device.as_ref());
+        devices.try_for_each(super::device::Device::mend)
     }
 
     /// Ids of all containers of a workload that run.
