@@ -102,10 +102,12 @@ impl ReplicaEntry {
         self.state() == RecordState::Placed && self.record.node == node
     }
 
-    /// True for a decision of the site that the control plane has not taken.
+    /// True for a decision of the site that the control plane has not taken, and for a job that
+    /// ended while nobody could tell it.
     #[must_use]
     pub fn untaken(&self) -> bool {
-        !self.record.taken && !self.record.decider.is_empty()
+        let ours = !self.record.decider.is_empty() || self.state() == RecordState::Ended;
+        !self.record.taken && ours
     }
 
     /// What the site's next decision is made from. Once the control plane has taken one it knows the

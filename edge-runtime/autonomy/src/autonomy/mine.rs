@@ -176,6 +176,10 @@ impl Autonomy {
         let single = entry.intent.as_ref().is_some_and(|intent| {
             intent.exclusive || intent.wants.workload_type == WorkloadType::Job
         });
+        if single && self.has_succeeded(key) {
+            // Nothing runs, and the control plane is to hear of it.
+            return End::Leave;
+        }
         if single {
             return End::Now(elsewhere());
         }
@@ -200,6 +204,15 @@ impl Autonomy {
             return End::Now(elsewhere());
         }
         End::Wait(since.saturating_add(patience))
+    }
+
+    /// True where a job's replica has ended well here.
+    fn has_succeeded(&self, key: &ReplicaKey) -> bool {
+        let mut held = self.me.held.iter();
+        held.any(|h| {
+            h.phase == i32::from(ReplicaPhase::Succeeded)
+                && h.key.as_ref().is_some_and(|k| same(k, key))
+        })
     }
 
     fn end(&mut self, key: &ReplicaKey, why: String, out: &mut Vec<Output>) {
