@@ -10,4 +10,5 @@ pub mod link;
 pub mod link_server;
 pub mod packing;
 pub mod report;
+pub mod sim;
 pub mod tui;

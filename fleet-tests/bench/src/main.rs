@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hyperion_bench::report::Report;
-use hyperion_bench::{decide, fleet, gossip, link, packing, tui};
+use hyperion_bench::{decide, fleet, gossip, link, packing, sim, tui};
 
 /// Measure Hyperion.
 #[derive(Parser)]
@@ -26,6 +26,7 @@ enum Bench {
     Decide(decide::Args),
     Gossip(gossip::Args),
     Packing(packing::Args),
+    Sim(sim::Args),
     Tui(tui::Args),
 }
 
@@ -54,6 +55,7 @@ fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
         Bench::Decide(args) => decide::run(&args).map(Some),
         Bench::Gossip(args) => gossip::run(&args),
         Bench::Packing(args) => packing::run(&args).map(Some),
+        Bench::Sim(args) => sim::run(&args),
         Bench::Tui(args) => {
             let runtime = tokio::runtime::Runtime::new()?;
             runtime.block_on(tui::run(&args)).map(Some)
