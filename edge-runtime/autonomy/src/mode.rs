@@ -144,14 +144,12 @@ impl Machine {
         self.contact
     }
 
-    /// When this node's own link stood last: now, while it does, also where the welcome is still on
-    /// its way; the start where it never did.
+    /// When this node's own link stood last: now, while it does; the start where it never did. A
+    /// link that was not welcomed counts for nothing: what was stopped without link must not run
+    /// again before the control plane has said whether it is still wanted.
     #[must_use]
     pub fn own_contact(&self, now: Duration) -> Duration {
-        match self.link {
-            Link::Up { .. } => now,
-            Link::Down | Link::Refused(_) => self.linked_at,
-        }
+        if self.linked() { now } else { self.linked_at }
     }
 
     /// True while the control plane turns this node away.

@@ -138,7 +138,7 @@ fn a_link_that_waits_for_its_welcome_is_no_reason_to_decide() {
     machine.link_up(at(100));
     assert_eq!(machine.look(at(101), NOBODY), None);
     assert_eq!(machine.mode(), Mode::Reconciling);
-    assert_eq!(machine.own_contact(at(101)), at(101));
+    assert_eq!(machine.own_contact(at(101)), at(10));
     machine.link_down(at(102));
     assert_eq!(machine.look(at(110), NOBODY).unwrap().to, Mode::Autonomous);
 }
