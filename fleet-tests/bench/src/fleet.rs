@@ -27,6 +27,19 @@ pub struct AgentArgs {
     pub containers: u32,
 }
 
+/// Measure what a site does alone, with real containers.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LabArgs {
+    /// takeover, reboot, uplink, one-way, partial or split.
+    pub scenario: String,
+    /// Times of the site: default or fast.
+    #[arg(long, default_value = "default")]
+    pub profile: String,
+    /// Repetitions, each with a fleet of its own; figures are medians.
+    #[arg(long, default_value_t = 5)]
+    pub runs: u32,
+}
+
 /// Runs `start`.
 ///
 /// # Errors
@@ -49,6 +62,19 @@ pub fn agent(args: &AgentArgs) -> Result<Report> {
         containers: args.containers,
     };
     Ok(report("agent", measure::agent::run(&options)?))
+}
+
+/// Runs `lab`.
+///
+/// # Errors
+/// The scenario is not known, a fleet can't run here, or what had to happen did not.
+pub fn lab(args: &LabArgs) -> Result<Report> {
+    let options = measure::site::Options {
+        scenario: args.scenario.clone(),
+        profile: args.profile.clone(),
+        runs: args.runs,
+    };
+    Ok(report("lab", measure::site::run(&options)?))
 }
 
 fn report(bench: &str, measured: Measured) -> Report {

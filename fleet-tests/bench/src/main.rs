@@ -23,6 +23,7 @@ enum Bench {
     Link(link::Args),
     Start(fleet::StartArgs),
     Agent(fleet::AgentArgs),
+    Lab(fleet::LabArgs),
     Decide(decide::Args),
     Gossip(gossip::Args),
     Packing(packing::Args),
@@ -52,6 +53,7 @@ fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
     match bench {
         Bench::Start(args) => fleet::start(&args).map(Some),
         Bench::Agent(args) => fleet::agent(&args).map(Some),
+        Bench::Lab(args) => fleet::lab(&args).map(Some),
         Bench::Decide(args) => decide::run(&args).map(Some),
         Bench::Gossip(args) => gossip::run(&args),
         Bench::Packing(args) => packing::run(&args).map(Some),
