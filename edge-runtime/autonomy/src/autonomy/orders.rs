@@ -126,7 +126,13 @@ impl Autonomy {
                 self.refuse("control-plane", &refused.problem, now, &mut out);
             }
             let elsewhere = self.site.replica(&key).filter(|entry| {
-                entry.untaken() && entry.record.generation >= generation && !entry.placed_on(&me)
+                // A job that ended here is kept with its outcome: told to stop, it would be
+                // forgotten, and the next order would start it again.
+                let ended_here = entry.state() == RecordState::Ended && entry.record.node == me;
+                entry.untaken()
+                    && entry.record.generation >= generation
+                    && !entry.placed_on(&me)
+                    && !ended_here
             });
             if let Some(entry) = elsewhere {
                 // It does not know yet what the site decided, and will when it has taken it.
