@@ -106,8 +106,14 @@ pub fn clean_up(state: &State) {
         // It may never have been made.
         let _gone = run("ip", &["link", "del", bridge]);
     }
-    // A mount that would not go keeps its folder; the rest is removed.
-    let _rest = std::fs::remove_dir_all(&state.dir);
+    // A program that is just ending may write once more; a mount that would not go keeps its folder.
+    let begin = std::time::Instant::now();
+    while std::fs::remove_dir_all(&state.dir).is_err()
+        && state.dir.exists()
+        && begin.elapsed() < Duration::from_secs(2)
+    {
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Socket of a fleet's containerd.
