@@ -193,10 +193,8 @@ impl Autonomy {
                 taken: true,
                 ..ReplicaRecord::default()
             });
-        if let Some(record) = record
-            && let Err(refused) = self.site.merge_replica(&me, record, now)
-        {
-            self.refuse(&me, &refused.problem, now, out);
+        if let Some(record) = record {
+            self.keep(record, now, out);
         }
     }
 
@@ -224,10 +222,8 @@ impl Autonomy {
                 taken: entry.record.taken && self.machine.linked(),
                 ..entry.record.clone()
             });
-        if let Some(record) = record
-            && let Err(refused) = self.site.merge_replica(&me, record, now)
-        {
-            self.refuse(&me, &refused.problem, now, &mut out);
+        if let Some(record) = record {
+            self.keep(record, now, &mut out);
         }
         self.mine.remove(key);
         self.settle(now, None, &mut out);
@@ -237,7 +233,6 @@ impl Autonomy {
     /// The control plane has taken these decisions.
     pub fn taken(&mut self, records: &[TakenRecord], now: Duration) -> Vec<Output> {
         let mut out = Vec::new();
-        let me = self.node_id.clone();
         for taken in records {
             let Ok(key) = convert::replica_key("key", taken.key.as_ref()) else {
                 continue;
@@ -252,10 +247,8 @@ impl Autonomy {
                     taken: true,
                     ..entry.record.clone()
                 });
-            if let Some(record) = record
-                && let Err(refused) = self.site.merge_replica(&me, record, now)
-            {
-                self.refuse(&me, &refused.problem, now, &mut out);
+            if let Some(record) = record {
+                self.keep(record, now, &mut out);
             }
         }
         self.settle(now, None, &mut out);

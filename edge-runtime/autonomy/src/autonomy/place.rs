@@ -232,6 +232,37 @@ impl Autonomy {
         self.profile.sync_period * 3 + self.profile.probe_period
     }
 
+    /// What this node's next decision about a replica is made from.
+    fn next_decision(&self, entry: &ReplicaEntry, now: Duration) -> ReplicaRecord {
+        ReplicaRecord {
+            generation: entry.record.generation + 1,
+            decider: self.node_id.clone(),
+            unix_ms: self.unix_ms(now),
+            taken: false,
+            ..entry.next_record()
+        }
+    }
+
+    /// The decision that a replica has no place for now; `scorer` says why there is none.
+    pub(super) fn unplaced(
+        &self,
+        entry: &ReplicaEntry,
+        cause: &str,
+        scorer: &str,
+        now: Duration,
+    ) -> ReplicaRecord {
+        ReplicaRecord {
+            state: RecordState::Pending.into(),
+            node: String::new(),
+            explanation: Some(SiteExplanation {
+                cause: cause.to_owned(),
+                scorer: scorer.to_owned(),
+                ..SiteExplanation::default()
+            }),
+            ..self.next_decision(entry, now)
+        }
+    }
+
     /// Claims an exclusive replica; true where it may be placed now.
     fn claim(
         &mut self,
@@ -248,24 +279,8 @@ impl Autonomy {
         if !exclusive || self.members() == 1 || claimed {
             return true;
         }
-        let record = ReplicaRecord {
-            generation: entry.record.generation + 1,
-            decider: self.node_id.clone(),
-            state: RecordState::Pending.into(),
-            node: String::new(),
-            explanation: Some(SiteExplanation {
-                cause: cause.to_owned(),
-                scorer: CLAIM.to_owned(),
-                ..SiteExplanation::default()
-            }),
-            unix_ms: self.unix_ms(now),
-            taken: false,
-            ..entry.next_record()
-        };
-        let me = self.node_id.clone();
-        if let Err(refused) = self.site.merge_replica(&me, record, now) {
-            self.refuse(&me, &refused.problem, now, out);
-        }
+        let record = self.unplaced(entry, cause, CLAIM, now);
+        self.keep(record, now, out);
         false
     }
 
@@ -324,8 +339,6 @@ impl Autonomy {
         let share = share_of(Some(intent), Some(&pod));
         let before = entry.record.node.clone();
         let record = ReplicaRecord {
-            generation: entry.record.generation + 1,
-            decider: self.node_id.clone(),
             state: RecordState::Placed.into(),
             node: node.clone(),
             pod: Some(pod),
@@ -333,13 +346,9 @@ impl Autonomy {
                 cause: cause.clone(),
                 ..explanation
             }),
-            unix_ms: self.unix_ms(now),
-            taken: false,
-            ..entry.next_record()
+            ..self.next_decision(entry, now)
         };
-        let me = self.node_id.clone();
-        if let Err(refused) = self.site.merge_replica(&me, record, now) {
-            self.refuse(&me, &refused.problem, now, out);
+        if !self.keep(record, now, out) {
             return false;
         }
         if !room.strays(key).contains(&node) {
@@ -354,7 +363,7 @@ impl Autonomy {
         };
         out.push(Output::Event {
             reason,
-            message: format!("{me} placed it on {node}: {cause}"),
+            message: format!("{} placed it on {node}: {cause}", self.node_id),
             warning: false,
             key: Some(key.clone()),
         });

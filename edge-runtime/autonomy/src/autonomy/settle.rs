@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hyperion_wire::agent_v1::{ReplicaRecord, SiteInfo};
 use hyperion_wire::peer_v1::{Frame, NodeRecord, frame};
 
 use super::Autonomy;
@@ -159,11 +160,26 @@ impl Autonomy {
         }
     }
 
+    /// Keeps a record of this node's own making; false, with an event, where that makes no sense.
+    pub(super) fn keep(
+        &mut self,
+        record: ReplicaRecord,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let me = self.node_id.clone();
+        let kept = self.site.merge_replica(&me, record, now);
+        if let Err(refused) = &kept {
+            self.refuse(&me, &refused.problem, now, out);
+        }
+        kept.is_ok()
+    }
+
     /// What the store knew.
     pub(super) fn recall(
         &mut self,
-        records: Vec<hyperion_wire::agent_v1::ReplicaRecord>,
-        info: Option<hyperion_wire::agent_v1::SiteInfo>,
+        records: Vec<ReplicaRecord>,
+        info: Option<SiteInfo>,
         now: Duration,
         out: &mut Vec<Output>,
     ) {
@@ -174,9 +190,7 @@ impl Autonomy {
             self.refuse(&me, &refused.problem, now, out);
         }
         for record in records {
-            if let Err(refused) = self.site.merge_replica(&me, record, now) {
-                self.refuse(&me, &refused.problem, now, out);
-            }
+            self.keep(record, now, out);
         }
         // The store has them already.
         let _ = self.site.take_changes();

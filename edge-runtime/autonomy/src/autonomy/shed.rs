@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyperion_placement::model::Resources;
-use hyperion_wire::agent_v1::{RecordState, ReplicaRecord, SiteExplanation};
+use hyperion_wire::agent_v1::{RecordState, ReplicaRecord};
 use hyperion_wire::domain::ReplicaKey;
 
 use super::Autonomy;
@@ -139,23 +139,8 @@ impl Autonomy {
         let Some(entry) = self.site.replica(key) else {
             return false;
         };
-        let record = ReplicaRecord {
-            generation: entry.record.generation + 1,
-            decider: self.node_id.clone(),
-            state: RecordState::Pending.into(),
-            node: String::new(),
-            explanation: Some(SiteExplanation {
-                cause: cause.to_owned(),
-                scorer: SHED.to_owned(),
-                ..SiteExplanation::default()
-            }),
-            unix_ms: self.unix_ms(now),
-            taken: false,
-            ..entry.next_record()
-        };
-        let me = self.node_id.clone();
-        if let Err(refused) = self.site.merge_replica(&me, record, now) {
-            self.refuse(&me, &refused.problem, now, out);
+        let record = self.unplaced(entry, cause, SHED, now);
+        if !self.keep(record, now, out) {
             return false;
         }
         self.counts.shed += 1;

@@ -163,21 +163,22 @@ impl Membership {
                 self.prober.round_at = now + self.prober.period;
             }
             self.prober.round += 1;
-            let others = self
-                .seen
-                .iter()
-                .filter(|(node, seen)| {
-                    seen.is_live()
-                        && !self.prober.suspicions.contains_key(*node)
-                        && !self.prober.probes.contains_key(*node)
-                })
-                .map(|(node, seen)| (node, seen.places));
+            let others = self.unasked().map(|(node, seen)| (node, seen.places));
             let ring = ring::ring_of_round(self.prober.round);
             let next = ring::next(ring, &self.places, others);
             if let Some(node) = next.cloned() {
                 self.start_probe(&node, true, now);
             }
         }
+    }
+
+    /// Live peers of whom no answer is awaited.
+    fn unasked(&self) -> impl Iterator<Item = (&Arc<str>, &Seen)> {
+        self.seen.iter().filter(|(node, seen)| {
+            seen.is_live()
+                && !self.prober.suspicions.contains_key(*node)
+                && !self.prober.probes.contains_key(*node)
+        })
     }
 
     fn start_probe(&mut self, node: &Arc<str>, through_others: bool, now: Duration) {
@@ -240,16 +241,7 @@ impl Membership {
     /// Nobody was heard for a whole period: whether this node is cut off from all is found out at
     /// once, not one by one.
     fn ask_all(&mut self, now: Duration) {
-        let others: Vec<Arc<str>> = self
-            .seen
-            .iter()
-            .filter(|(node, seen)| {
-                seen.is_live()
-                    && !self.prober.suspicions.contains_key(*node)
-                    && !self.prober.probes.contains_key(*node)
-            })
-            .map(|(node, _)| Arc::clone(node))
-            .collect();
+        let others: Vec<Arc<str>> = self.unasked().map(|(node, _)| Arc::clone(node)).collect();
         for node in others {
             self.start_probe(&node, false, now);
         }
