@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -35,17 +37,37 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
 
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: CancellationToken) {
+    let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
+    let service = move |request: Request<Incoming>| {
+        let response = answer(&request, &status);
+        std::future::ready(response)
+    };
+    serve_connections(accept, service, stop).await;
+}
+
+/// Accepts until `stop` and answers on a few connections at a time, each for a while only.
+pub(crate) async fn serve_connections<S, A, F>(
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<std::io::Result<S>>,
+    answer: A,
+    stop: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send,
+{
     let turns = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(turn) = turns.clone().acquire_owned().await else {
-            return;
+        let turn = tokio::select! {
+            turn = turns.clone().acquire_owned() => turn,
+            () = stop.cancelled() => return,
         };
+        let Ok(turn) = turn else { return };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = std::future::poll_fn(&mut accept) => accepted,
             () = stop.cancelled() => return,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(e) => {
                 // Out of file descriptors, most often: those in use are let go soon.
                 debug!(error = %e, "connection not accepted");
@@ -53,11 +75,11 @@ pub async fn serve(listener: TcpListener, status: Arc<Status>, stop: Cancellatio
                 continue;
             }
         };
-        let status = status.clone();
+        let answer = answer.clone();
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request| {
-                let response = answer(&request, &status);
-                async move { Ok::<_, Infallible>(response) }
+                let answered = answer(request);
+                async move { Ok::<_, Infallible>(answered.await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())

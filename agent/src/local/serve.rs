@@ -1,28 +1,23 @@
 //! The server.
 
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyperion_proto::peer_v1::Apply;
 use prost::Message;
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::answer::{Refused, json_answer, refusal};
 use super::{LocalListener, LocalRequest, SiteStatus, check};
+use crate::http;
 
-/// Connections at a time: a few people.
-const CONNECTIONS: usize = 8;
-/// A connection may stay this long.
-const LIFETIME: Duration = Duration::from_secs(30);
 /// How long the node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest request, bytes: 1000 replicas with pods and manifests of some 16 KiB.
@@ -34,41 +29,15 @@ pub async fn serve(
     node: mpsc::Sender<LocalRequest>,
     stop: CancellationToken,
 ) {
-    let turns = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let turn = tokio::select! {
-            turn = turns.clone().acquire_owned() => turn,
-            () = stop.cancelled() => return,
-        };
-        let Ok(turn) = turn else { return };
-        let accepted = tokio::select! {
-            accepted = listener.listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(e) => {
-                // Out of file descriptors, most often: those in use are let go soon.
-                debug!(error = %e, "connection not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    let accept = |cx: &mut Context<'_>| {
+        let accepted = listener.listener.poll_accept(cx);
+        accepted.map_ok(|(stream, _)| stream)
+    };
+    let service = move |request| {
         let node = node.clone();
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request| {
-                let node = node.clone();
-                async move { Ok::<_, Infallible>(answer(request, &node).await) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(5))
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(LIFETIME, connection).await;
-            drop(turn);
-        });
-    }
+        async move { answer(request, &node).await }
+    };
+    http::serve_connections(accept, service, stop).await;
 }
 
 async fn answer(
