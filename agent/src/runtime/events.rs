@@ -9,12 +9,23 @@ use containerd_client::types::Envelope;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prost::Message;
-use tonic::{Response, Status, Streaming};
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{Cri, RuntimeError};
 
 /// containerd's namespace of CRI.
-pub(crate) const NAMESPACE: &str = "k8s.io";
+const NAMESPACE: &str = "k8s.io";
+
+/// A request of containerd's own API, in the namespace of CRI.
+pub(super) fn in_namespace<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(
+        "containerd-namespace",
+        MetadataValue::from_static(NAMESPACE),
+    );
+    request
+}
 
 /// The first process of a container, or of a sandbox, ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,13 +8,12 @@ use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::{GetImageRequest, InfoRequest, ReadContentRequest};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use serde::de::DeserializeOwned;
-use tonic::metadata::MetadataValue;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use bytes::Bytes;
 
 use super::archive::{BLOCK, Descriptor, Index, MAX_JSON, Manifest, is_index};
-use super::events::NAMESPACE;
+use super::events::in_namespace;
 use super::import::NAME;
 use super::names::full_name;
 use super::{Cri, RuntimeError};
@@ -236,15 +235,6 @@ async fn blob(
     let fill = vec![0; padding(size)];
     let one = |bytes: Vec<u8>| stream::iter([Ok(Bytes::from(bytes))]);
     Ok(one(head).chain(pieces).chain(one(fill)))
-}
-
-fn in_namespace<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert(
-        "containerd-namespace",
-        MetadataValue::from_static(NAMESPACE),
-    );
-    request
 }
 
 fn padded(size: u64) -> u64 {

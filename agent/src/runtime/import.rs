@@ -21,7 +21,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Request, Status};
 
 use super::archive::{Archive, Descriptor, ImportError, Index, Manifest, Place, is_index};
-use super::events::NAMESPACE;
+use super::events::in_namespace;
 use super::names::{digest, full_name};
 use super::{Cri, RuntimeError};
 
@@ -127,13 +127,10 @@ impl Import {
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        let metadata = request.metadata_mut();
-        metadata.insert(
-            "containerd-namespace",
-            MetadataValue::from_static(NAMESPACE),
-        );
-        metadata.insert("containerd-lease", self.lease.clone());
+        let mut request = in_namespace(message);
+        request
+            .metadata_mut()
+            .insert("containerd-lease", self.lease.clone());
         request
     }
 

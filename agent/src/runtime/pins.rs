@@ -6,10 +6,8 @@ use std::collections::{BTreeSet, HashMap};
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::{Image, ListImagesRequest, UpdateImageRequest};
 use prost_types::FieldMask;
-use tonic::Request;
-use tonic::metadata::MetadataValue;
 
-use super::events::NAMESPACE;
+use super::events::in_namespace;
 use super::names::full_name;
 use super::{Cri, RuntimeError};
 
@@ -59,13 +57,4 @@ pub async fn pin_images(cri: &Cri, needed: &BTreeSet<String>) -> Result<(), Runt
         }
     }
     Ok(())
-}
-
-fn in_namespace<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert(
-        "containerd-namespace",
-        MetadataValue::from_static(NAMESPACE),
-    );
-    request
 }
