@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
-    Intent, ReplicaPhase, SiteMember, StartReplica, StreamMessage, Welcome,
+    Intent, ReplicaPhase, ReplicaRecord, SiteMember, StartReplica, StreamMessage, Welcome,
 };
 
 use super::*;
@@ -191,6 +191,21 @@ fn intent() -> Intent {
         cpu_millis: 100,
         memory_bytes: 64 << 20,
         ..Intent::default()
+    }
+}
+
+/// Replica 0 of a workload as a person applies it at the site.
+fn applied(workload: &str, uid: &str) -> ReplicaRecord {
+    let StartReplica { mut key, pod, .. } = placed(workload, 1);
+    key.as_mut().unwrap().workload_uid = uid.to_owned();
+    ReplicaRecord {
+        key,
+        pod,
+        intent: Some(Intent {
+            manifest: "{}".to_owned(),
+            ..intent()
+        }),
+        ..Default::default()
     }
 }
 

@@ -77,16 +77,7 @@ fn decisions_that_were_made_after_hello_follow_it() {
     let hello = world.node_mut(other).hello();
     assert_eq!(hello.site_decisions.unwrap().records.len(), 1);
     // Between hello and welcome another is applied, elsewhere at the site.
-    let mut record = hyperion_proto::agent_v1::ReplicaRecord {
-        key: placed("late", 1).key,
-        pod: placed("late", 1).pod,
-        intent: Some(Intent {
-            manifest: "{}".to_owned(),
-            ..intent()
-        }),
-        ..Default::default()
-    };
-    record.key.as_mut().unwrap().workload_uid = "site-9".to_owned();
+    let record = applied("late", "site-9");
     let now = world.now();
     let member = world.members.get_mut(&winner).unwrap();
     let node = member.node.as_mut().unwrap();

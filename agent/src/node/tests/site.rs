@@ -60,7 +60,7 @@ fn a_record_with_a_lower_generation_than_was_seen_is_not_obeyed() {
     alone.connect(&welcome(vec![placed("web", 9)], &["edge-1"]));
     alone.connect(&welcome(Vec::new(), &["edge-1"]));
     assert!(alone.fake.runs().is_empty());
-    let stale = hyperion_proto::agent_v1::ReplicaRecord {
+    let stale = ReplicaRecord {
         key: placed("web", 8).key,
         generation: 8,
         decider: "edge-2".to_owned(),
@@ -82,7 +82,7 @@ fn a_record_that_can_not_be_run_is_refused_and_nothing_else_is_affected() {
     let mut alone = Alone::fresh("edge-1");
     alone.connect(&welcome(vec![placed("web", 1)], &["edge-1"]));
     let now = alone.now();
-    let bad = hyperion_proto::agent_v1::ReplicaRecord {
+    let bad = ReplicaRecord {
         key: placed("other", 8).key,
         generation: 8,
         ..Default::default()
@@ -133,16 +133,7 @@ fn heat_is_told_with_room_for_noise() {
 fn a_workload_is_applied_and_deleted_at_the_site_and_survives_a_reboot() {
     let mut world = World::cut_off(&IDS, &[]);
     world.pass(Duration::from_secs(5));
-    let mut record = hyperion_proto::agent_v1::ReplicaRecord {
-        key: placed("local", 1).key,
-        pod: placed("local", 1).pod,
-        intent: Some(Intent {
-            manifest: "{}".to_owned(),
-            ..intent()
-        }),
-        ..Default::default()
-    };
-    record.key.as_mut().unwrap().workload_uid = "site-1".to_owned();
+    let record = applied("local", "site-1");
     let now = world.now();
     let member = world.members.get_mut("edge-2").unwrap();
     let node = member.node.as_mut().unwrap();
