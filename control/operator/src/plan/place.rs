@@ -7,7 +7,7 @@ use hyperion_api::placement::{
     GpuAssignment, HyperionPlacement, HyperionPlacementSpec, PlacementPhase,
 };
 use hyperion_api::{LABEL_NODE, LABEL_WORKLOAD};
-use hyperion_placement::model::{Node, Provider, Request, Snapshot};
+use hyperion_placement::model::{Location, Node, Provider, Request, Snapshot};
 use hyperion_placement::{CandidateRef, Choice, Explanation};
 use hyperion_proto::domain::ReplicaKey;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -267,11 +267,7 @@ fn placement_spec(
         replica: i32::try_from(replica).unwrap_or(i32::MAX),
         node: node.id.clone(),
         provider: at.provider.into(),
-        region: if at.provider == Provider::Edge {
-            at.site.clone()
-        } else {
-            at.region.clone()
-        },
+        region: region_of(at),
         tier: at.tier.into(),
         capacity_type: node.capacity_type.into(),
         generation,
@@ -322,4 +318,13 @@ fn label(value: &str) -> String {
         .unwrap_or(value)
         .trim_end_matches(['-', '.'])
         .to_owned()
+}
+
+/// Region of a placement as people read it: of an edge node its site.
+pub(super) fn region_of(at: &Location) -> String {
+    if at.provider == Provider::Edge {
+        at.site.clone()
+    } else {
+        at.region.clone()
+    }
 }

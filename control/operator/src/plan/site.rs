@@ -13,12 +13,12 @@ use hyperion_api::workload::{HyperionWorkload, Reconcile, Rejection, WorkloadTyp
 use hyperion_api::{SITE_UID, agent_pod};
 use hyperion_placement::features;
 use hyperion_placement::filter::Candidate;
-use hyperion_placement::model::{Node, Provider};
+use hyperion_placement::model::Node;
 use hyperion_proto::agent_v1::{PodSpec, RecordState, ReplicaPhase, SiteExplanation};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::place::{DECIDED_BY, object};
+use super::place::{DECIDED_BY, object, region_of};
 use super::status::round;
 use super::{Action, Pass};
 use crate::index::{
@@ -422,11 +422,7 @@ impl Pass<'_> {
             replica: i32::try_from(record.key.index).unwrap_or(i32::MAX),
             node: node.id.clone(),
             provider: at.provider.into(),
-            region: if at.provider == Provider::Edge {
-                at.site.clone()
-            } else {
-                at.region.clone()
-            },
+            region: region_of(at),
             tier: at.tier.into(),
             capacity_type: node.capacity_type.into(),
             generation,
