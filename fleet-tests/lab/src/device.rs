@@ -99,20 +99,6 @@ impl Device {
         Ok(())
     }
 
-    /// Drops this share of all UDP packets that arrive, per cent.
-    ///
-    /// # Errors
-    /// The packet filter refuses.
-    pub fn lose(&self, percent: u8) -> Result<()> {
-        let share = percent.to_string();
-        self.rule(
-            "input",
-            &[
-                "meta", "l4proto", "udp", "numgen", "random", "mod", "100", "<", &share,
-            ],
-        )
-    }
-
     /// Mends everything.
     ///
     /// # Errors

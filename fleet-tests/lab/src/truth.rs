@@ -53,7 +53,6 @@ pub struct Truth {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    begin: Instant,
 }
 
 impl Truth {
@@ -74,7 +73,6 @@ impl Truth {
             seen,
             stop,
             thread: Some(thread),
-            begin: Instant::now(),
         }
     }
 
@@ -188,12 +186,6 @@ impl Truth {
             }
         }
         text
-    }
-
-    /// When it began to look.
-    #[must_use]
-    pub fn begin(&self) -> Instant {
-        self.begin
     }
 
     fn looks(&self) -> u64 {
