@@ -525,14 +525,32 @@ fn an_agent_on_a_full_disk_says_so_and_keeps_its_containers() {
     let first = scene.fleet.wait_containers(Some(&node), 1).unwrap();
 
     fill(&data);
-    scene.fleet.apply(&service("second", 1, None)).unwrap();
+    // More than what may be free within the store's file, where a small one just fits now and then.
+    let padding = json!([
+        { "name": "PADDING_A", "value": "x".repeat(100 << 10) },
+        { "name": "PADDING_B", "value": "x".repeat(100 << 10) },
+    ]);
+    for n in 0..4 {
+        let mut large = service(&format!("large-{n}"), 1, None);
+        set(
+            &mut large,
+            "/spec/template/spec/containers/0/env",
+            padding.clone(),
+        );
+        scene.fleet.apply(&large).unwrap();
+    }
     scene.fleet.wait_log(at, "No space left on device").unwrap();
     assert!(scene.fleet.agent(at).unwrap().process().ended().is_none());
     let now = scene.fleet.containerd.running(Some(&node)).unwrap();
     assert!(first.iter().all(|p| now.contains(p)));
 
     std::fs::remove_file(data.join("filler")).unwrap();
-    scene.fleet.wait_running("second-0", SOON).unwrap();
+    for n in 0..4 {
+        scene
+            .fleet
+            .wait_running(&format!("large-{n}-0"), SOON)
+            .unwrap();
+    }
     scene
         .fleet
         .kubectl()
