@@ -20,6 +20,7 @@ pub mod peer;
 pub mod server;
 pub mod tls;
 pub mod transport;
+mod waiting;
 mod ways;
 
 pub use client::{ControlTarget, EnrolError, EnrolRequest, enrol, re_enrol};

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,6 +16,7 @@ use tracing::{debug, info};
 
 use crate::body::{self, BoxError, ChannelBody};
 use crate::identity::peer_leaf;
+use crate::waiting::Waiting;
 
 /// What a service learns of its peer, as a request extension.
 #[derive(Debug, Clone)]
@@ -36,10 +37,16 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const HANDSHAKES: usize = 256;
 /// Time for a handshake: a peer that begins one and falls silent must not keep others out.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Wait for the turn of a handshake; agents give up after 20 s, handshake included.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Most that wait, each with its first packet.
+const MAX_WAITING: usize = 16_384;
 /// Life of a connection without a certificate: enough for an enrolment.
 const WITHOUT_CERTIFICATE: Duration = Duration::from_secs(60);
 /// Socket buffers, bytes.
 const SOCKET_BUFFER: usize = 8 << 20;
+/// Connection ids, bytes: as many as quinn takes by itself.
+const CONNECTION_ID: usize = 8;
 
 /// Opens the gateway's socket. `secret` must be the same after a restart: agents that still send to
 /// the connections of the process before are then told at once, by a stateless reset that they can
@@ -51,6 +58,20 @@ pub fn bind(
     address: SocketAddr,
     config: quinn::ServerConfig,
     secret: &[u8],
+) -> std::io::Result<quinn::Endpoint> {
+    bind_with(address, config, secret, CONNECTION_ID)
+}
+
+/// As [`bind`], with connection ids of so many bytes, at most 8: every packet to this endpoint
+/// carries one. Ids only sort packets; what they may do is decided by their keys.
+///
+/// # Errors
+/// The address is taken, most often.
+pub fn bind_with(
+    address: SocketAddr,
+    config: quinn::ServerConfig,
+    secret: &[u8],
+    id_bytes: usize,
 ) -> std::io::Result<quinn::Endpoint> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
@@ -72,7 +93,7 @@ pub fn bind(
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &digest.finalize());
     let mut endpoint = quinn::EndpointConfig::new(Arc::new(key));
     endpoint
-        .cid_generator(|| Box::new(AnyConnectionId))
+        .cid_generator(move || Box::new(AnyConnectionId(id_bytes.clamp(1, CONNECTION_ID))))
         // A whole fleet asks after a restart. A reset is shorter than what it answers, so two
         // hosts that do not know each other's connections can't keep a loop going.
         .min_reset_interval(Duration::ZERO);
@@ -86,15 +107,15 @@ pub fn bind(
 
 /// Random connection ids. quinn's own generator marks its ids with a key of the process and drops
 /// datagrams with others unanswered, so there would be no stateless resets after a restart.
-struct AnyConnectionId;
+struct AnyConnectionId(usize);
 
 impl quinn::ConnectionIdGenerator for AnyConnectionId {
     fn generate_cid(&mut self) -> quinn::ConnectionId {
-        quinn::ConnectionId::new(&rand::random::<[u8; 8]>())
+        quinn::ConnectionId::new(&rand::random::<[u8; CONNECTION_ID]>()[..self.0])
     }
 
     fn cid_len(&self) -> usize {
-        8
+        self.0
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {
@@ -125,38 +146,54 @@ where
     S::Future: Send,
 {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut waiting = Waiting::new(PATIENCE, MAX_WAITING);
     loop {
-        let incoming = tokio::select! {
-            incoming = endpoint.accept() => incoming,
-            () = stop.cancelled() => None,
-        };
-        let Some(incoming) = incoming else { break };
-        // When there is a queue, only those wait in it who can be reached at their address: a
-        // flood from forged ones costs a datagram each.
-        if handshakes.available_permits() == 0 && incoming.may_retry() {
-            let _ = incoming.retry();
-            continue;
-        }
-        let turn = tokio::select! {
-            turn = handshakes.clone().acquire_owned() => turn,
+        // A turn first: while all are taken, those who come are put in the queue.
+        tokio::select! {
+            biased;
             () = stop.cancelled() => break,
-        };
-        let Ok(turn) = turn else { break };
-        let from = incoming.remote_address();
-        let service = service.clone();
-        // Boxed, here and below: a task keeps room for its largest state as long as it lives, and
-        // for what it hands on twice; handshakes are large, short, and not in progress for ten
-        // thousand agents at once.
-        let handshake = Box::pin(tokio::time::timeout(HANDSHAKE, establish(incoming)));
-        tokio::spawn(async move {
-            if let Err(e) = connection(handshake, turn, service).await {
-                // A refused handshake is the peer's business until somebody looks for it.
-                debug!(peer = %from, error = %e, "connection ended");
+            turn = handshakes.clone().acquire_owned(), if !waiting.is_empty() => {
+                let Ok(turn) = turn else { break };
+                if let Some(incoming) = waiting.pop() {
+                    begin(incoming, turn, service.clone());
+                }
             }
-        });
+            incoming = endpoint.accept() => {
+                let Some(incoming) = incoming else { break };
+                match handshakes.clone().try_acquire_owned() {
+                    Ok(turn) => begin(incoming, turn, service.clone()),
+                    // Only those wait who can be reached at their address: a flood from forged ones
+                    // costs a datagram each.
+                    Err(_) if incoming.may_retry() => drop(incoming.retry()),
+                    Err(_) => {
+                        let away = waiting.push(incoming, Instant::now());
+                        away.into_iter().for_each(quinn::Incoming::refuse);
+                    }
+                }
+            }
+        }
     }
     endpoint.close(0_u32.into(), b"control plane stops");
     let _ = tokio::time::timeout(Duration::from_secs(2), endpoint.wait_idle()).await;
+}
+
+/// Makes a connection of what came in, and serves it.
+fn begin<S>(incoming: quinn::Incoming, turn: OwnedSemaphorePermit, service: S)
+where
+    S: GrpcService + Clone,
+    S::Future: Send,
+{
+    let from = incoming.remote_address();
+    // Boxed, here and below: a task keeps room for its largest state as long as it lives, and for
+    // what it hands on twice; handshakes are large, short, and not in progress for ten thousand
+    // agents at once.
+    let handshake = Box::pin(tokio::time::timeout(HANDSHAKE, establish(incoming)));
+    tokio::spawn(async move {
+        if let Err(e) = connection(handshake, turn, service).await {
+            // A refused handshake is the peer's business until somebody looks for it.
+            debug!(peer = %from, error = %e, "connection ended");
+        }
+    });
 }
 
 async fn connection<S>(
