@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use hyperion_placement::model::WorkloadType;
 use hyperion_wire::agent_v1::{RecordState, ReplicaPhase};
 use hyperion_wire::convert;
 use hyperion_wire::domain::ReplicaKey;
@@ -177,6 +178,9 @@ impl Autonomy {
             return None;
         }
         let intent = entry.intent.as_ref()?;
+        if intent.wants.workload_type == WorkloadType::Job && self.is_over(key, entry) {
+            return None;
+        }
         if intent.exclusive && !self.may_run_exclusive(now) {
             let begins = now < self.started.saturating_add(self.notices_within());
             return Some(if begins || self.majority.since.is_some() {

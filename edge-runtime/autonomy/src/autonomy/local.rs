@@ -208,6 +208,9 @@ impl Autonomy {
             generation: entry.record.generation + 1,
             decider: self.node_id.clone(),
             state: RecordState::Removed.into(),
+            // The control plane is not to run again what had ended well.
+            outcome: entry.record.outcome,
+            exit_code: entry.record.exit_code,
             explanation: Some(SiteExplanation {
                 cause: cause.to_owned(),
                 ..SiteExplanation::default()

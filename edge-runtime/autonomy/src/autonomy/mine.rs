@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyperion_placement::model::WorkloadType;
-use hyperion_wire::agent_v1::{RecordState, ReplicaPhase};
+use hyperion_wire::agent_v1::{RecordState, ReplicaPhase, RestartPolicy};
 use hyperion_wire::convert;
 use hyperion_wire::domain::ReplicaKey;
 use hyperion_wire::peer_v1::HeldReplica;
@@ -208,11 +208,19 @@ impl Autonomy {
 
     /// True where a job's replica has ended well here.
     fn has_succeeded(&self, key: &ReplicaKey) -> bool {
+        self.is_said(key, ReplicaPhase::Succeeded)
+    }
+
+    /// True where a job's replica has ended here for good, and the site may not know it yet.
+    pub(super) fn is_over(&self, key: &ReplicaKey, entry: &ReplicaEntry) -> bool {
+        let pod = entry.record.pod.as_ref();
+        let never = pod.is_some_and(|pod| pod.restart_policy() == RestartPolicy::Never);
+        self.has_succeeded(key) || (never && self.is_said(key, ReplicaPhase::Failed))
+    }
+
+    fn is_said(&self, key: &ReplicaKey, phase: ReplicaPhase) -> bool {
         let mut held = self.me.held.iter();
-        held.any(|h| {
-            h.phase == i32::from(ReplicaPhase::Succeeded)
-                && h.key.as_ref().is_some_and(|k| same(k, key))
-        })
+        held.any(|h| h.phase == i32::from(phase) && h.key.as_ref().is_some_and(|k| same(k, key)))
     }
 
     fn end(&mut self, key: &ReplicaKey, why: String, out: &mut Vec<Output>) {

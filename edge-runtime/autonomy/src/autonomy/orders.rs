@@ -53,7 +53,8 @@ impl Autonomy {
     }
 
     /// Records of replicas here that the control plane no longer wants, and that the agent does not
-    /// hold: peers kept them.
+    /// hold: peers kept them, or they were held back. A copy that is held back and still on its way
+    /// down must not come back.
     fn drop_what_the_list_lacks(&mut self, now: Duration, out: &mut Vec<Output>) {
         let gone: Vec<(ReplicaKey, u64)> = self
             .site
@@ -63,12 +64,15 @@ impl Autonomy {
                     && matches!(entry.state(), RecordState::Placed | RecordState::Ended)
                     && !entry.untaken()
                     && !self.ordered.contains(*key)
-                    && self.mine.get(*key).is_none_or(|mine| mine.hold.is_some())
-                    && !self.holds(key)
+                    && match self.mine.get(*key) {
+                        Some(mine) => mine.hold.is_some(),
+                        None => !self.holds(key),
+                    }
             })
             .map(|(key, entry)| (key.clone(), entry.record.generation))
             .collect();
         for (key, generation) in gone {
+            self.mine.remove(&key);
             self.remove(&key, generation, now, out);
         }
     }

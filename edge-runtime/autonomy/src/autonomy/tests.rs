@@ -1,5 +1,7 @@
 use hyperion_placement::model::{Request, Snapshot};
-use hyperion_wire::agent_v1::{RecordState, SiteExplanation, SiteMember};
+use hyperion_wire::agent_v1::{
+    RecordState, ReplicaPhase, RestartPolicy, SiteExplanation, SiteMember,
+};
 use hyperion_wire::peer_v1::{Entries, NodeRecord, Summary, frame};
 
 use super::*;
@@ -26,7 +28,11 @@ fn at(seconds: u64) -> Duration {
 }
 
 fn core(revoked: &[&str]) -> Autonomy {
-    let start = Start {
+    Autonomy::new(start(revoked), at(0)).0
+}
+
+fn start(revoked: &[&str]) -> Start {
+    Start {
         node_id: "edge-1".into(),
         boot_id: "b".into(),
         boot: 1,
@@ -52,8 +58,119 @@ fn core(revoked: &[&str]) -> Autonomy {
             },
             ..Me::default()
         },
+    }
+}
+
+/// An order of the control plane for replica 0 of `web` on this node.
+fn order(intent: hyperion_wire::agent_v1::Intent, policy: RestartPolicy) -> ReplicaRecord {
+    ReplicaRecord {
+        key: Some((&web()).into()),
+        generation: 1,
+        state: RecordState::Placed.into(),
+        node: "edge-1".into(),
+        pod: Some(hyperion_wire::agent_v1::PodSpec {
+            containers: vec![hyperion_wire::agent_v1::Container {
+                name: "main".into(),
+                image: "i".into(),
+                ..Default::default()
+            }],
+            restart_policy: policy.into(),
+            ..Default::default()
+        }),
+        intent: Some(intent),
+        taken: true,
+        ..ReplicaRecord::default()
+    }
+}
+
+fn web() -> ReplicaKey {
+    ReplicaKey {
+        namespace: "default".into(),
+        workload: "web".into(),
+        uid: "uid-1".into(),
+        index: 0,
+    }
+}
+
+fn holds(core: &Autonomy, phase: ReplicaPhase) -> Me {
+    Me {
+        held: vec![HeldReplica {
+            key: Some((&web()).into()),
+            generation: 1,
+            phase: phase.into(),
+            ready: phase == ReplicaPhase::Running,
+        }],
+        ..core.me.clone()
+    }
+}
+
+fn is_run(out: &[Output]) -> bool {
+    out.iter().any(|o| matches!(o, Output::Run(_)))
+}
+
+fn is_stop(out: &[Output]) -> bool {
+    out.iter().any(|o| matches!(o, Output::Stop { .. }))
+}
+
+#[test]
+fn a_copy_on_its_way_down_does_not_come_back_where_it_is_not_wanted_any_more() {
+    let mut core = core(&[]);
+    core.link_up(at(1));
+    core.welcomed(true, at(1));
+    let intent = hyperion_wire::agent_v1::Intent {
+        workload_type: "service".into(),
+        goal: "cost".into(),
+        stop_after_ms: 10_000,
+        ..Default::default()
     };
-    Autonomy::new(start, at(0)).0
+    core.ordered(order(intent, RestartPolicy::Always), at(2));
+    core.set_me(holds(&core, ReplicaPhase::Running), at(3));
+    core.link_down(at(4));
+    assert!(is_stop(&core.tick(at(15), &Nobody)), "stopAfter");
+    core.set_me(holds(&core, ReplicaPhase::Stopping), at(15));
+    // The control plane has it elsewhere by now.
+    let mut out = core.link_up(at(16));
+    out.extend(core.welcomed(true, at(16)));
+    out.extend(core.set_me(Me::default(), at(17)));
+    out.extend(core.tick(at(18), &Nobody));
+    assert!(!is_run(&out), "{out:?}");
+    let entry = core.site().replica(&web()).unwrap();
+    assert_eq!(entry.state(), RecordState::Removed);
+    assert_eq!(core.status(at(18)).held_back, 0);
+}
+
+#[test]
+fn an_exclusive_job_that_ended_while_the_agent_was_away_is_not_held_back() {
+    let job = |policy| {
+        let intent = hyperion_wire::agent_v1::Intent {
+            workload_type: "job".into(),
+            goal: "cost".into(),
+            exclusive: true,
+            ..Default::default()
+        };
+        order(intent, policy)
+    };
+    for (policy, phase, over) in [
+        (RestartPolicy::OnFailure, ReplicaPhase::Succeeded, true),
+        (RestartPolicy::Never, ReplicaPhase::Failed, true),
+        (RestartPolicy::OnFailure, ReplicaPhase::Failed, false),
+        (RestartPolicy::Never, ReplicaPhase::Starting, false),
+    ] {
+        let (idle, _) = Autonomy::new(start(&[]), at(0));
+        let (mut core, mut out) = Autonomy::new(
+            Start {
+                records: vec![job(policy)],
+                me: holds(&idle, phase),
+                ..start(&[])
+            },
+            at(0),
+        );
+        if over {
+            out.extend(core.ended(&web(), 1, phase, 0, at(0)));
+            out.extend(core.tick(at(1), &Nobody));
+        }
+        assert_eq!(is_stop(&out), !over, "{policy:?} {phase:?}");
+    }
 }
 
 fn entries(entries: Entries) -> Frame {

@@ -1,6 +1,6 @@
-use super::harness::{Rules, World, key, record, s, service};
+use super::harness::{Rules, World, job, key, record, s, service};
 use hyperion_autonomy::Mode;
-use hyperion_wire::agent_v1::ReplicaRecord;
+use hyperion_wire::agent_v1::{RecordState, ReplicaPhase, ReplicaRecord};
 
 fn applied(name: &str, index: u32) -> ReplicaRecord {
     let mut key = key(name);
@@ -108,6 +108,30 @@ fn a_workload_that_is_deleted_at_the_site_ends_everywhere() {
         (core.delete("default", "no", at), vec![])
     });
     assert_eq!(missing.unwrap_err(), "default/no is not known at this site");
+}
+
+#[test]
+fn a_job_that_is_deleted_at_the_site_after_it_ended_keeps_how_it_ended() {
+    let mut world = World::new(4, 5);
+    world.run_for(s(5));
+    world.order(&key("job"), 1, "edge-1", &job());
+    world.run_for(s(2));
+    world.cloud(false);
+    world.until(s(20), "autonomous", |w| {
+        w.ids().iter().all(|id| w.mode(id) == Mode::Autonomous)
+    });
+    world.with("edge-1", |core, at| {
+        let out = core.ended(&key("job"), 1, ReplicaPhase::Succeeded, 0, at);
+        ((), out)
+    });
+    world.run_for(s(5));
+    world.with("edge-3", |core, at| {
+        ((), core.delete("default", "job", at).unwrap())
+    });
+    let untaken = world.with("edge-3", |core, _| (core.untaken(), Vec::new()));
+    assert_eq!(untaken.len(), 1);
+    assert_eq!(untaken[0].state(), RecordState::Removed);
+    assert_eq!(untaken[0].outcome(), ReplicaPhase::Succeeded);
 }
 
 #[test]
