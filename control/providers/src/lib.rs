@@ -1,9 +1,13 @@
-//! What is known of the providers without asking them: geographies of regions, a table of
-//! published prices, and measured round trips between regions.
+//! What is known of the providers without asking them: geographies of regions, shapes of instance
+//! types, a table of published prices, and measured round trips between regions. And what they say
+//! when they are asked: [`feeds`] of live prices.
 
+#[cfg(feature = "feeds")]
+pub mod feeds;
 pub mod geography;
 pub mod prices;
 pub mod rtt;
+pub mod shapes;
 
 use hyperion_placement::model::{CapacityType, Geography, LatencyMatrix, Place, Provider};
 

@@ -1,0 +1,233 @@
+//! Azure: the Retail Prices API, which needs no credentials.
+//!
+//! One list holds everything: Linux, Windows, spot, low priority, prices for developers and what is
+//! paid in advance. What a row is says its type, the end of its `skuName` and its `productName`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::Full;
+use hyperion_placement::model::{CapacityType, Provider};
+use jiff::Timestamp;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use super::http::{Http, address, same_server};
+use super::{Failure, Fetched, Key, Left, Offer, Reason};
+
+/// Where the prices are.
+pub const ENDPOINT: &str = "https://prices.azure.com/api/retail/prices";
+/// Pages of one region. The largest has about five of 1,000 rows, or fifty of 100.
+const MOST_PAGES: usize = 300;
+
+/// The feed.
+#[derive(Debug, Clone)]
+pub struct Azure {
+    http: Http,
+    endpoint: String,
+    regions: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Page {
+    items: Vec<serde_json::Value>,
+    #[serde(default)]
+    next_page_link: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    currency_code: String,
+    retail_price: f64,
+    arm_region_name: String,
+    arm_sku_name: String,
+    #[serde(default)]
+    product_name: String,
+    sku_name: String,
+    #[serde(default)]
+    meter_name: String,
+    unit_of_measure: String,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    effective_start_date: Option<Timestamp>,
+    #[serde(default)]
+    effective_end_date: Option<Timestamp>,
+}
+
+/// An offer, and since when it costs that.
+type Since = (Option<Timestamp>, Offer);
+
+impl Azure {
+    /// Of these regions.
+    #[must_use]
+    pub fn new(http: Http, endpoint: &str, regions: Vec<String>) -> Self {
+        Self {
+            http,
+            endpoint: endpoint.to_owned(),
+            regions,
+        }
+    }
+
+    /// Asks for the prices of all regions.
+    pub async fn fetch(&self, now: Timestamp) -> Fetched {
+        let mut fetched = Fetched::default();
+        for region in &self.regions {
+            if let Err(failure) = self.region(region, now, &mut fetched).await {
+                fetched.failures.push(failure);
+            }
+        }
+        fetched
+    }
+
+    async fn region(
+        &self,
+        region: &str,
+        now: Timestamp,
+        fetched: &mut Fetched,
+    ) -> Result<(), Failure> {
+        let what = format!("Azure Retail Prices of {region}");
+        // The service takes values as they are written here and in no other case.
+        let filter = format!(
+            "serviceName eq 'Virtual Machines' and priceType eq 'Consumption' and armRegionName eq '{region}'"
+        );
+        let filter = utf8_percent_encode(&filter, NON_ALPHANUMERIC);
+        let first = format!("{}?currencyCode=USD&$filter={filter}", self.endpoint);
+        let first = address(&first, &what)?;
+        let mut offers = BTreeMap::new();
+        let result = self
+            .pages(&first, &what, |item| {
+                let row = || item.to_string();
+                match read(item, region, now) {
+                    Ok(new) => newer(&mut offers, new),
+                    Err(left) => fetched.leave(left, row),
+                }
+            })
+            .await;
+        // What came before a failure counts.
+        for (_, offer) in offers.into_values() {
+            fetched.add(Ok(offer), String::new);
+        }
+        result
+    }
+
+    async fn pages(
+        &self,
+        first: &Uri,
+        what: &str,
+        mut row: impl FnMut(&serde_json::Value),
+    ) -> Result<(), Failure> {
+        let endless = |text: String| Failure::new(Reason::Pages, what, text);
+        let mut seen = BTreeSet::new();
+        let mut rows = 0_usize;
+        let mut next = Some(first.clone());
+        while let Some(uri) = next {
+            if seen.len() >= MOST_PAGES {
+                return Err(endless(format!("more than {MOST_PAGES} pages")));
+            }
+            if !seen.insert(uri.to_string()) {
+                return Err(endless(format!(
+                    "page {} leads back to one before",
+                    seen.len()
+                )));
+            }
+            let request = Request::get(&uri)
+                .body(Full::<Bytes>::default())
+                .map_err(|e| endless(e.to_string()))?;
+            let body = self.http.send(request, what).await?;
+            let page: Page = serde_json::from_slice(&body).map_err(|e| {
+                let text = format!("page {}: {e}", seen.len());
+                Failure::new(Reason::Malformed, what, text)
+            })?;
+            rows += page.items.len();
+            page.items.iter().for_each(&mut row);
+            next = match page.next_page_link.filter(|link| !link.is_empty()) {
+                None => None,
+                Some(link) => {
+                    let link = address(&link, what)?;
+                    if !same_server(first, &link) {
+                        return Err(endless(format!("the next page is said to be at {link}")));
+                    }
+                    Some(link)
+                }
+            };
+        }
+        if rows == 0 {
+            return Err(Failure::new(Reason::Empty, what, "no prices at all"));
+        }
+        Ok(())
+    }
+}
+
+/// Of two prices for the same thing the later one counts.
+fn newer(offers: &mut BTreeMap<Key, Since>, new: Since) {
+    match offers.get(&new.1.key) {
+        Some(held) if held.0 > new.0 => {}
+        _ => {
+            offers.insert(new.1.key.clone(), new);
+        }
+    }
+}
+
+fn read(item: &serde_json::Value, region: &str, now: Timestamp) -> Result<Since, Left> {
+    let row = Row::deserialize(item).map_err(|_| Left::Malformed)?;
+    let capacity_type = sold_as(&row)?;
+    if row.currency_code != "USD" {
+        return Err(Left::Currency);
+    }
+    if row.unit_of_measure != "1 Hour" {
+        return Err(Left::Malformed);
+    }
+    if row.effective_start_date.is_some_and(|at| at > now)
+        || row.effective_end_date.is_some_and(|at| at <= now)
+    {
+        return Err(Left::NotInForce);
+    }
+    if row.arm_region_name != region {
+        let known = crate::geography(Provider::Azure, &row.arm_region_name).is_some();
+        return Err(if known {
+            Left::OtherRegion
+        } else {
+            Left::UnknownRegion
+        });
+    }
+    let key = Key {
+        provider: Provider::Azure,
+        instance_type: row.arm_sku_name,
+        region: row.arm_region_name,
+        zone: String::new(),
+        capacity_type,
+    };
+    let offer = Offer::new(key, row.retail_price, now)?;
+    Ok((row.effective_start_date, offer))
+}
+
+/// Spot or on demand, or why it is neither.
+fn sold_as(row: &Row) -> Result<CapacityType, Left> {
+    match row.kind.as_str() {
+        "Consumption" => {}
+        "DevTestConsumption" => return Err(Left::DevTest),
+        "Reservation" => return Err(Left::Reservation),
+        _ => return Err(Left::OtherProduct),
+    }
+    let product = &row.product_name;
+    // " Win" at the end is how some of the newer series say it.
+    if product.contains(" Windows") || product.ends_with(" Win") {
+        return Err(Left::Windows);
+    }
+    if product.contains("Cloud Services") || product.contains("CloudServices") {
+        return Err(Left::OtherProduct);
+    }
+    let says = |word: &str| row.sku_name.ends_with(word) || row.meter_name.ends_with(word);
+    if says(" Low Priority") {
+        return Err(Left::LowPriority);
+    }
+    Ok(if says(" Spot") {
+        CapacityType::Spot
+    } else {
+        CapacityType::OnDemand
+    })
+}
