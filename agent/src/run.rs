@@ -12,8 +12,6 @@ use anyhow::{Context, anyhow, bail};
 use hyperion_autonomy::Profile;
 use hyperion_link::{ControlTarget, EnrolRequest, Identity, LinkConfig};
 use hyperion_proto::agent_v1::ReplicaRecord;
-use hyperion_proto::domain::ReplicaKey;
-use k8s_cri::v1::ContainerState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +22,11 @@ use crate::identity;
 use crate::local::{self, LocalRequest, LocalSocket};
 use crate::node::{NodeConfig, NodeFacts};
 use crate::peers::{self, PeerEvent, PeerImages, PeersConfig, PeersError, PeersHandle};
-use crate::runtime::{Cri, labels};
+use crate::runtime::Cri;
 use crate::session::{self, Enrolment, PolicyShelf, SessionConfig, SiteConfig};
 use crate::status::{Mode, Status};
 use crate::store::Store;
-use crate::supervisor::{self, SupervisorConfig};
+use crate::supervisor::{self, Found, SupervisorConfig};
 use crate::telemetry::{self, GpuReader, NoGpu, Sampler};
 use crate::{http, systemd};
 
@@ -114,7 +112,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     info!(node = %identity.node_id, site = %identity.site, boot = store.boot(), "agent starts");
 
     let cri = Cri::new(&containerd_socket);
-    let running = running(&cri, &store, &identity.node_id).await;
+    let found = found(&cri, &store, &identity.node_id).await;
     let shelf = PolicyShelf::default();
     let peers = start_peers(&config, &identity, &store, &cri, &shelf, &stop)?;
     let local = serve_local(config.local_socket.as_ref(), &stop)?;
@@ -156,7 +154,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                     ProfileName::Fast => Profile::fast(),
                 },
                 throttle_celsius: (throttle_celsius > 0).then_some(f32::from(throttle_celsius)),
-                running,
+                running: found.running,
+                exits: found.exits,
                 ..NodeConfig::new(NodeFacts {
                     node_id: identity.node_id.clone(),
                     boot_id: boot_id(),
@@ -262,24 +261,20 @@ fn serve_local(
     Ok(Some(receiver))
 }
 
-/// Replicas whose containers run already. Asked for only where it matters: an exclusive replica is
-/// held back until nobody else can run it, unless it never stopped.
-async fn running(cri: &Cri, store: &Store, node_id: &str) -> Vec<ReplicaKey> {
+/// What became of containers while no agent was there. Asked for only where it matters: an exclusive
+/// replica is held back until nobody else can run it, unless it never stopped, or has ended.
+async fn found(cri: &Cri, store: &Store, node_id: &str) -> Found {
     let exclusive = |record: &ReplicaRecord| record.intent.as_ref().is_some_and(|i| i.exclusive);
     if !store.records().iter().any(exclusive) {
-        return Vec::new();
+        return Found::default();
     }
-    match tokio::time::timeout(LOOK, cri.containers(node_id)).await {
-        Ok(Ok(containers)) => containers
-            .iter()
-            .filter(|c| c.state() == ContainerState::ContainerRunning)
-            .filter_map(|c| labels::replica_of(&c.labels))
-            .collect(),
+    match tokio::time::timeout(LOOK, supervisor::find(cri, node_id)).await {
+        Ok(Ok(found)) => found,
         Ok(Err(e)) => {
             warn!(error = %e, "what runs already is not known");
-            Vec::new()
+            Found::default()
         }
-        Err(_) => Vec::new(),
+        Err(_) => Found::default(),
     }
 }
 

@@ -7,6 +7,7 @@ use hyperion_proto::peer_v1::{HeldReplica, Load};
 use super::glue::Work;
 use super::{Node, NodeConfig, Now};
 use crate::store::Store;
+use crate::supervisor::Exits;
 use crate::workloads::Workloads;
 
 /// Memory in use is told in steps of this, bytes, so that noise makes no news.
@@ -29,14 +30,37 @@ pub(super) fn first(config: &NodeConfig, store: &Store, reports: Vec<ReplicaRepo
         phase: ReplicaPhase::Running.into(),
         ready: false,
     });
+    let ended = ends(config, store).into_iter().map(|r| HeldReplica {
+        key: r.key,
+        generation: r.generation,
+        phase: r.phase,
+        ready: false,
+    });
     Me {
-        held: said.chain(found).collect(),
+        held: said.chain(found).chain(ended).collect(),
         capabilities: config.facts.capabilities.clone(),
         accepts: false,
         addresses: config.addresses.clone(),
         agent_version: crate::VERSION.to_owned(),
         ..Me::default()
     }
+}
+
+/// Jobs' replicas that ended while the agent was away, as reports.
+pub(super) fn ends(config: &NodeConfig, store: &Store) -> Vec<ReplicaReport> {
+    let report = |exits: &Exits| {
+        let held = store.held(exits.key())?;
+        let finished = exits.end_of(held)?;
+        Some(ReplicaReport {
+            key: Some(exits.key().into()),
+            generation: held.start.generation,
+            phase: finished.phase.into(),
+            exit_code: finished.exit_code,
+            reason: finished.reason,
+            ..ReplicaReport::default()
+        })
+    };
+    config.exits.iter().filter_map(report).collect()
 }
 
 impl<W: Workloads> Node<W> {

@@ -47,6 +47,7 @@ pub use self::policy::{Fetched, PolicyRefused};
 pub use self::telemetry::Measured;
 use crate::decider::Decider;
 use crate::store::{RingCounts, Store};
+use crate::supervisor::Exits;
 use crate::workloads::Workloads;
 
 /// Time between two looks at what is not told of by anybody: events to disk, reports that the link
@@ -86,6 +87,9 @@ pub struct NodeConfig {
     /// Replicas whose containers went on while the agent was away, where that is known: exclusive
     /// ones among them are not held back.
     pub running: Vec<ReplicaKey>,
+    /// Replicas whose containers have ended meanwhile: jobs among them are over, and not to be
+    /// started again because nobody saw it.
+    pub exits: Vec<Exits>,
 }
 
 impl NodeConfig {
@@ -100,6 +104,7 @@ impl NodeConfig {
             ca_der: Vec::new(),
             throttle_celsius: Some(90.0),
             running: Vec::new(),
+            exits: Vec::new(),
         }
     }
 }
@@ -227,6 +232,9 @@ impl<W: Workloads> Node<W> {
         }
         self.push_desired();
         self.carry_out(glue::Work::of(outputs), now);
+        for report in me::ends(&self.config, &self.store) {
+            self.take_report(report, now);
+        }
         self.refresh(now);
     }
 

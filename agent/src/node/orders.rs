@@ -166,7 +166,7 @@ fn judge(store: &Store, order: &StartReplica) -> Result<Verdict, String> {
 
 /// True where a test planted the bug that a check of generations is for. There is no such switch
 /// in a released agent.
-#[cfg(any(test, feature = "planted-bugs"))]
+#[cfg(any(debug_assertions, feature = "planted-bugs"))]
 pub fn planted_bug() -> bool {
     use std::sync::OnceLock;
     static PLANTED: OnceLock<bool> = OnceLock::new();
@@ -176,7 +176,7 @@ pub fn planted_bug() -> bool {
 }
 
 /// See above.
-#[cfg(not(any(test, feature = "planted-bugs")))]
+#[cfg(not(any(debug_assertions, feature = "planted-bugs")))]
 pub const fn planted_bug() -> bool {
     false
 }

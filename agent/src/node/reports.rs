@@ -57,7 +57,7 @@ impl<W: Workloads> Node<W> {
         }
     }
 
-    fn take_report(&mut self, report: ReplicaReport, now: Now) {
+    pub(super) fn take_report(&mut self, report: ReplicaReport, now: Now) {
         let Some(key) = key_of(report.key.as_ref()) else {
             return;
         };

@@ -4,6 +4,7 @@
 
 mod connection;
 mod driver;
+mod found;
 mod insecure_tls;
 mod logs;
 mod look;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::runtime::ImageSource;
 use driver::Driver;
+pub use found::{Exits, Found, find};
 
 /// Where the supervisor works.
 #[derive(Debug, Clone)]

@@ -1,6 +1,11 @@
 //! What a site does while it is cut off.
 
+use hyperion_proto::agent_v1::RestartPolicy;
+use hyperion_proto::convert;
+
 use super::*;
+use crate::store::Change;
+use crate::supervisor::Exits;
 use crate::testing::key;
 
 const IDS: [&str; 3] = ["edge-1", "edge-2", "edge-3"];
@@ -243,4 +248,47 @@ fn a_crash_at_any_write_of_a_takeover_leads_to_the_same_end() {
         }
     }
     assert!(cuts > 10, "only {cuts} cuts");
+}
+
+#[test]
+fn a_job_that_ended_while_the_agent_was_away_is_not_started_again() {
+    let mut job = placed("job", 1);
+    let intent = job.intent.as_mut().unwrap();
+    (intent.workload_type, intent.exclusive) = ("job".to_owned(), true);
+    let pod = job.pod.as_mut().unwrap();
+    pod.restart_policy = RestartPolicy::OnFailure.into();
+    let (pod, key) = (pod.clone(), key("job", 0));
+    for (codes, phase) in [
+        (vec![0], Some(ReplicaPhase::Succeeded)),
+        (vec![1], None),
+        (vec![], None),
+    ] {
+        let disk = Disk::default();
+        let start = convert::start(&job).unwrap();
+        let ran = [
+            Change::Put(Desired {
+                start,
+                finished: None,
+            }),
+            Change::Record(Box::new(glue::ordered(&job, "edge-1", WALL))),
+            Change::Site(Box::new(welcome(Vec::new(), &IDS).site.unwrap())),
+        ];
+        disk.store().apply(&ran, true);
+        let found = NodeConfig {
+            exits: vec![Exits::of(&key, &pod, codes)],
+            ..config("edge-1")
+        };
+        let mut node = Alone::new(found, disk.store());
+        node.pass(Duration::from_secs(30));
+        let held = node.node.store().held(&key);
+        let finished = held.and_then(|held| held.finished.as_ref());
+        assert_eq!(finished.map(|f| f.phase), phase);
+        assert_eq!(node.fake.runs(), [], "it ended, or is held back");
+        let report = node.node.hello().replicas.pop();
+        assert_eq!(
+            report.map(|r| r.phase()),
+            phase,
+            "the control plane is told"
+        );
+    }
 }
