@@ -50,8 +50,10 @@ const MAX_MEMBERS: usize = 2048;
 /// How often what is new is told to three random members, while there is something new.
 const GOSSIP_PERIODS_PER_PROBE: u32 = 5;
 
-/// How often a random member is asked for the members that it knows.
-const ASK_FOR_MEMBERS: u32 = 30;
+/// Probe periods between two times that a random member is asked for the members that it knows. The
+/// answer has a thousand bytes and is news only to those that missed some: news is told a dozen times,
+/// and who starts is given the members at once.
+const ASK_FOR_MEMBERS: u32 = 120;
 
 /// Who was heard within so many probe periods has a connection with this node: even the partners on
 /// the last ring are probed twice within.
@@ -487,6 +489,9 @@ impl Membership {
             heard: before.and_then(|seen| seen.heard),
             places: before.map_or_else(|| ring::places(node), |seen| seen.places),
         };
+        if before.is_some() && was == State::Down && seen.is_live() {
+            self.calls.returned(now);
+        }
         self.seen.insert(Arc::clone(node), seen);
         if !same_life || member.state() != State::Suspect {
             self.prober.clear_suspicion(node);

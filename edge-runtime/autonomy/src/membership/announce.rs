@@ -21,6 +21,13 @@ const PERIODS: u32 = 5;
 /// costs each of them little.
 const CALLERS: f64 = 3.0;
 
+/// Who has been dead for so many periods is called a quarter as often: with QUIC a call that nobody
+/// answers costs ten packets of 1,200 bytes, and who comes back calls by itself. Where anybody came
+/// back within as many periods, others may have, too (halves of a site find each other), and all are
+/// called as often as at first.
+const LONG_DEAD: u32 = 60;
+const LONG_DEAD_CALLED: f64 = 0.25;
+
 /// A node that was never seen is called every period for this many: it may be alive, known to all
 /// others, and missed by this one alone.
 const UNSEEN: u32 = 120;
@@ -33,6 +40,8 @@ pub(super) struct Calls {
     known: BTreeMap<Arc<str>, Duration>,
     /// Found and not called yet.
     fresh: BTreeSet<Arc<str>>,
+    /// When a dead node was last seen alive again.
+    returned: Option<Duration>,
 }
 
 impl Calls {
@@ -42,7 +51,13 @@ impl Calls {
             next: now,
             known: BTreeMap::new(),
             fresh: BTreeSet::new(),
+            returned: None,
         }
+    }
+
+    /// A node that was dead is alive.
+    pub(super) fn returned(&mut self, now: Duration) {
+        self.returned = Some(now);
     }
 
     pub(super) fn found(
@@ -118,6 +133,14 @@ impl Membership {
                 missing = unseen;
                 1
             } else {
+                let long = self.calls.period * LONG_DEAD;
+                let hopeful = self.calls.returned.is_some_and(|at| at + long > now);
+                missing.retain(|node| {
+                    let since = self.seen.get(node).map(|seen| seen.since);
+                    hopeful
+                        || since.is_none_or(|since| since + long > now)
+                        || self.rng.random_bool(LONG_DEAD_CALLED)
+                });
                 let odds = CALLERS * missing.len() as f64 / (live + 1) as f64;
                 usize::from(self.rng.random_bool(odds.min(1.0)))
             };

@@ -67,7 +67,8 @@ fn a_fifth_of_the_datagrams_lost_kills_nobody_and_hides_no_death() {
     net.run(secs(300.0));
     assert_eq!(net.seen(What::Down), 0, "{:?}", net.log);
     let suspected = net.seen(What::Suspect);
-    assert!(suspected < 60 * 300 / 20, "{suspected}");
+    // Of 18,000 probes.
+    assert!(suspected < 60, "{suspected}");
     for victim in [5, 30, 59] {
         let took = kill_one(&mut net, &name(victim));
         assert!(took < secs(12.0), "{took:?}");
