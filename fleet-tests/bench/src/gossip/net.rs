@@ -11,19 +11,24 @@ const PORT: u16 = 7946;
 
 /// Nodes' packets go through `lossy` when they arrive, so that the sender does not notice what
 /// becomes of them; they are counted when they leave. A TCP connection that a node opens has an
-/// address of its own at one end only.
+/// address of its own at one end only. QUIC's packets of a handshake are those that begin with a one.
 const RULES: &str = "
 table inet bench {
   set dead { type ipv4_addr; }
   counter sent { }
+  counter handshakes { }
   chain lossy {
     ip saddr @dead drop
     ip daddr @dead drop
   }
+  chain node {
+    counter name sent
+    meta l4proto udp @th,64,1 1 counter name handshakes
+  }
   chain out {
     type filter hook output priority 0;
-    ip saddr 127.1.0.0/16 counter name sent accept
-    ip daddr 127.1.0.0/16 counter name sent accept
+    ip saddr 127.1.0.0/16 jump node
+    ip saddr != 127.1.0.0/16 ip daddr 127.1.0.0/16 jump node
   }
   chain in {
     type filter hook input priority 0;
@@ -94,11 +99,16 @@ impl Net {
 
     /// Packets and bytes sent so far, with their IP headers.
     pub(super) fn sent(&self) -> anyhow::Result<(f64, f64)> {
-        let listed = call(
-            "nft",
-            &["-j", "list", "counter", "inet", "bench", "sent"],
-            "",
-        )?;
+        self.counter("sent")
+    }
+
+    /// Packets and bytes of QUIC's handshakes sent so far.
+    pub(super) fn handshakes(&self) -> anyhow::Result<(f64, f64)> {
+        self.counter("handshakes")
+    }
+
+    fn counter(&self, name: &str) -> anyhow::Result<(f64, f64)> {
+        let listed = call("nft", &["-j", "list", "counter", "inet", "bench", name], "")?;
         let listed: serde_json::Value = serde_json::from_str(&listed).context("nft's counter")?;
         let counter = listed["nftables"]
             .as_array()

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -16,7 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::run::System;
+use super::run::{self, System};
 use super::tally::{Saw, Tally};
 use super::{Args, Transport, net};
 use hyperion_lab::proc;
@@ -24,6 +25,7 @@ use hyperion_lab::proc;
 /// The members that run.
 pub(super) struct Members {
     stops: Vec<CancellationToken>,
+    stalls: Arc<AtomicU64>,
 }
 
 impl Members {
@@ -38,6 +40,7 @@ impl Members {
             Transport::Peers => identities(nodes).await?,
         };
         let mut identities = identities.into_iter();
+        let stalls = Arc::new(AtomicU64::new(0));
         let mut stops = Vec::with_capacity(nodes);
         for index in 0..nodes {
             let stop = CancellationToken::new();
@@ -61,11 +64,14 @@ impl Members {
                 way,
                 tally: Arc::clone(tally),
                 suspicions: 0,
+                stalls: 0,
+                all_stalls: Arc::clone(&stalls),
             };
             tokio::spawn(node.run(incoming, stop.clone()));
             stops.push(stop);
+            run::apart(index).await;
         }
-        Ok(Self { stops })
+        Ok(Self { stops, stalls })
     }
 }
 
@@ -82,6 +88,10 @@ impl System for Members {
 
     fn memory_bytes(&self) -> u64 {
         proc::rss_bytes(std::process::id()).unwrap_or_default()
+    }
+
+    fn stalls(&self) -> Option<u64> {
+        Some(self.stalls.load(Ordering::Relaxed))
     }
 }
 
@@ -201,6 +211,8 @@ struct Node {
     way: Way,
     tally: Arc<Tally>,
     suspicions: u64,
+    stalls: u64,
+    all_stalls: Arc<AtomicU64>,
 }
 
 impl Node {
@@ -243,7 +255,11 @@ impl Node {
                 What::Suspect => {}
             }
         }
-        let suspicions = self.membership.counters().suspicions;
+        let counters = self.membership.counters();
+        let stalls = counters.stalls - self.stalls;
+        self.all_stalls.fetch_add(stalls, Ordering::Relaxed);
+        self.stalls = counters.stalls;
+        let suspicions = counters.suspicions;
         for _ in self.suspicions..suspicions {
             self.tally.add(self.index, self.index, Saw::Suspect);
         }

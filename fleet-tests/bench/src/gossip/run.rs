@@ -12,13 +12,24 @@ use super::tally::{self, Tally};
 use super::{Args, Inside, Outcome, ours, serf};
 
 /// Time for all to find each other.
-const MEET: Duration = Duration::from_secs(180);
+const MEET: Duration = Duration::from_secs(300);
 /// Between losses set in, or the last one met, and the quiet window.
 const SETTLE: Duration = Duration::from_secs(8);
 /// Between two deaths.
 const DEATHS_APART: Duration = Duration::from_secs(3);
 /// After the last death, at most.
 const WAIT: Duration = Duration::from_secs(90);
+
+/// Between the starts of two nodes, and what comes on top for each that runs already: one machine
+/// has to do what is work for all of them.
+const APART: Duration = Duration::from_millis(25);
+const APART_EACH: Duration = Duration::from_micros(500);
+
+/// Waits after the start of a node.
+pub(super) async fn apart(node: usize) {
+    let running = u32::try_from(node).unwrap_or(u32::MAX);
+    tokio::time::sleep(APART + APART_EACH.saturating_mul(running)).await;
+}
 
 /// The nodes of one namespace.
 pub(super) trait System {
@@ -28,6 +39,8 @@ pub(super) trait System {
     fn cpu_seconds(&self) -> f64;
     /// Of all nodes.
     fn memory_bytes(&self) -> u64;
+    /// Times that nodes stood still; none where they don't say.
+    fn stalls(&self) -> Option<u64>;
 }
 
 /// Measures in the namespace that this process is in.
@@ -78,15 +91,18 @@ async fn course(
     tokio::time::sleep(SETTLE).await;
 
     let (packets, bytes) = net.sent()?;
+    let (_, handshakes) = net.handshakes()?;
     let cpu = system.cpu_seconds();
     let from = Instant::now();
-    tokio::time::sleep(Duration::from_secs_f64(args.minutes * 60.0)).await;
+    tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     let to = Instant::now();
     let (packets_after, bytes_after) = net.sent()?;
+    let (_, handshakes_after) = net.handshakes()?;
     let seconds = (to - from).as_secs_f64();
     let per_node = |sum: f64| sum / seconds / nodes as f64;
     outcome.packets_per_s_per_node = per_node(packets_after - packets);
     outcome.bytes_per_s_per_node = per_node(bytes_after - bytes);
+    outcome.handshake_bytes_per_s_per_node = per_node(handshakes_after - handshakes);
     outcome.cpu_cores = (system.cpu_seconds() - cpu) / seconds;
     outcome.memory_mb = system.memory_bytes() as f64 / 1e6;
     let alarms = tally::false_alarms(&tally.events(), from, to);
@@ -129,6 +145,7 @@ async fn course(
                 .first_s
                 .push(noticed.first.unwrap_or(longest).as_secs_f64());
         }
+        outcome.stalls = system.stalls();
         return Ok(outcome);
     }
 }

@@ -2,19 +2,15 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
 use super::net;
-use super::run::System;
+use super::run::{self, System};
 use super::tally::{Saw, Tally};
 use hyperion_lab::proc;
-
-/// Between the starts of two agents: all at once are too many for the one that they join.
-const APART: Duration = Duration::from_millis(25);
 
 /// First port for the agents' RPC, on 127.0.0.1, which is neither counted nor lossy.
 const RPC: usize = 20_000;
@@ -81,7 +77,7 @@ impl Agents {
                 tokio::spawn(read(node, out, Arc::clone(tally)));
             }
             children.push(Some(child));
-            tokio::time::sleep(APART).await;
+            run::apart(node).await;
         }
         Ok(Self { children })
     }
@@ -109,6 +105,10 @@ impl System for Agents {
         self.pids()
             .filter_map(|pid| proc::rss_bytes(pid).ok())
             .sum()
+    }
+
+    fn stalls(&self) -> Option<u64> {
+        None
     }
 }
 
