@@ -172,14 +172,7 @@ impl Pass<'_> {
             RecordState::Placed => self.placed_there(workload, template, claim, held),
             RecordState::Pending => self.pending_there(workload, claim, held),
             RecordState::Ended => self.ended_there(workload, template, claim, held),
-            RecordState::Removed => match self.of_site(claim, held) {
-                Some(held) => {
-                    let why = "it was removed at the site, and the workload wants it";
-                    self.say_overruled(Some(workload), claim, why);
-                    self.renew(held, claim);
-                }
-                None => self.nothing_follows(claim),
-            },
+            RecordState::Removed => self.removed_there(workload, claim, held),
             RecordState::Unspecified => self.nothing_follows(claim),
         }
     }
@@ -191,6 +184,33 @@ impl Pass<'_> {
                 && !h.ended()
                 && self.site_of(&h.spec.node) == claim.site
         })
+    }
+
+    /// A person took it away at the site.
+    fn removed_there(
+        &mut self,
+        workload: &WorkloadEntry,
+        claim: &Claim,
+        held: Option<PlacementEntry>,
+    ) {
+        let Some(held) = self.of_site(claim, held) else {
+            self.nothing_follows(claim);
+            return;
+        };
+        let job = workload.object.spec.type_ == WorkloadType::Job;
+        if job && claim.wire.outcome() == ReplicaPhase::Succeeded {
+            // It had ended well before: that stands.
+            let (node, generation) = (held.spec.node.clone(), held.spec.generation);
+            let key = &claim.record.key;
+            self.index.remember_generation(key, claim.generation());
+            self.end_elsewhere(held, &node);
+            self.index.claims.verdicts.adopted += 1;
+            self.index.set_stage(key, Stage::Storing(generation));
+            return;
+        }
+        let why = "it was removed at the site, and the workload wants it";
+        self.say_overruled(Some(workload), claim, why);
+        self.renew(held, claim);
     }
 
     /// Nothing follows, beyond that later decisions are of a higher generation.
@@ -344,10 +364,17 @@ impl Pass<'_> {
         generation: i64,
     ) {
         let record = &claim.record;
-        let (Some(node), Some(pod)) = (
-            self.index.fleet.node(&record.node).cloned(),
-            claim.wire.pod.clone(),
-        ) else {
+        let node = self.index.fleet.node(&record.node).cloned();
+        if node.is_none() && self.index.nodes.contains_key(&record.node) {
+            // Enrolled, and what it has is not known before it is back. It may run the replica.
+            let until = claim.since + RETURN;
+            if self.now < until || workload.object.spec.policy.exclusive {
+                let later = self.now + RETURN;
+                self.wake_at(if self.now < until { until } else { later });
+                return;
+            }
+        }
+        let (Some(node), Some(pod)) = (node, claim.wire.pod.clone()) else {
             let why = format!("node {} is not known any more", record.node);
             self.overrule(Some(workload), claim, &why);
             return;

@@ -532,6 +532,62 @@ fn what_was_removed_at_the_site_goes_on_where_the_workload_wants_it() {
     assert_eq!(w.answers(), [("edge-1".to_owned(), 3, true)]);
 }
 
+#[test]
+fn a_job_that_was_removed_at_the_site_after_it_had_ended_is_not_run_again() {
+    let spec = job(1);
+    let removed = |outcome: ReplicaPhase| ReplicaRecord {
+        outcome: outcome.into(),
+        ..record(&spec, RecordState::Removed, "", 3)
+    };
+    let mut w = cut_off(&spec);
+    w.connect("edge-1", json!({}), 0);
+    w.brings("edge-1", removed(ReplicaPhase::Succeeded));
+    assert_eq!(w.on(0), at("edge-1", 1));
+    assert_eq!(w.status().phase, WorkloadPhase::Succeeded);
+    assert_eq!(w.answers(), [("edge-1".to_owned(), 3, true)]);
+    let mut next = w.restart();
+    next.workload(spec.clone());
+    assert_eq!(next.started, [], "a restart does not begin it anew");
+
+    let mut w = cut_off(&spec);
+    w.connect("edge-1", json!({}), 0);
+    w.brings("edge-1", removed(ReplicaPhase::Failed));
+    assert_eq!(w.on(0), at("edge-1", 4), "a failure is tried again");
+}
+
+#[test]
+fn a_decision_about_a_node_that_is_not_described_yet_is_not_overruled() {
+    let spec = service(1, "i");
+    for back in [true, false] {
+        let mut w = cut_off(&spec).restart();
+        w.workload(spec.clone());
+        w.connect("edge-1", json!({}), 0);
+        w.brings("edge-1", record(&spec, RecordState::Placed, "edge-2", 2));
+        assert_eq!((w.on(0), w.answers()), (at("edge-1", 1), vec![]));
+        if back {
+            w.connect("edge-2", json!({}), 0);
+            w.says("edge-2", 2, ReplicaPhase::Running);
+            assert_eq!(w.on(0), at("edge-2", 2));
+        } else {
+            w.wait(RETURN);
+            assert_eq!(w.on(0), at("edge-1", 3), "not for ever");
+        }
+        assert_eq!(w.answers(), [("edge-1".to_owned(), 2, true)]);
+    }
+    // It may run it, and nobody else is to.
+    let spec = with_policy(service(1, "i"), json!({ "exclusive": true }));
+    let mut w = cut_off(&spec).restart();
+    w.workload(spec.clone());
+    w.connect("edge-1", json!({}), 0);
+    w.brings("edge-1", record(&spec, RecordState::Placed, "edge-2", 2));
+    w.wait(RETURN * 100);
+    assert_eq!((w.on(0), w.answers()), (at("edge-1", 1), vec![]));
+    assert_eq!(w.stopped, []);
+    w.connect("edge-2", json!({}), 0);
+    w.wait(RETURN);
+    assert_eq!(w.on(0), at("edge-2", 2));
+}
+
 // Workloads that were applied at the site.
 
 fn local(spec: &Value, manifest: String) -> ReplicaRecord {
