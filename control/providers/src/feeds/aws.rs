@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use aws_config::BehaviorVersion;
-use aws_config::meta::region::RegionProviderChain;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
@@ -25,7 +24,7 @@ use http_body_util::Full;
 use hyperion_placement::model::Provider;
 use jiff::Timestamp;
 
-use super::http::{Http, address, chain};
+use super::http::{CREDENTIALS, Http, address, chain};
 use super::{Failure, Fetched, Reason};
 use crate::shapes::SHAPES;
 
@@ -96,7 +95,12 @@ impl Aws {
     /// Asks for the prices of all regions.
     pub async fn fetch(&self, now: Timestamp) -> Fetched {
         let mut fetched = Fetched::default();
-        let session = match self.session().await {
+        let late = |_| {
+            let text = format!("none within {} s", CREDENTIALS.as_secs());
+            Err(Failure::new(Reason::Timeout, "AWS credentials", text))
+        };
+        let session = tokio::time::timeout(CREDENTIALS, self.session()).await;
+        let session = match session.unwrap_or_else(late) {
             Ok(session) => session,
             Err(failure) => {
                 fetched.failures.push(failure);
@@ -129,7 +133,6 @@ impl Aws {
                     .build_https();
                 let config = aws_config::defaults(BehaviorVersion::latest())
                     .http_client(client)
-                    .region(RegionProviderChain::default_provider().or_else(LIST_REGION))
                     .load()
                     .await;
                 let endpoint = config.endpoint_url().map(str::to_owned);

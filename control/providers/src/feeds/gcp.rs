@@ -16,7 +16,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
-use super::http::{Http, address, chain};
+use super::http::{CREDENTIALS, Http, address, chain};
 use super::{Failure, Fetched, Reason};
 use sku::Parts;
 
@@ -25,8 +25,8 @@ pub const ENDPOINT: &str = "https://cloudbilling.googleapis.com";
 const PATH: &str = "v1/services/6F81-5844-456A/skus";
 /// The least that reads the catalog.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-billing.readonly";
-/// Pages of 5,000. There are about ten.
-const MOST_PAGES: usize = 200;
+/// Pages of 1,000. There are about fifty.
+const MOST_PAGES: usize = 300;
 const WHAT: &str = "GCP billing catalog";
 
 /// Who asks.
@@ -131,13 +131,19 @@ impl Gcp {
     }
 
     async fn page(&self, token: &str) -> Result<Bytes, Failure> {
-        let mut uri = format!("{}/{PATH}?currencyCode=USD&pageSize=5000", self.endpoint);
+        let mut uri = format!("{}/{PATH}?currencyCode=USD&pageSize=1000", self.endpoint);
         if !token.is_empty() {
             let token = utf8_percent_encode(token, NON_ALPHANUMERIC);
             uri = format!("{uri}&pageToken={token}");
         }
-        let (name, secret) = self.secret().await?;
         let wrong = |text: String| Failure::new(Reason::Credentials, WHAT, text);
+        let late = |_| {
+            let text = format!("no token within {} s", CREDENTIALS.as_secs());
+            Failure::new(Reason::Timeout, WHAT, text)
+        };
+        let (name, secret) = tokio::time::timeout(CREDENTIALS, self.secret())
+            .await
+            .map_err(late)??;
         let mut secret = HeaderValue::from_str(&secret)
             .map_err(|_| wrong("the key or token holds what no header can".to_owned()))?;
         secret.set_sensitive(true);

@@ -16,8 +16,10 @@ use super::{Failure, Reason};
 /// Time for one request, from the name's look-up to the last byte. Measured answers take less than
 /// ten seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of one answer. The largest, 5,000 SKUs of GCP, has about eight million.
-const MOST_BYTES: usize = 32 << 20;
+/// Bytes of one answer. The largest, 1,000 SKUs of GCP, has about 1.6 million.
+const MOST_BYTES: usize = 16 << 20;
+/// Time to find credentials: some are asked of servers that may hang.
+pub(super) const CREDENTIALS: Duration = Duration::from_secs(60);
 /// The longest that a feed lets itself be sent away for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 

@@ -20,6 +20,7 @@ const LEAST: f64 = 0.000_001;
 
 /// What a price is of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Key {
     /// Who sells it.
     pub provider: Provider,
@@ -53,6 +54,7 @@ impl fmt::Display for Key {
 
 /// Capacity that can be bought, and what it costs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Offer {
     /// What it is.
     #[serde(flatten)]

@@ -10,6 +10,7 @@ use hyperion_placement::model::Provider;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::aws::Aws;
@@ -117,7 +118,7 @@ impl Source {
                     let file = file.clone();
                     let read = tokio::task::spawn_blocking(move || file.fetch(now));
                     read.await
-                        .unwrap_or_else(|e| failed(Reason::File, "price file", e))
+                        .unwrap_or_else(|e| failed(Reason::Fault, "price file", e))
                 }
             }
         };
@@ -295,7 +296,12 @@ impl Task {
     async fn refresh(&mut self) -> (bool, Option<Duration>) {
         let feed = self.source.feed();
         let now = Timestamp::now();
-        let fetched = self.source.fetch(now).await;
+        let source = self.source.clone();
+        // In a task of its own: a panic in a library costs a fetch, not the feed.
+        let fetch = tokio::spawn(async move { source.fetch(now).await });
+        let fetched = AbortOnDropHandle::new(fetch)
+            .await
+            .unwrap_or_else(|e| failed(Reason::Fault, &feed.to_string(), e));
         let failed = !fetched.failures.is_empty();
         let retry_after = fetched.failures.iter().filter_map(|f| f.retry_after).max();
         let lines = lines(&fetched);

@@ -60,6 +60,8 @@ pub enum Reason {
     Pages,
     /// The file can't be read.
     File,
+    /// A fault of this program, or of a library.
+    Fault,
 }
 
 impl fmt::Display for Reason {
@@ -77,6 +79,7 @@ impl fmt::Display for Reason {
             Self::TooLarge => "tooLarge",
             Self::Pages => "pages",
             Self::File => "file",
+            Self::Fault => "fault",
         })
     }
 }

@@ -47,6 +47,9 @@ struct Attributes {
     software: String,
     #[serde(default, rename = "capacitystatus")]
     capacity_status: String,
+    /// `OnDemand`, or `CapacityBlock` for what is booked for a time; not in older documents.
+    #[serde(default, rename = "marketoption")]
+    market: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -144,6 +147,9 @@ fn read(text: &str, region: &str, now: Timestamp) -> Result<Offer, Left> {
         _ => return Err(Left::OtherProduct),
     }
     if about.tenancy != "Shared" || about.software != "NA" || about.capacity_status != "Used" {
+        return Err(Left::OtherProduct);
+    }
+    if about.market.is_some_and(|market| market != "OnDemand") {
         return Err(Left::OtherProduct);
     }
     if about.region_code != region {
