@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use hyperion_placement::model::Provider;
+use hyperion_providers::feeds::run::Wanted;
 
 use crate::decider::source::Asked;
 
@@ -58,6 +60,20 @@ pub struct Args {
     /// become clearly better; 0 for never
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = interval)]
     pub reconsider: Duration,
+    /// Live prices of these, for nodes whose price no label says: `aws`, `gcp`, `azure` (with the
+    /// usual credentials of each) and `file:PATH`; without any, the built-in table
+    #[arg(long, value_name = "FEED", value_delimiter = ',')]
+    pub price_feed: Vec<Wanted>,
+    /// How often the clouds are asked for prices
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = refresh)]
+    pub price_refresh: Duration,
+    /// Regions to ask for prices of, such as `aws:us-east-1`; of a provider without any, those
+    /// whose latencies are built in
+    #[arg(long, value_name = "PROVIDER:REGION", value_delimiter = ',', value_parser = region)]
+    pub price_region: Vec<(Provider, String)>,
+    /// Folder that keeps prices for the next start; by default `prices` in the data folder
+    #[arg(long, value_name = "DIR")]
+    pub price_cache: Option<PathBuf>,
     /// Form of the log lines on standard error
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,
@@ -78,6 +94,26 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("at least 1s".to_owned());
     }
     Ok(duration)
+}
+
+fn refresh(text: &str) -> Result<Duration, String> {
+    let refresh = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    let (least, most) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
+    if !(least..=most).contains(&refresh) {
+        return Err("between 1m and 24h".to_owned());
+    }
+    Ok(refresh)
+}
+
+fn region(text: &str) -> Result<(Provider, String), String> {
+    let (provider, region) = text.split_once(':').ok_or("no provider before a colon")?;
+    let provider: Provider = provider.parse().map_err(|e| format!("{e}"))?;
+    if hyperion_providers::geography(provider, region).is_none() {
+        return Err(format!(
+            "{region:?} is no region of {provider} that is known"
+        ));
+    }
+    Ok((provider, region.to_owned()))
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -137,6 +173,14 @@ mod tests {
             vec!["--reconsider", "1s"],
             vec!["--reconsider", "sometimes"],
             vec!["--api-addr", "localhost"],
+            vec!["--price-feed", "ibm"],
+            vec!["--price-feed", "file:"],
+            vec!["--price-refresh", "1s"],
+            vec!["--price-refresh", "2d"],
+            vec!["--price-region", "us-east-1"],
+            vec!["--price-region", "ibm:us-east-1"],
+            vec!["--price-region", "azure:us-east-1"],
+            vec!["--price-region", "edge:lab"],
             vec!["--link-advertise", "host"],
             vec!["--link-advertise", ":7444"],
             vec!["--link-advertise", "host:0"],
@@ -149,6 +193,11 @@ mod tests {
         }
         let words = ["hyperion-control", "--embedded", "--data-dir", "d"];
         assert!(Args::try_parse_from(words).is_ok());
+        let feeds = ["--price-feed", "aws,azure", "--price-feed", "file:/x.csv"];
+        let args = Args::try_parse_from(words.iter().copied().chain(feeds));
+        let file = Wanted::File("/x.csv".into());
+        let wanted = args.map(|args| args.price_feed);
+        assert_eq!(wanted.ok(), Some(vec![Wanted::Aws, Wanted::Azure, file]));
         for good in ["host.lan:7444", "10.0.0.1:1", "[2001:db8::1]:7444"] {
             let words = words.iter().copied().chain(["--link-advertise", good]);
             assert!(Args::try_parse_from(words).is_ok(), "{good}");

@@ -15,8 +15,9 @@ use axum::routing::get;
 use futures::{Stream, StreamExt};
 use hyperion_api::fleet::{LiveFleet, ScorerStatus};
 use hyperion_gateway::{LogError, LogRequest};
+use hyperion_providers::feeds::{Feed, Feeds, Known, Offer};
 use prometheus_client::registry::Registry;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -34,6 +35,7 @@ const FIRST_LINE: Duration = Duration::from_millis(300);
 struct Shared {
     directory: Arc<Directory>,
     registry: Arc<Registry>,
+    prices: Option<Feeds>,
 }
 
 /// Opens the socket.
@@ -51,11 +53,13 @@ pub async fn serve(
     listener: TcpListener,
     directory: Arc<Directory>,
     registry: Arc<Registry>,
+    prices: Option<Feeds>,
     stop: CancellationToken,
 ) {
     let shared = Shared {
         directory,
         registry,
+        prices,
     };
     let router = Router::new()
         .route("/healthz", get(healthz))
@@ -64,6 +68,7 @@ pub async fn serve(
         .route("/fleet/v1/nodes", get(nodes))
         .route("/fleet/v1/history", get(history))
         .route("/fleet/v1/logs", get(logs))
+        .route("/fleet/v1/prices", get(prices_now))
         .with_state(shared);
     let server = axum::serve(listener, router);
     // Followed logs would hold a graceful shutdown up: connections end with the process.
@@ -146,6 +151,43 @@ async fn nodes(
         .into_response(),
         None => not_leading(),
     }
+}
+
+/// A price as it is shown.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    #[serde(flatten)]
+    offer: Offer,
+    feed: Feed,
+    age_seconds: u64,
+    stale: bool,
+}
+
+impl From<Known<'_>> for Shown {
+    fn from(known: Known<'_>) -> Self {
+        Self {
+            offer: known.offer.clone(),
+            feed: known.feed,
+            age_seconds: known.age.as_secs(),
+            stale: known.stale,
+        }
+    }
+}
+
+async fn prices_now(State(shared): State<Shared>) -> Response {
+    let Some(feeds) = &shared.prices else {
+        return sentence(
+            StatusCode::NOT_FOUND,
+            "there are no price feeds: --price-feed asks for some",
+        );
+    };
+    let prices = feeds.prices().borrow().clone();
+    let shown: Vec<Shown> = prices
+        .offers(jiff::Timestamp::now())
+        .map(Shown::from)
+        .collect();
+    Json(shown).into_response()
 }
 
 #[derive(Debug, Deserialize)]

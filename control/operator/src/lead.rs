@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use hyperion_api::conditions;
 use hyperion_gateway::{Gateway, GatewayEvent};
 use hyperion_proto::agent_v1::StartReplica;
-use tokio::sync::mpsc;
+use hyperion_providers::feeds::Prices;
+use tokio::sync::{mpsc, watch as latest};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -66,6 +67,8 @@ pub struct Leader {
     pub reconsider: Option<Duration>,
     /// Where outcomes of placements go.
     pub recorder: Recorder,
+    /// Live prices, where there are feeds.
+    pub prices: Option<latest::Receiver<Arc<Prices>>>,
 }
 
 /// Runs until `stop`.
@@ -84,9 +87,13 @@ pub async fn run(
         leader.metrics.clone(),
         stop.clone(),
     ));
+    let mut prices = leader.prices.clone();
     let mut maps = source::watch(&leader.client, stop.clone());
     let publisher = events::start(leader.client.clone(), &leader.identity, stop.clone());
     let mut work = Work::new(leader, actions, publisher);
+    if let Some(prices) = &mut prices {
+        work.prices(prices.borrow_and_update().clone());
+    }
     loop {
         while let Ok(change) = seen.try_recv() {
             work.seen(change);
@@ -120,6 +127,7 @@ pub async fn run(
             },
             Some(result) = applied.recv() => work.applied(result),
             Some(map) = maps.recv() => work.map_read(map),
+            now = changed(&mut prices) => work.prices(now),
             event = agents.recv(), if work.listed_at.is_some() => match event {
                 Some(event) => work.agent(event),
                 None => break,
@@ -131,6 +139,17 @@ pub async fn run(
     if applier.await.is_err() {
         warn!("the applier ended badly");
     }
+}
+
+/// The prices, when there are others.
+async fn changed(prices: &mut Option<latest::Receiver<Arc<Prices>>>) -> Arc<Prices> {
+    if let Some(prices) = prices
+        && prices.changed().await.is_ok()
+    {
+        return prices.borrow_and_update().clone();
+    }
+    // No feeds, or they have ended with the process.
+    std::future::pending().await
 }
 
 struct Work {
@@ -199,6 +218,13 @@ impl Work {
         };
         work.policy(None);
         work
+    }
+
+    fn prices(&mut self, prices: Arc<Prices>) {
+        let changed = self.index.set_prices(prices);
+        if changed > 0 {
+            info!(nodes = changed, "nodes have other prices");
+        }
     }
 
     fn map_read(&mut self, map: Map) {

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use hyperion_api::NAMESPACE;
 use hyperion_embedded::{Embedded, EmbeddedConfig};
 use hyperion_gateway::GatewayConfig;
+use hyperion_providers::feeds::{self, FeedConfig, Feeds, run::Source};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -47,8 +48,16 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         policy,
         shadow,
         reconsider,
+        price_feed,
+        price_refresh,
+        price_region,
+        price_cache,
         log_format: _,
     } = args;
+    let sources = price_feed
+        .iter()
+        .map(|wanted| Source::standard(wanted, &price_region));
+    let sources: Vec<Source> = sources.collect::<Result<_, _>>().context("--price-feed")?;
     let identity = identity(data_dir.as_deref())?;
     let listener = http::bind(http_addr).await?;
     let http_addr = listener.local_addr()?;
@@ -59,12 +68,24 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         metrics.experience_kept.clone(),
         metrics.experience_lost.clone(),
     );
+    let prices = prices(
+        FeedConfig {
+            sources,
+            refresh: price_refresh,
+            cache_dir: price_cache.or_else(|| Some(data_dir.as_ref()?.join("prices"))),
+        },
+        &stop,
+    )?;
+    if let Some(prices) = &prices {
+        feeds::metrics::register(prices, &mut registry);
+    }
     let directory = Arc::new(Directory::default());
     let serving = CancellationToken::new();
     let server = tokio::spawn(http::serve(
         listener,
         directory.clone(),
         Arc::new(registry),
+        prices.clone(),
         serving.clone(),
     ));
     let api = if embedded {
@@ -88,6 +109,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         shadow,
         reconsider: (!reconsider.is_zero()).then_some(reconsider),
         recorder,
+        prices,
     };
     let result = tokio::select! {
         installed = install::install(&control.client, http_addr.port()) => match installed {
@@ -107,6 +129,23 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     serving.cancel();
     let _ = server.await;
     result
+}
+
+/// Starts the feeds; none where none were asked for.
+fn prices(config: FeedConfig, stop: &CancellationToken) -> anyhow::Result<Option<Feeds>> {
+    let names: Vec<_> = config.sources.iter().map(Source::feed).collect();
+    for (n, name) in names.iter().enumerate() {
+        if names.iter().take(n).any(|before| before == name) {
+            bail!("--price-feed: {name} is there twice");
+        }
+    }
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let dir = config.cache_dir.clone().unwrap_or_default();
+    let feeds =
+        feeds::start(config, stop).with_context(|| format!("cache of prices {}", dir.display()))?;
+    Ok(Some(feeds))
 }
 
 async fn start_api(
@@ -194,6 +233,7 @@ struct Control {
     shadow: bool,
     reconsider: Option<Duration>,
     recorder: Recorder,
+    prices: Option<Feeds>,
 }
 
 impl Control {
@@ -250,6 +290,7 @@ impl Control {
             shadow: self.shadow,
             reconsider: self.reconsider,
             recorder: self.recorder.clone(),
+            prices: self.prices.as_ref().map(Feeds::prices),
         };
         lead::run(leader, agents, leading).await;
         if tokio::time::timeout(SHUTDOWN, gateway.shutdown())

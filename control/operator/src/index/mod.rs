@@ -20,6 +20,7 @@ use hyperion_placement::fleet::Fleet;
 use hyperion_placement::model::LatencyMatrix;
 use hyperion_placement::policy::Network;
 use hyperion_proto::domain::ReplicaKey;
+use hyperion_providers::feeds::Prices;
 
 use crate::plan::{Look, Pending};
 
@@ -75,6 +76,8 @@ pub struct Index {
     pub(crate) broken: BTreeMap<Name, Broken>,
     pub(crate) placements: BTreeMap<Name, BTreeMap<u32, PlacementEntry>>,
     pub(crate) nodes: BTreeMap<String, NodeEntry>,
+    /// Live prices, for nodes whose price no label says.
+    prices: Arc<Prices>,
     /// Nodes with what is left of them, kept up to date with every promise: the view on which
     /// decisions are made.
     pub(crate) fleet: Fleet,
@@ -113,6 +116,7 @@ impl Index {
             broken: BTreeMap::new(),
             placements: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            prices: Arc::default(),
             fleet,
             by_node: BTreeMap::new(),
             leaving: BTreeMap::new(),

@@ -1,6 +1,7 @@
 //! Nodes of the index.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyperion_api::node::{HyperionNode, HyperionNodeSpec, HyperionNodeStatus};
@@ -10,6 +11,7 @@ use hyperion_placement::model::{
     CapacityType, GpuDevice, Location, Node, Provider, Resources, Supply, Taint, Tier,
 };
 use hyperion_proto::domain::{Capabilities, ReplicaKey, Report};
+use hyperion_providers::feeds::Prices;
 use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use tracing::warn;
@@ -50,7 +52,7 @@ impl NodeEntry {
         )
     }
 
-    fn node(&self, id: &str) -> Option<Node> {
+    fn node(&self, id: &str, prices: &Prices) -> Option<Node> {
         let facts = self.facts.as_ref()?;
         let spec = self.spec.clone().unwrap_or_default();
         let provider = facts.provider.map_or(Provider::Edge, Into::into);
@@ -69,6 +71,20 @@ impl NodeEntry {
                 labels.insert(key.to_owned(), value.to_owned());
             }
         }
+        let capacity_type = facts.capacity_type.map_or(
+            if edge {
+                CapacityType::Owned
+            } else {
+                CapacityType::OnDemand
+            },
+            Into::into,
+        );
+        let live = if facts.labels.contains_key(PRICE_LABEL) {
+            None
+        } else {
+            let (region, zone) = (&facts.region, &facts.zone);
+            prices.of(provider, region, zone, &facts.instance_type, capacity_type)
+        };
         Some(Node {
             id: id.to_owned(),
             location: Location {
@@ -80,14 +96,7 @@ impl NodeEntry {
                 geography: facts.geography.map(Into::into),
             },
             arch: facts.arch.clone(),
-            capacity_type: facts.capacity_type.map_or(
-                if edge {
-                    CapacityType::Owned
-                } else {
-                    CapacityType::OnDemand
-                },
-                Into::into,
-            ),
+            capacity_type,
             instance_type: facts.instance_type.clone(),
             allocatable: capacity,
             free: capacity,
@@ -106,7 +115,7 @@ impl NodeEntry {
             schedulable: self.spec.is_some()
                 && !(spec.unschedulable || spec.draining || spec.revoked),
             ready: self.connected && self.runtime_problem.is_empty(),
-            price_per_hour: facts.price_per_hour,
+            price_per_hour: live.map_or(facts.price_per_hour, |offer| offer.price_per_hour),
             cpu_utilization: 0.0,
             images: Vec::new(),
             supply: Supply::default(),
@@ -142,7 +151,29 @@ fn gpus(facts: &HyperionNodeStatus) -> Vec<GpuDevice> {
     gpus
 }
 
+/// What a node's owner says that it costs; it counts before all feeds.
+const PRICE_LABEL: &str = "hyperion.io/price-per-hour";
+
 impl Index {
+    /// Takes live prices: decisions from now on are made with them. Returns how many nodes cost
+    /// something else than before. A price that is stale counts, too: nobody knows a better one.
+    pub fn set_prices(&mut self, prices: Arc<Prices>) -> usize {
+        self.prices = prices;
+        let priced = |index: &Self, id: &str| index.fleet.node(id).map(|n| n.price_per_hour);
+        let ids: Vec<String> = self.nodes.keys().cloned().collect();
+        let mut changed = 0;
+        for id in ids {
+            let before = priced(self, &id);
+            self.refresh_node(&id);
+            changed += usize::from(priced(self, &id) != before);
+        }
+        if changed > 0 {
+            // Some may have waited for a place that they can pay.
+            self.touch_unplaced();
+        }
+        changed
+    }
+
     /// A node's object was made or changed. One that can't be read counts as cordoned.
     pub fn apply_node(&mut self, object: DeserializeGuard<HyperionNode>, now: Instant) {
         let node = match object.0 {
@@ -277,7 +308,8 @@ impl Index {
 
     /// Computes what is left of a node from what is promised.
     pub(crate) fn refresh_node(&mut self, id: &str) {
-        let fresh = self.nodes.get(id).and_then(|entry| entry.node(id));
+        let prices = &self.prices;
+        let fresh = self.nodes.get(id).and_then(|entry| entry.node(id, prices));
         let Some(mut node) = fresh else {
             self.fleet.remove_node(id);
             return;

@@ -2,6 +2,7 @@
 
 mod better;
 mod handover;
+mod prices;
 mod site;
 
 use std::collections::BTreeMap;
