@@ -80,7 +80,7 @@ fn plant(args: &Args) -> anyhow::Result<bool> {
         return Ok(false);
     };
     anyhow::ensure!(
-        cfg!(feature = "planted-bugs"),
+        cfg!(any(debug_assertions, feature = "planted-bugs")),
         "--planted-bug: this build has no bugs to plant; build with --features planted-bugs"
     );
     if std::env::var_os(PLANTED).is_some() {
@@ -106,23 +106,37 @@ fn faults(args: &Args) -> anyhow::Result<Report> {
         faults: kinds,
         watched: false,
     };
-    let summary = hyperion_sim::seeds(&scenario, args.first_seed, args.seeds, args.enough);
-    let mut err = std::io::stderr().lock();
-    for (n, (seed, outcome)) in summary.failed.iter().enumerate() {
+    let summary = hyperion_sim::seeds(
+        &scenario,
+        args.first_seed,
+        args.seeds,
+        args.enough,
+        |seed, outcome| {
+            // Long runs are watched. What can't be said here is in the report.
+            let text = told(args, seed, outcome);
+            let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        },
+    );
+    if let Some((seed, _)) = summary.failed.first() {
         // The first is played again with its trace: it is the same run.
-        let text = if n == 0 {
-            let watched = hyperion_sim::run(&Scenario {
+        let watched = quietly(|| {
+            hyperion_sim::run(&Scenario {
                 seed: *seed,
                 watched: true,
                 ..scenario.clone()
-            });
-            told(args, *seed, &watched)
-        } else {
-            told(args, *seed, outcome)
-        };
-        err.write_all(text.as_bytes())?;
+            })
+        });
+        let mut err = std::io::stderr().lock();
+        for line in &watched.trace {
+            writeln!(err, "    {line}")?;
+        }
     }
     Ok(report(args, &summary))
+}
+
+/// Without the logs of the agents.
+fn quietly<T>(act: impl FnOnce() -> T) -> T {
+    tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), act)
 }
 
 fn told(args: &Args, seed: u64, outcome: &Outcome) -> String {
@@ -134,9 +148,6 @@ fn told(args: &Args, seed: u64, outcome: &Outcome) -> String {
             "  at {at:.3} s {}: {}",
             violation.invariant, violation.what
         );
-    }
-    for line in &outcome.trace {
-        let _ = writeln!(text, "    {line}");
     }
     let bug = match args.planted_bug {
         Some(Bug::GenerationCheck) => " --planted-bug generation-check",
@@ -203,10 +214,7 @@ fn offline_day(args: &Args) -> Report {
     let hours = 24;
     let offline = Duration::from_secs(hours * 3600);
     let interval = Duration::from_secs(1);
-    let quiet = tracing::subscriber::NoSubscriber::default();
-    let day = tracing::subscriber::with_default(quiet, || {
-        hyperion_sim::offline_day(args.first_seed, offline, interval)
-    });
+    let day = quietly(|| hyperion_sim::offline_day(args.first_seed, offline, interval));
     let mut report = Report::new("sim", args.first_seed);
     report.condition("scenario", "offline-day");
     report.condition("offline_hours", hours);

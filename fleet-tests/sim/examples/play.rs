@@ -1,4 +1,4 @@
-//! Plays seeds and prints what is wrong: `play FIRST COUNT NODES SITES FAULTS`. A bench without
+//! Plays seeds and prints what is wrong: `play FIRST COUNT NODES SITES FAULTS ENOUGH`. A bench without
 //! the rest of the bench, to build quickly.
 
 #![allow(clippy::print_stdout)]
@@ -24,13 +24,21 @@ fn main() {
         faults: parse_faults(faults).unwrap_or_default(),
         watched: false,
     };
-    let summary = seeds(&scenario, number(0, 1), number(1, 1), 10);
+    let enough = number(5, 10) as usize;
+    let summary = seeds(
+        &scenario,
+        number(0, 1),
+        number(1, 1),
+        enough,
+        |seed, outcome| {
+            println!("seed {seed}");
+            for v in &outcome.violations {
+                println!("  {:.3} {}: {}", v.at.as_secs_f64(), v.invariant, v.what);
+            }
+        },
+    );
     let mut first = true;
-    for (seed, outcome) in &summary.failed {
-        println!("seed {seed}");
-        for v in &outcome.violations {
-            println!("  {:.3} {}: {}", v.at.as_secs_f64(), v.invariant, v.what);
-        }
+    for (seed, _) in &summary.failed {
         if std::mem::take(&mut first) {
             let again = run(&Scenario {
                 seed: *seed,

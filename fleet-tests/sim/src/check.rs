@@ -23,6 +23,9 @@ pub(crate) const WITHIN: Duration = Duration::from_secs(45);
 /// Time within which what the control plane hears has come through to what it orders.
 const AWARE: Duration = Duration::from_secs(5);
 
+/// Time within which a node hears of the death of another one, and a container ends.
+const NEWS: Duration = Duration::from_secs(8);
+
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -58,6 +61,8 @@ pub(crate) struct Wanted {
     pub job: bool,
     pub stops_alone: bool,
     pub site: Option<String>,
+    /// Of one replica, thousandths of a core.
+    pub cpu: u64,
 }
 
 impl Wanted {
@@ -70,6 +75,7 @@ impl Wanted {
             job: spec.type_ == WorkloadType::Job,
             stops_alone: disconnect.is_some_and(|d| d.stop_after.is_some()),
             site: selector.and_then(|s| s.get("hyperion.io/site")).cloned(),
+            cpu: hyperion_api::request::request(spec).map_or(0, |r| r.resources.cpu_millis),
         }
     }
 }
@@ -81,12 +87,18 @@ pub(crate) struct Checker {
     /// Since when the copies of a replica could have been one.
     overlaps: BTreeMap<ReplicaKey, Duration>,
     dropped: BTreeMap<(usize, ReplicaKey), Dropped>,
+    /// When a copy last ended, and where.
+    ended_at: BTreeMap<ReplicaKey, (Duration, usize)>,
     wanted: BTreeMap<Name, Wanted>,
     deleted: BTreeSet<Name>,
     /// When a person last changed a workload.
     changed: BTreeMap<Name, Duration>,
-    /// Jobs' replicas that ended well, and where.
-    done: BTreeMap<ReplicaKey, usize>,
+    /// Jobs' replicas that ended well, and with which pod: another pod is another job.
+    done: BTreeMap<ReplicaKey, PodSpec>,
+    /// And the devices that know: their runtime has what ended, until the power goes.
+    ended_on: BTreeSet<(usize, ReplicaKey)>,
+    /// Those that have it on disk, and know it for good.
+    on_disk: BTreeSet<(usize, ReplicaKey)>,
     /// Since when the control plane knows of that.
     told_done: BTreeMap<ReplicaKey, Duration>,
     /// Jobs' replicas that failed and are not to be tried again.
@@ -108,6 +120,10 @@ pub(crate) struct Checker {
 
 pub(crate) fn name_of(key: &ReplicaKey) -> Name {
     Name::new(&key.namespace, &key.workload)
+}
+
+fn is_of(key: &ReplicaKey, name: &Name, index: u32) -> bool {
+    key.index == index && key.workload == name.name && key.namespace == name.namespace
 }
 
 impl Checker {
@@ -220,16 +236,29 @@ impl Checker {
         }
         let job = self.wanted.get(&name_of(key)).is_some_and(|w| w.job);
         let unchanged = self.changed_at(&name_of(key)) + OVERLAP < now;
-        if let Some(at) = self.done.get(key).filter(|_| job && unchanged) {
+        if self.done.get(key) == Some(pod) && job && unchanged {
             // Its own device knows; others may go by what they were told before they were away.
             let told = self.told_done.get(key).is_some_and(|t| *t + AWARE < now);
-            if *at == node || (told && settled) {
-                let what = format!(
-                    "{key} had ended well on node {at} and was started again on node {node}"
-                );
+            let own = self.ended_on.contains(&(node, key.clone()));
+            if own || (told && settled) {
+                let what = format!("{key} had ended well and was started again on node {node}");
                 self.violate(now, "job_again", what);
             }
         }
+    }
+
+    /// A device has on disk that a job's replica has ended well there.
+    pub(crate) fn end_kept(&mut self, node: usize, key: &ReplicaKey) {
+        if self.done.contains_key(key) {
+            self.on_disk.insert((node, key.clone()));
+        }
+    }
+
+    /// A device has lost its power.
+    pub(crate) fn power_lost(&mut self, node: usize) {
+        let on_disk = &self.on_disk;
+        self.ended_on
+            .retain(|at| at.0 != node || on_disk.contains(at));
     }
 
     /// The control plane hears that a job's replica has ended well.
@@ -259,18 +288,23 @@ impl Checker {
                 self.copies.remove(key);
             }
         }
+        let before = self.ended_at.insert(key.clone(), (now, node));
+        // One that ended a moment ago was there when this end was decided.
+        elsewhere |= before.is_some_and(|(at, other)| other != node && at + NEWS > now);
         match cause {
             Cause::Unwanted => {
                 let dropped = Dropped {
                     pod: pod.clone(),
                     at: now,
                     elsewhere,
-                    asked: false,
+                    // At a site, also where the control plane wants it later all the same.
+                    asked: self.was_deleted(&name_of(key)),
                 };
                 self.dropped.insert((node, key.clone()), dropped);
             }
             Cause::Exit(0) => {
-                self.done.insert(key.clone(), node);
+                self.done.insert(key.clone(), pod.clone());
+                self.ended_on.insert((node, key.clone()));
             }
             Cause::Exit(_) if pod.restart_policy() == RestartPolicy::Never => {
                 self.failed.insert(key.clone());
@@ -287,9 +321,7 @@ impl Checker {
     /// True where a job's replica has ended for good somewhere.
     pub(crate) fn is_done(&self, name: &Name, index: u32) -> bool {
         let ended = self.done.keys().chain(&self.failed);
-        ended
-            .into_iter()
-            .any(|key| name_of(key) == *name && key.index == index)
+        ended.into_iter().any(|key| is_of(key, name, index))
     }
 
     /// What an agent wants to run now: never with a lower generation than before.
@@ -335,6 +367,8 @@ impl Checker {
         if excused {
             self.confirmed.retain(|(at, _), _| *at != node);
             self.obeyed.retain(|(at, _), _| *at != node);
+            self.on_disk.retain(|(at, _)| *at != node);
+            self.ended_on.retain(|(at, _)| *at != node);
             return;
         }
         let mut lost = Vec::new();
@@ -362,7 +396,7 @@ impl Checker {
     pub(crate) fn copies_of(&self, name: &Name, index: u32) -> Vec<(ReplicaKey, Vec<usize>)> {
         self.copies
             .iter()
-            .filter(|(key, _)| name_of(key) == *name && key.index == index)
+            .filter(|(key, _)| is_of(key, name, index))
             .map(|(key, copies)| (key.clone(), copies.iter().map(|c| c.node).collect()))
             .collect()
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use hyperion_agent::supervisor::Desired;
+use hyperion_agent::supervisor::{Desired, Exits};
 use hyperion_proto::agent_v1::{PodSpec, ReplicaPhase, ReplicaReport, RestartPolicy};
 use hyperion_proto::domain::ReplicaKey;
 
@@ -94,7 +94,8 @@ struct Slot {
     /// Nothing is started before.
     not_before: Duration,
     crashes: u32,
-    exit: Option<i32>,
+    /// How its last container ended, of which pod.
+    exit: Option<(i32, PodSpec)>,
 }
 
 /// The runtime.
@@ -163,6 +164,19 @@ impl Runtime {
         self.slots.get(key)?.container.as_ref()
     }
 
+    /// Containers that ended and were not taken away, as an agent that starts finds them.
+    pub(crate) fn exits(&self) -> Vec<Exits> {
+        let ended = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.container.is_none());
+        let exits = ended.filter_map(|(key, slot)| {
+            let (code, pod) = slot.exit.as_ref()?;
+            Some(Exits::of(key, pod, vec![*code]))
+        });
+        exits.collect()
+    }
+
     /// True where the replica answers requests.
     pub(crate) fn serves(&self, key: &ReplicaKey, now: Duration) -> bool {
         self.container(key)
@@ -181,7 +195,9 @@ impl Runtime {
             slot.not_before = Duration::ZERO;
             slot.crashes = 0;
         }
-        self.slots.retain(|_, slot| slot.container.is_some());
+        // What has ended keeps its exit code in the runtime.
+        self.slots
+            .retain(|_, slot| slot.container.is_some() || slot.exit.is_some());
     }
 
     /// The device is off.
@@ -204,7 +220,7 @@ impl Runtime {
         if let Some(slot) = self.slots.get_mut(key)
             && let Some(container) = slot.container.take()
         {
-            slot.exit = Some(137);
+            slot.exit = Some((137, container.pod.clone()));
             slot.crashes += 1;
             slot.not_before = now + backoff(slot.crashes);
             self.happened.push(Happened::Ended {
@@ -257,8 +273,9 @@ impl Runtime {
                 && at <= now
             {
                 let (id, pod) = (container.id, Box::new(container.pod.clone()));
+                let container_pod = container.pod.clone();
                 slot.container = None;
-                slot.exit = Some(0);
+                slot.exit = Some((0, container_pod));
                 self.happened.push(Happened::Ended {
                     key: key.clone(),
                     id,
@@ -313,7 +330,14 @@ impl Runtime {
             return never;
         };
         let policy = want.start.pod.restart_policy();
-        let over = match (slot.exit, policy) {
+        if slot
+            .exit
+            .as_ref()
+            .is_some_and(|(_, pod)| *pod != want.start.pod)
+        {
+            slot.exit = None;
+        }
+        let over = match (slot.exit.as_ref().map(|(code, _)| *code), policy) {
             (Some(_), RestartPolicy::Never) | (Some(0), RestartPolicy::OnFailure) => true,
             _ => want.finished.is_some(),
         };
@@ -405,7 +429,7 @@ impl Slot {
                 report.exit_code = finished.exit_code;
                 (finished.phase, "Completed")
             }
-            (None, None) => match self.exit {
+            (None, None) => match self.exit.as_ref().map(|(code, _)| *code) {
                 _ if self.pull_failed => (ReplicaPhase::Backoff, "ImagePullFailed"),
                 Some(code) => {
                     report.exit_code = code;

@@ -64,9 +64,15 @@ impl Summary {
 }
 
 /// Plays `count` seeds from `first` on, each like `scenario`. Stops early when `enough` seeds have
-/// failed.
+/// failed; `failed` is told of each at once.
 #[must_use]
-pub fn seeds(scenario: &Scenario, first: u64, count: u64, enough: usize) -> Summary {
+pub fn seeds(
+    scenario: &Scenario,
+    first: u64,
+    count: u64,
+    enough: usize,
+    failed: impl Fn(u64, &Outcome) + Sync,
+) -> Summary {
     let began = Instant::now();
     let next = AtomicU64::new(0);
     let summary = Mutex::new(Summary::default());
@@ -87,6 +93,9 @@ pub fn seeds(scenario: &Scenario, first: u64, count: u64, enough: usize) -> Summ
                             seed,
                             ..scenario.clone()
                         });
+                        if !outcome.violations.is_empty() {
+                            failed(seed, &outcome);
+                        }
                         let Ok(mut summary) = summary.lock() else {
                             return;
                         };

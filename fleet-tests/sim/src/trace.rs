@@ -23,6 +23,11 @@ impl Trace {
         }
     }
 
+    /// True where somebody reads it.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.lines.is_some()
+    }
+
     /// Notes something.
     pub(crate) fn note(&mut self, now: Duration, what: fmt::Arguments<'_>) {
         if let Some(lines) = &mut self.lines {

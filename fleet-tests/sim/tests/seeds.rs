@@ -38,7 +38,7 @@ fn assert_clean(scenario: &Scenario, faults: &str, summary: &Summary) {
 
 fn play(nodes: usize, sites: usize, faults: &str, first: u64, count: u64) -> Summary {
     let scenario = scenario(nodes, sites, faults);
-    let summary = seeds(&scenario, first, count, 1);
+    let summary = seeds(&scenario, first, count, 1, |_, _| {});
     assert_clean(&scenario, faults, &summary);
     summary
 }
@@ -74,6 +74,9 @@ fn seeds_that_found_something_stay_good() {
         // A job that had ended ran again after a reboot, then after its `stopAfter`.
         (6, 2, "site_cut,device_dead", 2),
         (6, 2, "control_stop,control_failover", 1),
+        // An exclusive job that ended while its agent was away was held back, forgotten and run
+        // again.
+        (30, 3, "all", 100),
     ] {
         play(nodes, sites, faults, seed, 1);
     }

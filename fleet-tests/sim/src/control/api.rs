@@ -8,6 +8,8 @@ use hyperion_api::workload::{HyperionWorkload, HyperionWorkloadSpec};
 use hyperion_operator::apply::Applied;
 use hyperion_operator::index::Name;
 use hyperion_operator::plan::Action;
+use hyperion_proto::agent_v1::Hello;
+use hyperion_proto::convert;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// What a watch shows.
@@ -36,6 +38,20 @@ impl Api {
         self.changes.push(Change::Node(Box::new(node.clone())));
         let name = node.metadata.name.clone().unwrap_or_default();
         self.nodes.insert(name, node);
+    }
+
+    /// A node's object says what the node has, as its agent tells it.
+    pub(crate) fn describe(&mut self, hello: &Hello) {
+        let Ok(capabilities) = convert::capabilities(hello.capabilities.as_ref()) else {
+            return;
+        };
+        let (status, _) = hyperion_gateway::facts::describe(&capabilities);
+        if let Some(node) = self.nodes.get_mut(&hello.node_id)
+            && node.status.as_ref() != Some(&status)
+        {
+            node.status = Some(status);
+            self.changes.push(Change::Node(Box::new(node.clone())));
+        }
     }
 
     /// A user applies a workload.

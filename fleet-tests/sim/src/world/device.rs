@@ -7,7 +7,9 @@ use bytes::Bytes;
 use hyperion_agent::node::{Effect, Node, NodeConfig, NodeFacts};
 use hyperion_agent::store::Store;
 use hyperion_agent::supervisor::{RuntimeState, SupervisorEvent};
-use hyperion_proto::agent_v1::{NodeCapabilities, ReplicaReport, Telemetry, Temperature};
+use hyperion_proto::agent_v1::{
+    NodeCapabilities, ReplicaPhase, ReplicaReport, Telemetry, Temperature,
+};
 use hyperion_proto::domain::ReplicaKey;
 use hyperion_proto::peer_v1::Frame;
 
@@ -151,6 +153,7 @@ impl World {
         let config = NodeConfig {
             seed: device.rng.number(),
             addresses: vec![format!("10.{}.0.{}:7447", device.site, node + 1)],
+            exits: device.containers.with(|r| r.exits()),
             ..NodeConfig::new(facts)
         };
         device.containers.set_now(self.now);
@@ -168,6 +171,7 @@ impl World {
         made.supervisor([available], now, &device.outbox);
         device.node = Some(made);
         note!(self, "{} agent starts", self.devices[node].id);
+        self.note_ends(node);
         self.settle(node);
         let epoch = self.devices[node].epoch;
         let (soon, discover, measure) = (
@@ -214,6 +218,7 @@ impl World {
             device.disk.power_cut();
         }
         device.containers.with(Runtime::power_off);
+        self.checker.power_lost(node);
         note!(self, "{} is off", self.devices[node].id);
         self.account(node);
     }
@@ -544,6 +549,22 @@ impl World {
         if let Some(agent) = &mut device.node {
             agent.supervisor(events, now, &device.outbox);
         }
+        self.note_ends(node);
         self.settle(node);
+    }
+
+    /// Notes which jobs' ends the agent has on disk now.
+    fn note_ends(&mut self, node: usize) {
+        let device = &self.devices[node];
+        let Some(agent) = device.node.as_ref().filter(|_| !device.disk.is_cut()) else {
+            return;
+        };
+        let store = agent.store();
+        let finished = |key| store.held(key).and_then(|held| held.finished.as_ref());
+        for key in store.keys() {
+            if finished(key).is_some_and(|f| f.phase == ReplicaPhase::Succeeded) {
+                self.checker.end_kept(node, key);
+            }
+        }
     }
 }

@@ -266,6 +266,7 @@ impl World {
             return;
         };
         if leader.hello(id, hello, now) {
+            self.api.describe(hello);
             session.control = true;
             // A session of the node that this one takes the place of is closed.
             let node = session.node;
@@ -346,9 +347,11 @@ impl World {
                 self.checker.stopped(node, &key, generation);
             }
         }
+        // Where the power went in the middle of this, nobody hears the answers.
+        let heard = !self.devices[node].disk.is_cut();
         let confirmed = self.devices[node].outbox.confirmed();
         for (key, generation, command) in orders {
-            if command != 0 && confirmed.contains(&command) {
+            if heard && command != 0 && confirmed.contains(&command) {
                 self.checker.confirmed(node, key, generation);
             }
         }

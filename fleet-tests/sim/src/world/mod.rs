@@ -478,7 +478,9 @@ impl World {
 /// Notes in the trace, without making the text where nobody reads it.
 macro_rules! note {
     ($world:expr, $($text:tt)+) => {
-        $world.trace.note($world.now, format_args!($($text)+))
+        if $world.trace.is_kept() {
+            $world.trace.note($world.now, format_args!($($text)+));
+        }
     };
 }
 use note;

@@ -67,7 +67,6 @@ impl World {
         let Some(wanted) = self.checker.wanted(name).cloned() else {
             return;
         };
-        let cpu = cpu(workload);
         for index in 0..u32::try_from(workload.spec.replicas).unwrap_or(0) {
             if wanted.job && self.checker.is_done(name, index) {
                 continue;
@@ -87,14 +86,14 @@ impl World {
             let calm = if runs {
                 None
             } else {
-                self.calm_for(name, index, &wanted, cpu)
+                self.calm_for(name, index, &wanted)
             };
             self.checker.should_run(name, index, runs, calm, self.now);
         }
     }
 
     /// Since when a replica could have been placed by who is in charge; none where it can't.
-    fn calm_for(&self, name: &Name, index: u32, wanted: &Wanted, cpu: u64) -> Option<Duration> {
+    fn calm_for(&self, name: &Name, index: u32, wanted: &Wanted) -> Option<Duration> {
         let sites: Vec<usize> = match &wanted.site {
             Some(site) => (0..self.sites.len())
                 .filter(|s| self.sites[*s].0 == *site)
@@ -128,7 +127,9 @@ impl World {
         if wanted.exclusive && uplinks {
             return None;
         }
-        nodes().any(|n| self.has_room(n, cpu)).then_some(calm)
+        nodes()
+            .any(|n| self.has_room(n, wanted.cpu))
+            .then_some(calm)
     }
 
     fn has_room(&self, node: usize, cpu: u64) -> bool {
@@ -184,7 +185,7 @@ impl World {
                 let right = match (&placed, names.as_slice()) {
                     (Some(node), [one]) => node == one,
                     (Some(_), []) => done,
-                    (None, []) => !self.somewhere(name, workload),
+                    (None, []) => !self.somewhere(name),
                     _ => false,
                 };
                 if !right {
@@ -217,9 +218,10 @@ impl World {
         }
     }
 
-    fn somewhere(&self, name: &Name, workload: &HyperionWorkload) -> bool {
-        let site = self.checker.wanted(name).and_then(|w| w.site.clone());
-        let cpu = cpu(workload);
+    fn somewhere(&self, name: &Name) -> bool {
+        let wanted = self.checker.wanted(name);
+        let site = wanted.and_then(|w| w.site.clone());
+        let cpu = wanted.map_or(0, |w| w.cpu);
         (0..self.devices.len())
             .filter(|n| {
                 site.as_ref()
@@ -238,8 +240,4 @@ fn unsettled(agent: &Node<Containers>) -> Option<String> {
     }
     let untaken = agent.untaken_count();
     (untaken > 0).then(|| format!("has {untaken} decisions that the control plane has not taken"))
-}
-
-fn cpu(workload: &HyperionWorkload) -> u64 {
-    hyperion_api::request::request(&workload.spec).map_or(0, |r| r.resources.cpu_millis)
 }
