@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod gossip;
 pub mod link;
 pub mod link_server;
+pub mod offline;
 pub mod packing;
 pub mod report;
 pub mod sim;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hyperion_bench::report::Report;
-use hyperion_bench::{decide, fleet, gossip, link, packing, sim, tui};
+use hyperion_bench::{decide, fleet, gossip, link, offline, packing, sim, tui};
 
 /// Measure Hyperion.
 #[derive(Parser)]
@@ -26,6 +26,7 @@ enum Bench {
     Lab(fleet::LabArgs),
     Decide(decide::Args),
     Gossip(gossip::Args),
+    Offline(offline::Args),
     Packing(packing::Args),
     Sim(sim::Args),
     Tui(tui::Args),
@@ -56,6 +57,7 @@ fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
         Bench::Lab(args) => fleet::lab(&args).map(Some),
         Bench::Decide(args) => decide::run(&args).map(Some),
         Bench::Gossip(args) => gossip::run(&args),
+        Bench::Offline(args) => offline::run(&args).map(Some),
         Bench::Packing(args) => packing::run(&args).map(Some),
         Bench::Sim(args) => sim::run(&args),
         Bench::Tui(args) => {
