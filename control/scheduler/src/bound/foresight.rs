@@ -9,9 +9,9 @@ use std::sync::Arc;
 use hyperion_placement::filter::Candidate;
 
 use super::plan::{At, Item, Room, Table};
-use super::{Bound, CHARGED, PRICED, priced};
+use super::{Bound, CHARGED, PRICED, Scarce, priced};
 use crate::scenario::Scenario;
-use crate::sim::{Outcome, SimConfig, Simulator, Truth};
+use crate::sim::{DecisionPoint, Outcome, SimConfig, Simulator, Truth};
 
 /// Hours to the next decision of a replica that runs.
 const NEXT: f64 = 0.5;
@@ -36,7 +36,7 @@ impl Foresight {
     /// Looks into an episode's future; `rounds` as in [`super::bound`].
     #[must_use]
     pub fn new(scenario: &Arc<Scenario>, config: &SimConfig, rounds: u32) -> Self {
-        let (bound, items, prices) = priced(scenario, &config.weights, rounds);
+        let (bound, items, prices) = priced(scenario, &config.weights, rounds, Scarce::All);
         let hours = (scenario.horizon / PRICED).ceil() as usize;
         let room = Room {
             prices: &prices,
@@ -106,6 +106,23 @@ impl Foresight {
         earned + stay - CHARGED * rent + table.value(next, units, spot)
     }
 
+    /// The answer to a decision.
+    pub(super) fn choose(&self, point: &DecisionPoint<'_>) -> Option<usize> {
+        let truth = point.truth();
+        let left = point.request.expected_hours.unwrap_or(f64::INFINITY);
+        let worth = |index: usize| {
+            let candidate = &point.candidates[index].candidate;
+            let here = point.request.current.as_deref() == Some(candidate.id);
+            let now = truth.reward(index) + truth.others(index);
+            self.worth(point.workload, candidate, point.hour, now, left, here)
+        };
+        (0..point.candidates.len())
+            .map(|i| (i, worth(i)))
+            .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
+            .filter(|(_, worth)| *worth > f64::NEG_INFINITY)
+            .map(|(i, _)| i)
+    }
+
     fn at(&self, candidate: &Candidate<'_>) -> Option<At> {
         if let Some(device) = self.devices.get(candidate.id) {
             return Some(At::Device(*device));
@@ -130,19 +147,7 @@ impl Foresight {
 pub fn foresee(scenario: &Arc<Scenario>, config: SimConfig, foresight: &Foresight) -> Outcome {
     let mut simulator = Simulator::new(scenario, config);
     while let Some(point) = simulator.next_decision() {
-        let truth = point.truth();
-        let left = point.request.expected_hours.unwrap_or(f64::INFINITY);
-        let worth = |index: usize| {
-            let candidate = &point.candidates[index].candidate;
-            let here = point.request.current.as_deref() == Some(candidate.id);
-            let now = truth.reward(index) + truth.others(index);
-            foresight.worth(point.workload, candidate, point.hour, now, left, here)
-        };
-        let choice = (0..point.candidates.len())
-            .map(|i| (i, worth(i)))
-            .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
-            .filter(|(_, worth)| *worth > f64::NEG_INFINITY)
-            .map(|(i, _)| i);
+        let choice = foresight.choose(&point);
         simulator.act(choice);
     }
     simulator.outcome()

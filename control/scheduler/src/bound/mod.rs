@@ -2,13 +2,14 @@
 //! scheduler can exceed, however it decides.
 //!
 //! Each workload's best plan is found exactly, by dynamic programming over time, on its own
-//! ([`plan`]); what couples workloads, the room on owned devices, is priced (Lagrangian
-//! relaxation; Fisher, "The Lagrangian Relaxation Method for Solving Integer Programming
-//! Problems", Management Science 27(1), 1981). For any prices that are not negative,
+//! ([`plan`]); what couples workloads, the room on owned devices and the instances that a pool
+//! gives at once, is priced (Lagrangian relaxation; Fisher, "The Lagrangian Relaxation Method for
+//! Solving Integer Programming Problems", Management Science 27(1), 1981). For any prices that are
+//! not negative,
 //!
 //! ```text
 //! bound(prices) = Σ workloads best plan's reward less what it pays for room
-//!               + Σ devices, hours price × room
+//!               + Σ devices, pools, hours price × room
 //! ```
 //!
 //! is at least the reward of every schedule, so the lowest over some rounds of subgradient steps is
@@ -17,15 +18,26 @@
 //! work, and has the lowest price and the least load of each quarter of an hour. One thing is not: work that is
 //! going to be lost earns nothing and costs nothing in the episode, while the planner pays for waiting;
 //! and a job's unit of work that is not a whole quarter is its last.
+//!
+//! For small worlds there is a sharper bound ([`sharp`]), and a search for a schedule that comes near
+//! it ([`optimum`]).
 
 mod foresight;
+mod optimum;
 mod plan;
 mod room;
+mod search;
+mod sharp;
 
 pub use foresight::{Foresight, foresee};
+pub use optimum::{Optimum, optimum};
 pub use room::{CHARGED, RoomPrices};
+pub use search::{exhaustive, record};
+pub use sharp::{MOST_WORKLOADS, sharp};
 
-use crate::scenario::Scenario;
+use crate::scenario::{Pool, Scenario};
+use crate::sim::NOTICE_HOURS;
+use hyperion_placement::model::CapacityType;
 use hyperion_placement::reward::RewardWeights;
 use plan::{Item, Room};
 
@@ -54,10 +66,19 @@ pub struct Bound {
     pub mean_reward_alone: f64,
 }
 
+/// Whose room is taken to be scarce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scarce {
+    /// That of devices and of pools, which give so many instances at once and no more.
+    All,
+    /// That of devices alone.
+    Devices,
+}
+
 /// Computes the bound with `rounds` of subgradient steps; more rounds only lower it.
 #[must_use]
 pub fn bound(scenario: &Scenario, weights: &RewardWeights, rounds: u32) -> Bound {
-    priced(scenario, weights, rounds).0
+    priced(scenario, weights, rounds, Scarce::All).0
 }
 
 /// The bound, with each workload's places and the prices of room that gave it.
@@ -65,6 +86,7 @@ fn priced(
     scenario: &Scenario,
     weights: &RewardWeights,
     rounds: u32,
+    scarce: Scarce,
 ) -> (Bound, Vec<Item>, Vec<f64>) {
     let items: Vec<Item> = scenario
         .workloads
@@ -77,8 +99,8 @@ fn priced(
         .map(|w| w.demanded_hours().min(scenario.horizon - w.arrival))
         .sum();
     let hours = (scenario.horizon / PRICED).ceil() as usize;
-    let mut prices = vec![0.0; scenario.devices.len() * hours * RESOURCES];
-    let up = uptime(scenario, hours);
+    let up = room_there_is(scenario, hours, scarce);
+    let mut prices = vec![0.0; up.len()];
     let (mut best, mut alone) = (f64::INFINITY, f64::INFINITY);
     let mut best_prices = prices.clone();
     let mut drift = vec![0.0; prices.len()];
@@ -127,19 +149,58 @@ fn priced(
     (bound, items, best_prices)
 }
 
-/// Hours that each device is up in each priced hour, once for each resource.
-fn uptime(scenario: &Scenario, hours: usize) -> Vec<f64> {
-    let mut up = Vec::with_capacity(scenario.devices.len() * hours * RESOURCES);
+/// Machine hours that each place has in each priced hour, once for each resource: devices while
+/// they are up, and as many instances of a pool as may run at once while it gives them.
+fn room_there_is(scenario: &Scenario, hours: usize, scarce: Scarce) -> Vec<f64> {
+    let places = scenario.devices.len() + scenario.pools.len();
+    let mut room = Vec::with_capacity(places * hours * RESOURCES);
+    let spans = |hour: usize| {
+        let from = hour as f64 * PRICED;
+        (from, (from + PRICED).min(scenario.horizon))
+    };
     for device in &scenario.devices {
-        for hour in 0..hours {
-            let from = hour as f64 * PRICED;
-            let share = device
-                .up
-                .integral(from, (from + PRICED).min(scenario.horizon));
-            up.extend([share; RESOURCES]);
+        for (from, to) in (0..hours).map(spans) {
+            room.extend([device.up.integral(from, to); RESOURCES]);
         }
     }
-    up
+    for pool in &scenario.pools {
+        for (from, to) in (0..hours).map(spans) {
+            let limit = match scarce {
+                Scarce::All => f64::from(pool.limit),
+                // More than all could ask for.
+                Scarce::Devices => scenario.workloads.len() as f64,
+            };
+            let alive = alive_hours(pool, from, to);
+            room.extend([alive * limit; RESOURCES]);
+        }
+    }
+    room
+}
+
+/// Hours between two times in which an instance of a pool may run: what is reclaimed runs on for
+/// the time of its notice, and what is bought on demand is not reclaimed.
+fn alive_hours(pool: &Pool, from: f64, to: f64) -> f64 {
+    if pool.offer.capacity_type != CapacityType::Spot {
+        return to - from;
+    }
+    let path = &pool.obtainable;
+    // Until when it is certain to run on.
+    let mut until = if path.at(from - NOTICE_HOURS) > 0.0 {
+        from
+    } else {
+        f64::NEG_INFINITY
+    };
+    let (mut at, mut hours) = (from - NOTICE_HOURS, 0.0);
+    while at < to {
+        let next = path.next_change(at).map_or(to, |t| t.min(to));
+        if path.at(at) > 0.0 {
+            let (begin, end) = (at.max(until).max(from), (next + NOTICE_HOURS).min(to));
+            hours += (end - begin).max(0.0);
+            until = until.max(end);
+        }
+        at = next;
+    }
+    hours
 }
 
 #[cfg(test)]

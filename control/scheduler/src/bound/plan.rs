@@ -10,18 +10,18 @@ use super::{PRICED, RESOURCES, STEP};
 use crate::scenario::{Path, Pool, Scenario, Workload};
 use crate::sim::{NOTICE_HOURS, WAIT_PENALTY, data_hours, node_of, transfer_hours};
 
-/// Prices of room on devices.
+/// Prices of room.
 pub struct Room<'a> {
-    /// By device, hour and resource: reward per hour of all of it.
+    /// By place (devices, then pools), hour and resource: reward per hour of all of a machine.
     pub prices: &'a [f64],
     /// Priced hours of an episode.
     pub hours: usize,
 }
 
 impl Room<'_> {
-    fn index(&self, device: usize, step: usize) -> usize {
+    fn index(&self, place: usize, step: usize) -> usize {
         let hour = ((step as f64 * STEP) / PRICED) as usize;
-        (device * self.hours + hour.min(self.hours - 1)) * RESOURCES
+        (place * self.hours + hour.min(self.hours - 1)) * RESOURCES
     }
 }
 
@@ -64,7 +64,9 @@ impl Table {
 struct Spot {
     /// What it is.
     at: At,
-    /// Shares of the device's CPU and GPUs that it takes.
+    /// Its index among the places whose room is priced: devices, then pools.
+    place: usize,
+    /// Shares of the machine's CPU, GPUs and memory that it takes.
     takes: [f64; RESOURCES],
     /// By step: reward per hour at the best moment of the step; none where it can't be had.
     rate: Vec<Option<f64>>,
@@ -265,10 +267,7 @@ impl Item {
     }
 
     fn rent(&self, spot: &Spot, room: &Room<'_>, k: usize, hours: f64) -> f64 {
-        let At::Device(device) = spot.at else {
-            return 0.0;
-        };
-        let at = room.index(device, k);
+        let at = room.index(spot.place, k);
         let prices = &room.prices[at..at + RESOURCES];
         prices
             .iter()
@@ -305,14 +304,10 @@ impl Item {
                 (true, _) => STEP,
                 (false, _) => self.lengths[k],
             };
-            if let At::Device(device) = self.spots[s].at {
-                let at = room.index(device, k);
-                for (used, takes) in usage[at..at + RESOURCES]
-                    .iter_mut()
-                    .zip(self.spots[s].takes)
-                {
-                    *used += takes * hours;
-                }
+            let place = room.index(self.spots[s].place, k);
+            let used = usage[place..place + RESOURCES].iter_mut();
+            for (used, takes) in used.zip(self.spots[s].takes) {
+                *used += takes * hours;
             }
             at = stays(step, left, s).then_some(s);
             if self.job {
@@ -404,8 +399,13 @@ impl Looker<'_> {
         } else {
             transfer_hours(self.workload.image_gib, network_gbps)
         };
+        let place = match at {
+            At::Device(device) => device,
+            At::Pool(pool) => self.scenario.devices.len() + pool,
+        };
         Some(Spot {
             at,
+            place,
             takes: takes(request, &node),
             kept: kept.collect(),
             first: again + image,
@@ -459,7 +459,7 @@ pub fn takes(request: &Request, node: &Node) -> [f64; RESOURCES] {
 }
 
 /// Lowest value of a path between two times.
-fn least(path: &Path, begin: f64, end: f64) -> f64 {
+pub(super) fn least(path: &Path, begin: f64, end: f64) -> f64 {
     fold(path, begin, end, f64::min)
 }
 
@@ -468,7 +468,7 @@ fn most(path: &Path, begin: f64, end: f64) -> f64 {
     fold(path, begin, end, f64::max)
 }
 
-fn fold(path: &Path, begin: f64, end: f64, pick: fn(f64, f64) -> f64) -> f64 {
+pub(super) fn fold(path: &Path, begin: f64, end: f64, pick: fn(f64, f64) -> f64) -> f64 {
     let mut found = path.at(begin);
     let mut at = begin;
     while let Some(next) = path.next_change(at).filter(|t| *t < end) {

@@ -10,7 +10,7 @@ use hyperion_placement::model::{Node, Request};
 use hyperion_placement::reward::RewardWeights;
 
 use super::plan::takes;
-use super::{PRICED, RESOURCES, priced};
+use super::{PRICED, RESOURCES, Scarce, priced};
 use crate::scenario::Scenario;
 
 /// Share of the worth of room that who takes it is charged. At the whole price those who would
@@ -28,7 +28,7 @@ impl RoomPrices {
     /// Computes them with `rounds` as in [`super::bound`].
     #[must_use]
     pub fn new(scenario: &Scenario, weights: &RewardWeights, rounds: u32) -> Self {
-        let (_, _, prices) = priced(scenario, weights, rounds);
+        let (_, _, prices) = priced(scenario, weights, rounds, Scarce::Devices);
         let hours = (scenario.horizon / PRICED).ceil() as usize;
         let of = |device: usize| {
             let all = &prices[device * hours * RESOURCES..(device + 1) * hours * RESOURCES];

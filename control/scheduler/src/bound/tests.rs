@@ -6,7 +6,7 @@ use hyperion_placement::reward::{JOB_P99_MS, RewardWeights};
 use super::*;
 use crate::scenario::{Device, Path, Pool, Workload};
 
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 
 fn location(provider: Provider) -> Location {
     let edge = provider == Provider::Edge;
@@ -42,7 +42,7 @@ const SHAPE: Resources = Resources {
     memory_bytes: 16 * GIB,
 };
 
-fn device(price: f64) -> Device {
+pub(super) fn device(price: f64) -> Device {
     Device {
         node: Node {
             id: "edge-0".to_owned(),
@@ -67,7 +67,7 @@ fn device(price: f64) -> Device {
     }
 }
 
-fn pool(id: &str, price: Path, obtainable: Path) -> Pool {
+pub(super) fn pool(id: &str, price: Path, obtainable: Path) -> Pool {
     Pool {
         offer: Offer {
             id: id.to_owned(),
@@ -92,7 +92,7 @@ fn pool(id: &str, price: Path, obtainable: Path) -> Pool {
     }
 }
 
-fn job(name: &str, hours: f64) -> Workload {
+pub(super) fn job(name: &str, hours: f64) -> Workload {
     Workload {
         request: Request {
             workload_type: WorkloadType::Job,
@@ -117,7 +117,11 @@ fn job(name: &str, hours: f64) -> Workload {
     }
 }
 
-fn scenario(pools: Vec<Pool>, devices: Vec<Device>, workloads: Vec<Workload>) -> Scenario {
+pub(super) fn scenario(
+    pools: Vec<Pool>,
+    devices: Vec<Device>,
+    workloads: Vec<Workload>,
+) -> Scenario {
     Scenario {
         seed: 1,
         unseen: false,
@@ -131,11 +135,11 @@ fn scenario(pools: Vec<Pool>, devices: Vec<Device>, workloads: Vec<Workload>) ->
 }
 
 /// Reward per hour of a cost-goal job at a price.
-fn rate(price: f64) -> f64 {
+pub(super) fn rate(price: f64) -> f64 {
     0.2 / price + 5.0 / JOB_P99_MS - 0.1 * price
 }
 
-fn close(a: f64, b: f64) -> bool {
+pub(super) fn close(a: f64, b: f64) -> bool {
     (a - b).abs() < 0.01 * b.abs().max(1.0)
 }
 
@@ -170,6 +174,22 @@ fn prices_for_room_find_that_one_device_holds_one_of_two_jobs() {
     assert!(b.reward >= optimum - 1e-6, "{b:?} {optimum}");
     assert!(close(b.reward, optimum), "{b:?} {optimum}");
     assert!(close(b.mean_reward_alone, rate(0.05)), "{b:?}");
+}
+
+#[test]
+fn a_pool_holds_no_more_instances_than_its_limit() {
+    let mut only = pool("a", Path::constant(0.1), Path::constant(1.0));
+    only.limit = 1;
+    let jobs = vec![job("i", 10.0), job("j", 10.0)];
+    let b = bound(
+        &scenario(vec![only], Vec::new(), jobs),
+        &RewardWeights::default(),
+        200,
+    );
+    // One works all the time, the other waits.
+    let optimum = 10.0 * (rate(0.1) - 1.0);
+    assert!(b.reward >= optimum - 1e-6, "{b:?} {optimum}");
+    assert!(close(b.reward, optimum), "{b:?} {optimum}");
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub struct Args {
     /// Rounds of the clairvoyant bound; more give a lower one; 0 leaves it out.
     #[arg(long, default_value_t = 60)]
     bound_rounds: u32,
+    /// Rounds of the bound on the optimum of small episodes; 0 leaves the optimum out.
+    #[arg(long, default_value_t = 100)]
+    optimum_rounds: u32,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -92,6 +95,10 @@ pub fn run(args: &Args) -> Result<()> {
         config: SimConfig::default(),
         policy: Some((file.network, quantised)),
         bound_rounds: args.bound_rounds,
+        optimum_rounds: match args.size {
+            Sizes::Full => 0,
+            Sizes::Small => args.optimum_rounds,
+        },
         threads: args.threads,
     };
     let first = FIRST_SEED + args.seed;

@@ -10,7 +10,7 @@ use hyperion_placement::policy::Network;
 use hyperion_placement::score::{ReadyPolicy, Scorer};
 
 use crate::baselines;
-use crate::bound::{Bound, Foresight, foresee};
+use crate::bound::{Bound, Foresight, Optimum, foresee, optimum};
 use crate::parallel::in_parallel;
 use crate::scenario::{Path, Scenario, Size, Split};
 use crate::sim::{Brain, Outcome, SimConfig, Truth, best, run};
@@ -99,6 +99,8 @@ pub struct Plan<'a> {
     pub policy: Option<(Network, Network)>,
     /// Rounds of the bound; 0 leaves it out.
     pub bound_rounds: u32,
+    /// Rounds of the sharper bound of small worlds; 0 leaves it and the search out.
+    pub optimum_rounds: u32,
     /// Threads.
     pub threads: usize,
 }
@@ -112,6 +114,8 @@ pub struct Played {
     pub outcomes: Vec<(&'static str, Outcome)>,
     /// What no scheduler exceeds.
     pub bound: Option<Bound>,
+    /// Between what its optimum lies.
+    pub optimum: Option<Optimum>,
     /// Decisions of the policy, and those in which the quantised one agreed.
     pub agreed: (u64, u64),
     /// The control group and the policy where every price is a published quote and stays.
@@ -171,16 +175,28 @@ impl Plan<'_> {
             let ours = run(&listed, self.config, &mut brain);
             list_prices = Some((run(&listed, self.config, &mut baselines::Static), ours));
         }
-        let bound = (self.bound_rounds > 0).then(|| {
+        let foresight = (self.bound_rounds > 0).then(|| {
             let foresight = Foresight::new(&scenario, &self.config, self.bound_rounds);
             let outcome = foresee(&scenario, self.config, &foresight);
             outcomes.push((FORESIGHT, outcome));
-            foresight.bound
+            foresight
         });
+        let known = foresight.as_ref().filter(|_| self.optimum_rounds > 0);
+        let optimum = known.and_then(|foresight| {
+            let mut brains: Vec<Box<dyn Brain + Send>> = Vec::new();
+            brains.extend(baselines::by_name("greedy"));
+            if let Some((full, _)) = &self.policy {
+                brains.push(Box::new(PolicyBrain::new(PPO, full.clone(), None)));
+            }
+            let rounds = self.optimum_rounds;
+            optimum(&scenario, self.config, foresight, &mut brains, rounds)
+        });
+        let bound = foresight.map(|f| f.bound);
         Played {
             seed,
             outcomes,
             bound,
+            optimum,
             agreed,
             list_prices,
         }

@@ -9,6 +9,7 @@ use super::plot::Bar;
 use super::report::{Report, markdown};
 use super::stats::{Mean, mean, quantile};
 use crate::baselines;
+use crate::bound::Optimum;
 use crate::sim::{Figures, Outcome, Record};
 
 /// What is reported of one scheduler, with how it is read from an episode.
@@ -64,7 +65,27 @@ pub fn note(report: &mut Report, prefix: &str, schedulers: &[&'static str], play
     for m in &METRICS[1..] {
         report.figure(&format!("{prefix}clairvoyant_{}", m.0), None);
     }
+    if let Some((least, most)) = optimum(played) {
+        report.mean(&format!("{prefix}optimum_at_least_reward"), Some(least));
+        report.mean(&format!("{prefix}optimum_at_most_reward"), Some(most));
+        for scheduler in schedulers {
+            if let Some(mean) = metric(played, scheduler, None, METRICS[0]) {
+                let name = format!("{prefix}{}_of_optimum", key(scheduler));
+                let share = |of: Mean| 100.0 * mean.value / of.value;
+                report.figure(&format!("{name}_at_least_percent"), share(most));
+                report.figure(&format!("{name}_at_most_percent"), share(least));
+            }
+        }
+    }
     compare(report, prefix, schedulers, played);
+}
+
+/// What the optimum is at the least and at the most, where it was looked for.
+fn optimum(played: &[Played]) -> Option<(Mean, Mean)> {
+    let of = |read: fn(&Optimum) -> f64| {
+        mean(played.iter().filter_map(|p| p.optimum.as_ref()).map(read))
+    };
+    Some((of(|o| o.at_least)?, of(|o| o.at_most)?))
 }
 
 /// Ratios between schedulers, each from the same episodes.
@@ -176,8 +197,12 @@ pub fn table(schedulers: &[&'static str], played: &[Played], goal: Option<Goal>)
         .collect();
     if goal.is_none() {
         let bounds = played.iter().filter_map(|p| p.bound.as_ref());
-        if let Some(bound) = mean(bounds.map(|b| b.mean_reward)) {
-            let mut row = vec!["clairvoyant bound".to_owned(), cell(Some(bound), 3)];
+        let bound = mean(bounds.map(|b| b.mean_reward)).map(|b| ("clairvoyant bound", b));
+        let optimum = optimum(played)
+            .into_iter()
+            .flat_map(|(least, most)| [("optimum, at least", least), ("optimum, at most", most)]);
+        for (name, mean) in optimum.chain(bound) {
+            let mut row = vec![name.to_owned(), cell(Some(mean), 3)];
             row.resize(METRICS.len() + 1, "–".to_owned());
             rows.push(row);
         }

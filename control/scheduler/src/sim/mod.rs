@@ -16,7 +16,7 @@ mod handle;
 mod host;
 mod outcome;
 mod queue;
-mod random;
+pub(crate) mod random;
 mod rates;
 mod replica;
 mod simulator;
@@ -41,9 +41,9 @@ use crate::scenario::Scenario;
 /// Reward per hour in the system without serving or working.
 pub const WAIT_PENALTY: f64 = -1.0;
 /// A launch that is refused is known to be after this, hours.
-const REFUSAL_HOURS: f64 = 1.0 / 60.0;
+pub(crate) const REFUSAL_HOURS: f64 = 1.0 / 60.0;
 /// A pool that refused is not offered for this long, hours.
-const COOL_DOWN_HOURS: f64 = 10.0 / 60.0;
+pub(crate) const COOL_DOWN_HOURS: f64 = 10.0 / 60.0;
 /// Spot instances die this long after their notice, hours.
 pub(crate) const NOTICE_HOURS: f64 = 2.0 / 60.0;
 /// An instance without promises is given back after this, hours.
