@@ -17,6 +17,10 @@ pub struct Args {
     /// they must be runs that began with the same policy.
     #[arg(long, required = true)]
     policy: Vec<PathBuf>,
+    /// Multiplies all scores. More makes the policy surer of its choices where they are drawn, as
+    /// in training; which candidate is best stays the same.
+    #[arg(long, default_value_t = 1.0)]
+    sharpen: f32,
     /// Precision to write.
     #[arg(long, value_enum, default_value = "q8")]
     precision: To,
@@ -45,7 +49,8 @@ pub fn run(args: &Args) -> Result<()> {
         }
         files.push(file);
     }
-    let (card, network) = mean(files).context("no policy")?;
+    let (card, mut network) = mean(files).context("no policy")?;
+    sharpen(&mut network, args.sharpen)?;
     let (card, network) = (&card, &network);
     let bytes = match args.precision {
         To::Full => PolicyFile::write_safetensors(card, network)?,
@@ -54,6 +59,21 @@ pub fn run(args: &Args) -> Result<()> {
     };
     write(&args.out, &bytes)?;
     say(&format!("{}: {} bytes", args.out.display(), bytes.len()));
+    Ok(())
+}
+
+/// Multiplies the scores of a network: they are linear in its last two layers.
+fn sharpen(network: &mut Network, factor: f32) -> Result<()> {
+    if !(factor.is_finite() && factor > 0.0) {
+        bail!("--sharpen must be more than 0");
+    }
+    for (name, layer) in network.layers_mut() {
+        if matches!(name, "head" | "direct") {
+            for value in layer.weight.iter_mut().chain(&mut layer.bias) {
+                *value *= factor;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -149,6 +169,28 @@ mod tests {
         assert_eq!((wide.min, wide.max), (narrow.min, narrow.max + 1.0));
         assert_eq!(card.evaluation["mean_of"][0], first.evaluation);
         assert!(mean(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn sharper_scores_are_a_multiple_and_nonsense_is_refused() {
+        let (whole, mut sharp) = (built_in().network, built_in().network);
+        sharpen(&mut sharp, 2.0).unwrap();
+        for ((name, whole), (_, sharp)) in whole.layers().into_iter().zip(sharp.layers()) {
+            let factor = if matches!(name, "head" | "direct") {
+                2.0
+            } else {
+                1.0
+            };
+            let times = |w: &[f32], s: &[f32]| w.iter().zip(s).all(|(w, s)| w * factor == *s);
+            assert!(times(&whole.weight, &sharp.weight), "{name}");
+            assert!(times(&whole.bias, &sharp.bias), "{name}");
+        }
+        sharpen(&mut sharp, 0.5).unwrap();
+        assert_eq!(sharp, whole);
+        for bad in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            assert!(sharpen(&mut sharp, bad).is_err());
+        }
+        assert_eq!(sharp, whole);
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn who_begins_with_a_policy_learns_in_smaller_steps() {
     assert!(known.learning_rate.from < new.learning_rate.from);
     assert!(known.averaging > 0.0 && known.critic_warmup > 0);
     assert!(config(&args(&["--rent=-1"])).is_err());
+    assert!(config(&args(&["--neighbours=-1"])).is_err());
     assert!(config(&args(&["--minutes", "0"])).is_err());
     let both = ["train", "--out", "x", "--init", "p", "--resume"];
     assert!(Train::try_parse_from(both).is_err());

@@ -49,6 +49,9 @@ pub struct Args {
     /// Share of what room on devices is worth to others that is charged.
     #[arg(long, default_value_t = CHARGED)]
     rent: f64,
+    /// What the gain or loss of those on the same machine counts for; 0 leaves it out.
+    #[arg(long, default_value_t = 0.0)]
+    neighbours: f64,
     /// Iterations between two validations.
     #[arg(long, default_value_t = 10)]
     validate_every: u32,
@@ -75,7 +78,7 @@ pub fn run(args: &Args) -> Result<()> {
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let world = Arc::new(world(args.data.as_deref())?);
     let config = config(args)?;
-    let environments = environments(&world, args.rent, config.threads);
+    let environments = environments(&world, args, config.threads);
     let checkpoint = args.out.join("checkpoint");
     let validation = Validation::new(
         &world,
@@ -195,6 +198,9 @@ pub fn config(args: &Args) -> Result<Config> {
     if !args.rent.is_finite() || args.rent < 0.0 {
         bail!("--rent must be 0 or more");
     }
+    if !args.neighbours.is_finite() || args.neighbours < 0.0 {
+        bail!("--neighbours must be 0 or more");
+    }
     Ok(config)
 }
 
@@ -236,7 +242,7 @@ fn refining() -> Config {
     }
 }
 
-fn environments(world: &Arc<World>, rent: f64, count: usize) -> Vec<Box<dyn Environment>> {
+fn environments(world: &Arc<World>, args: &Args, count: usize) -> Vec<Box<dyn Environment>> {
     (0..count.max(1))
         .map(|_| {
             let world = Arc::clone(world);
@@ -247,7 +253,7 @@ fn environments(world: &Arc<World>, rent: f64, count: usize) -> Vec<Box<dyn Envi
                 (Arc::new(scenario), Some(Arc::new(prices)))
             };
             let env = FleetEnv::new(Box::new(draw), SimConfig::default());
-            Box::new(env.charging(rent)) as Box<dyn Environment>
+            Box::new(env.charging(args.rent).caring(args.neighbours)) as Box<dyn Environment>
         })
         .collect()
 }

@@ -20,8 +20,12 @@ pub struct FleetEnv {
     prices: Option<Arc<RoomPrices>>,
     /// Share of the worth of room that is charged.
     share: f64,
+    /// What the gain or loss of neighbours counts for.
+    neighbours: f64,
     /// What each workload had earned at its last turn; none before its first.
     paid: Vec<Option<f64>>,
+    /// What each workload had done to its neighbours by its last turn.
+    done: Vec<f64>,
     /// Where each workload chose to be, and when.
     chosen: Vec<Option<(String, f64)>>,
     /// Ids of the candidates of the turn, and whose turn it is.
@@ -40,7 +44,9 @@ impl FleetEnv {
             simulator: None,
             prices: None,
             share: CHARGED,
+            neighbours: 0.0,
             paid: Vec::new(),
+            done: Vec::new(),
             chosen: Vec::new(),
             turn: (0, 0.0, Vec::new()),
             charged: 0.0,
@@ -52,6 +58,23 @@ impl FleetEnv {
     pub const fn charging(mut self, share: f64) -> Self {
         self.share = share;
         self
+    }
+
+    /// Counts this share of what a replica does to those on its machine as its own reward.
+    #[must_use]
+    pub const fn caring(mut self, share: f64) -> Self {
+        self.neighbours = share;
+        self
+    }
+
+    /// What is counted of what an actor did to its neighbours since its last turn.
+    fn care(&mut self, actor: usize) -> f64 {
+        let Some(simulator) = &self.simulator else {
+            return 0.0;
+        };
+        let done = simulator.done_to_neighbours(actor);
+        let before = std::mem::replace(&mut self.done[actor], done);
+        self.neighbours * (done - before)
     }
 
     /// What the room that an actor has chosen was worth to others since then.
@@ -82,8 +105,13 @@ impl Environment for FleetEnv {
         self.prices = prices;
         self.paid = vec![None; scenario.workloads.len()];
         self.chosen = vec![None; scenario.workloads.len()];
+        self.done = vec![0.0; scenario.workloads.len()];
         self.charged = 0.0;
-        self.simulator = Some(Simulator::new(&scenario, self.config));
+        let mut simulator = Simulator::new(&scenario, self.config);
+        if self.neighbours > 0.0 {
+            simulator.count_neighbours();
+        }
+        self.simulator = Some(simulator);
     }
 
     fn turn(&mut self) -> Option<Turn> {
@@ -108,11 +136,11 @@ impl Environment for FleetEnv {
         let request = features::encode_request(&known, &summary);
         let (reward, team) = (simulator.earned(actor), simulator.team());
         let before = self.paid[actor].replace(reward);
-        let rent = self.charge(actor, hour);
+        let extra = self.care(actor) - self.charge(actor, hour);
         Some(Turn {
             actor: actor as u64,
             hour,
-            earned: before.map_or(0.0, |b| reward - b - rent),
+            earned: before.map_or(0.0, |b| reward - b + extra),
             team: team - self.charged,
             request,
             candidates,
@@ -141,11 +169,11 @@ impl Environment for FleetEnv {
             let over = simulator.over(actor);
             let (hour, team) = over.unwrap_or((simulator.now(), simulator.team()));
             let earned = simulator.earned(actor) - before;
-            let rent = self.charge(actor, hour);
+            let extra = self.care(actor) - self.charge(actor, hour);
             endings.push(Ending {
                 actor: actor as u64,
                 hour,
-                earned: earned - rent,
+                earned: earned + extra,
                 team: team - self.charged,
                 done: over.is_some(),
             });

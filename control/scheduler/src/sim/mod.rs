@@ -14,6 +14,7 @@ mod env;
 mod event;
 mod handle;
 mod host;
+mod neighbours;
 mod outcome;
 mod queue;
 pub(crate) mod random;

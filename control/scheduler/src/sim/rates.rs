@@ -156,6 +156,7 @@ impl Simulator {
         for at in 0..self.hosts[host].promises.len() {
             self.rerate(self.hosts[host].promises[at].replica);
         }
+        self.recount_neighbours(host);
     }
 
     /// Thousandths of cores that a replica keeps busy while it serves or works.

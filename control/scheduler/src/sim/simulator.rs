@@ -14,6 +14,7 @@ use hyperion_placement::reward::{RewardWeights, Weights};
 use super::SimConfig;
 use super::event::{Agenda, Event};
 use super::host::{Host, Shape, shapes};
+use super::neighbours::Neighbours;
 use super::outcome::{Outcome, Tail};
 use super::random;
 use super::replica::{Coming, Life, Replica};
@@ -122,6 +123,8 @@ pub struct Simulator {
     pub(super) counts: Counts,
     /// When a workload was over, and what all had earned by then.
     pub(super) over: Vec<Option<(f64, f64)>>,
+    /// What replicas do to their neighbours, where that is counted.
+    pub(super) neighbours: Option<Neighbours>,
     finished: bool,
 }
 
@@ -167,6 +170,7 @@ impl Simulator {
             tails: [Tail::default(), Tail::default(), Tail::default()],
             counts: Counts::default(),
             over: vec![None; scenario.workloads.len()],
+            neighbours: None,
             finished: false,
             scenario: Arc::clone(scenario),
             config,

@@ -2,6 +2,7 @@
 
 mod bounded;
 mod invariants;
+mod neighbours;
 mod rules;
 
 pub(crate) mod support {
