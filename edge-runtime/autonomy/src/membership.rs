@@ -248,6 +248,9 @@ impl Membership {
         let mut room = MAX_MEMBERS.saturating_sub(self.seen.len());
         members.retain(|member| self.may_know(&member.id().node, &mut room));
         self.counters.ignored += (said - members.len()) as u64;
+        // foca looks through its whole list for each. While a site starts, datagrams are full of
+        // members that are known.
+        members.retain(|member| !self.is_known(member));
         self.outdo(&members);
         if header.dst.number == self.foca.identity().number {
             self.answered(&header);
@@ -381,6 +384,15 @@ impl Membership {
         true
     }
 
+    /// Whether this word about another member is what is known of it.
+    fn is_known(&self, member: &Member<Identity>) -> bool {
+        self.seen.get(&member.id().node).is_some_and(|seen| {
+            seen.id == *member.id()
+                && seen.incarnation == member.incarnation()
+                && seen.state == member.state()
+        })
+    }
+
     /// Where others know an identity of this node that wins over its own, it takes a higher one.
     fn outdo(&mut self, members: &[Member<Identity>]) {
         let mine = self.foca.identity().number;
@@ -449,6 +461,7 @@ impl Membership {
         if touched.is_empty() {
             return;
         }
+        let touched: BTreeSet<&Arc<str>> = touched.iter().collect();
         let members: Vec<Member<Identity>> = self
             .foca
             .iter_membership_state()
