@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::serve::Serve;
-use super::state::{Current, Outgoing, QUEUE, State, canonical};
+use super::state::{Current, Outgoing, Peer, QUEUE, State, canonical};
 use super::stats::Counters;
 use super::{PeerEvent, PeersConfig, PeersError, PeersHandle};
 use super::{connection, dial, mdns};
@@ -25,9 +25,10 @@ const EVENTS: usize = 256;
 const HANDSHAKES: usize = 16;
 /// Time for a handshake.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
-/// A connection without any packet ends after this. Probes reach each peer of a site of a hundred
-/// more often, so most connections stay.
-const IDLE: Duration = Duration::from_secs(60);
+/// A connection without any packet ends after this. Nothing is sent to keep it: partners are probed
+/// every 16 s, and who was asked to help with a probe is likely to be asked again. A handshake costs
+/// as many bytes as 70 packets.
+const IDLE: Duration = Duration::from_secs(600);
 /// Connections of one node, of about 50 KB each; the one not used for the longest time gives way.
 const CONNECTIONS: usize = 128;
 /// A replaced connection is still read for this long.
@@ -39,6 +40,9 @@ const FIRST_RTT: Duration = Duration::from_millis(50);
 const WINDOW: u32 = 128 * 1024;
 /// Datagrams that wait to be sent or to be read, bytes.
 const DATAGRAMS: usize = 32 * 1024;
+/// Connection ids, bytes. A probe has some 30 with QUIC's own parts, three packets a second and
+/// node; and of 2^32 ids those of a few hundred connections are told apart.
+const CONNECTION_ID: usize = 4;
 
 /// Codes with which connections are closed.
 pub(super) mod code {
@@ -73,7 +77,16 @@ pub fn start(
     config: PeersConfig,
     stop: CancellationToken,
 ) -> Result<(PeersHandle, mpsc::Receiver<PeerEvent>), PeersError> {
-    let transport = transport();
+    start_with(config, stop, IDLE)
+}
+
+/// As [`start`], with another end of connections without packets.
+pub(super) fn start_with(
+    config: PeersConfig,
+    stop: CancellationToken,
+    idle: Duration,
+) -> Result<(PeersHandle, mpsc::Receiver<PeerEvent>), PeersError> {
+    let transport = transport(idle);
     let tls = peer::configs(&config.identity, transport.clone())?;
     let circle = Circle::of(&config.identity).map_err(peer::PeerTlsError::from)?;
     let endpoint = bind(config.listen, tls.server, &config.identity.key_der)?;
@@ -112,18 +125,18 @@ fn bind(
 ) -> Result<quinn::Endpoint, PeersError> {
     // The key makes resets that peers believe: they learn at once that this node has forgotten
     // the connections from before its restart.
-    let bound = server::bind(address, config.clone(), key);
+    let bound = server::bind_with(address, config.clone(), key, CONNECTION_ID);
     let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
     match bound {
         Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
-            server::bind(any_v4, config, key)
+            server::bind_with(any_v4, config, key, CONNECTION_ID)
         }
         bound => bound,
     }
     .map_err(|source| PeersError::Bind { address, source })
 }
 
-fn transport() -> Arc<TransportConfig> {
+fn transport(idle: Duration) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(8))
@@ -137,7 +150,7 @@ fn transport() -> Arc<TransportConfig> {
         .mtu_discovery_config(None)
         // It keeps room for ten packets per connection.
         .enable_segmentation_offload(false)
-        .max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
+        .max_idle_timeout(IdleTimeout::try_from(idle).ok());
     Arc::new(config)
 }
 
@@ -309,12 +322,16 @@ impl Shared {
         }
     }
 
-    /// Calls a peer unless that goes on already, or was of no use a moment ago.
+    /// Calls a peer unless that goes on already, was of no use a moment ago, or many are called.
     pub(super) fn call(self: &Arc<Self>, state: &mut State, node: &str) {
         if state.circle.is_none() || self.stop.is_cancelled() {
             return;
         }
-        let Some(peer) = state.peers.get_mut(node) else {
+        let Some(in_vain) = state.peers.get(node).map(Peer::in_vain) else {
+            return;
+        };
+        let may = state.may_call(in_vain);
+        let Some(peer) = state.peers.get_mut(node).filter(|_| may) else {
             return;
         };
         if peer.begin_call(Instant::now()) {

@@ -20,10 +20,19 @@ const LEARNT: usize = 4;
 /// Wait after the first call that failed, and the longest one.
 const BACKOFF_MIN: Duration = Duration::from_millis(300);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Calls at a time. A node that starts, or has lost all its connections, has some dozen others to
+/// call; all at once, and on all nodes, would be more handshakes than small devices finish in time.
+const CALLS: usize = 6;
+/// Calls at a time of peers that did not answer the last one: those that do answer must not wait for
+/// them.
+const CALLS_IN_VAIN: usize = 3;
 /// Two connections of a pair that began within this time are two calls that crossed.
 const CROSSED: Duration = Duration::from_secs(2);
-/// A connection on which nothing came back for this long is called anew beside it.
+/// A connection on which nothing came back for this long, or for so many round trips if those are
+/// longer, is called anew beside it. Where nodes are too busy to answer in time, handshakes would
+/// make it worse.
 const UNANSWERED: Duration = Duration::from_secs(1);
+const UNANSWERED_RTTS: u32 = 6;
 /// Frames that wait for one peer to read.
 pub(super) const QUEUE: usize = 64;
 /// Bytes of them, unless there is only one.
@@ -94,7 +103,8 @@ impl Current {
             self.silent = Some(now);
         }
         let since = *self.silent.get_or_insert(now);
-        now.saturating_duration_since(since) > UNANSWERED
+        let patience = UNANSWERED.max(self.quic.rtt() * UNANSWERED_RTTS);
+        now.saturating_duration_since(since) > patience
     }
 }
 
@@ -159,6 +169,11 @@ impl Peer {
         self.datagrams.clear();
         self.frames.clear();
         dropped
+    }
+
+    /// Whether the last call was not answered.
+    pub(super) fn in_vain(&self) -> bool {
+        self.failures > 0
     }
 
     /// It answers: the next call need not wait.
@@ -252,6 +267,11 @@ impl State {
         true
     }
 
+    /// Whether there is room for one more call: of a peer, by what became of the last one.
+    pub(super) fn may_call(&self, in_vain: bool) -> bool {
+        room_for_call(self.peers.values(), in_vain)
+    }
+
     pub(super) fn live(&self) -> usize {
         let live = |peer: &&Peer| peer.current.as_ref().is_some_and(Current::lives);
         self.peers.values().filter(live).count()
@@ -262,6 +282,15 @@ impl State {
         let live = self.peers.values().filter_map(|p| p.current.as_ref());
         live.filter(|c| c.lives()).min_by_key(|c| c.used)
     }
+}
+
+fn room_for_call<'a>(peers: impl Iterator<Item = &'a Peer>, in_vain: bool) -> bool {
+    let (mut all, mut vain) = (0, 0);
+    for peer in peers.filter(|peer| peer.calling) {
+        all += 1;
+        vain += usize::from(peer.in_vain());
+    }
+    all < CALLS && (!in_vain || vain < CALLS_IN_VAIN)
 }
 
 /// IPv4 addresses as such, also where a socket of the other family saw them.
@@ -341,6 +370,29 @@ mod tests {
         );
         peer.reached();
         assert!(peer.begin_call(at));
+    }
+
+    #[test]
+    fn calls_that_nobody_answers_leave_room_for_others() {
+        let now = Instant::now();
+        let mut peers = Vec::new();
+        let begin = |failures: u32, peers: &mut Vec<Peer>| {
+            let mut peer = Peer {
+                failures,
+                ..Peer::default()
+            };
+            peer.hint("10.9.9.9:1".parse().unwrap());
+            let begun = room_for_call(peers.iter(), peer.in_vain()) && peer.begin_call(now);
+            peers.push(peer);
+            begun
+        };
+        let in_vain = (0..10).filter(|_| begin(1, &mut peers)).count();
+        assert_eq!(in_vain, CALLS_IN_VAIN);
+        let new = (0..10).filter(|_| begin(0, &mut peers)).count();
+        assert_eq!(new, CALLS - CALLS_IN_VAIN);
+        peers.clear();
+        let new = (0..10).filter(|_| begin(0, &mut peers)).count();
+        assert_eq!(new, CALLS);
     }
 
     #[test]

@@ -90,6 +90,42 @@ async fn a_peer_that_moved_is_reached_at_its_new_address() {
     .await;
 }
 
+#[tokio::test]
+async fn a_connection_that_ended_idle_comes_back_with_the_next_datagram() {
+    let fleet = Fleet::new("f");
+    let idle = Duration::from_millis(300);
+    let mut a = Node::idle_after(config(fleet.identity("a", "lab")), idle);
+    let mut b = Node::idle_after(config(fleet.identity("b", "lab")), idle);
+    a.knows(&b);
+    b.knows(&a);
+    for round in 1..=2 {
+        a.say(&b, "ping");
+        assert_eq!(b.datagram().await.1, "ping");
+        b.say(&a, "pong");
+        assert_eq!(a.datagram().await.1, "pong");
+        assert_eq!(a.peers.stats().calls, round);
+        ended_idle(&a, &b).await;
+    }
+    // Whoever is called, all is looked at again that was looked at the first time.
+    b.peers.frame("a", &frame(7));
+    assert_eq!(a.frame().await, ("b".to_owned(), 7));
+    assert_eq!(b.peers.stats().calls, 1);
+    ended_idle(&a, &b).await;
+    b.peers.set_revoked(&["a".to_owned()]);
+    a.say(&b, "unheard");
+    let (who, why) = b.refusal().await;
+    assert_eq!((who.as_str(), why.as_str()), ("a", "revoked"));
+    let received = b.peers.stats().datagrams_received;
+    assert_eq!(received, 2);
+}
+
+async fn ended_idle(a: &Node, b: &Node) {
+    eventually("the connection ends", || {
+        a.peers.stats().connections + b.peers.stats().connections == 0
+    })
+    .await;
+}
+
 fn connections(node: &Node, peer: &str) -> Vec<quinn::Connection> {
     let state = node.peers.shared.lock();
     state.peers[peer].connections().cloned().collect()

@@ -22,6 +22,7 @@ use rcgen::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::endpoint::start_with;
 use super::{PeerEvent, PeersConfig, PeersHandle, PolicyFile, start};
 
 /// Longest wait for anything.
@@ -113,9 +114,14 @@ impl Node {
     }
 
     fn with(config: PeersConfig) -> Self {
+        Self::idle_after(config, Duration::from_secs(600))
+    }
+
+    /// One whose connections end after so long without packets.
+    fn idle_after(config: PeersConfig, idle: Duration) -> Self {
         let id = config.identity.node_id.clone();
         let stop = CancellationToken::new();
-        let (peers, events) = start(config, stop.clone()).unwrap();
+        let (peers, events) = start_with(config, stop.clone(), idle).unwrap();
         Self {
             id,
             peers,
