@@ -382,15 +382,13 @@ impl Machine {
     /// Moves prices by what is asked for beyond what teams give.
     pub fn directions(&self, prices: &[f64], asked: &[f64], used: &[f64], to: &mut [f64]) {
         let times = prices.len() / self.members.len();
-        let room = self.room(times);
-        for time in 0..times {
+        for (time, room) in self.room(times).into_iter().enumerate() {
             let of = |m: usize| m * times + time;
             let members = || 0..self.members.len();
             let wanted: f64 = members().map(|m| asked[of(m)]).sum();
             // Where nothing is short and nothing is paid, nothing has to change.
-            let free = !self.shared
-                && wanted <= room[time] + 1e-9
-                && members().all(|m| prices[of(m)] == 0.0);
+            let free =
+                !self.shared && wanted <= room + 1e-9 && members().all(|m| prices[of(m)] == 0.0);
             for m in members() {
                 to[of(m)] = if free {
                     0.0
