@@ -1,5 +1,7 @@
 //! Feeds of live prices against answers in the documented forms, and against every bad one.
 
+#![allow(clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
+
 mod clouds;
 mod faults;
 mod moto;

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use hyperion_placement::model::{CapacityType, Provider};
 use hyperion_providers::feeds::file::File;
+use hyperion_providers::feeds::gcp::{Access, Gcp};
 use hyperion_providers::feeds::run::Source;
 use hyperion_providers::feeds::{FeedConfig, Feeds, Prices, metrics, start};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
-use crate::azure;
 use crate::clouds::recorded;
 use crate::server::{Reply, Server};
+use crate::{azure, http};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -175,5 +176,45 @@ async fn prices_of_before_are_there_after_a_restart() {
         names.iter().any(|n| n.starts_with("prices-azure.damaged-")),
         "{names:?}"
     );
+    stop.cancel();
+}
+
+/// Panics when it is asked first, as a library may.
+struct Tokens(AtomicUsize);
+
+#[async_trait::async_trait]
+impl gcp_auth::TokenProvider for Tokens {
+    async fn token(&self, scopes: &[&str]) -> Result<Arc<gcp_auth::Token>, gcp_auth::Error> {
+        assert_eq!(
+            scopes,
+            ["https://www.googleapis.com/auth/cloud-billing.readonly"]
+        );
+        assert!(
+            self.0.fetch_add(1, Ordering::SeqCst) > 0,
+            "a fault in a library"
+        );
+        let token = r#"{"access_token":"token-of-gcp","expires_in":3600}"#;
+        Ok(Arc::new(serde_json::from_str(token).expect("a token")))
+    }
+
+    async fn project_id(&self) -> Result<Arc<str>, gcp_auth::Error> {
+        Err(gcp_auth::Error::Str("there is no project"))
+    }
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_fetch_and_the_next_one_brings_prices() {
+    let server = Server::start(recorded).await;
+    let access = Access::Given(Arc::new(Tokens(AtomicUsize::new(0))));
+    let gcp = Gcp::new(http(), &server.url, access, vec!["us-central1".to_owned()]);
+    let stop = CancellationToken::new();
+    let feeds = start(config(vec![Source::Gcp(gcp)], None), &stop).expect("feeds");
+    until(&feeds, "prices", |p| !p.is_empty()).await;
+    let text = metrics_of(&feeds);
+    let line = r#"hyperion_price_feed_failures_total{feed="gcp",reason="fault"} 1"#;
+    assert!(text.contains(line), "{text}");
+    let asked = server.asked.lock().expect("no panic").clone();
+    assert!(asked[0].head.contains("authorization: bearer token-of-gcp"));
+    assert!(asked.iter().all(|a| !a.line.contains("token-of-gcp")));
     stop.cancel();
 }
