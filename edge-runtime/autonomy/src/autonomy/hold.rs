@@ -189,8 +189,19 @@ impl Autonomy {
                 Hold::NoMajority
             });
         }
-        self.is_cut_off(intent.stop_after, now)
+        (self.is_cut_off(intent.stop_after, now) || self.waits_for_the_list(key))
             .then_some(Hold::CutOff)
+    }
+
+    /// True for a copy that `stopAfter` has stopped, while the control plane has not said on this
+    /// link whether it is still wanted here: it may run elsewhere by now. A first welcome that is not
+    /// complete says nothing of what it lacks.
+    fn waits_for_the_list(&self, key: &ReplicaKey) -> bool {
+        let stopped = |mine: &super::mine::Mine| mine.hold == Some(Hold::CutOff);
+        self.mine.get(key).is_some_and(stopped)
+            && self.machine.linked()
+            && !self.machine.complete()
+            && !self.ordered.contains(key)
     }
 
     /// True where this node has had no link of its own, direct or through a peer, for `stop_after`.

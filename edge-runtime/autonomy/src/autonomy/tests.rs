@@ -140,6 +140,44 @@ fn a_copy_on_its_way_down_does_not_come_back_where_it_is_not_wanted_any_more() {
 }
 
 #[test]
+fn what_stop_after_stopped_waits_for_the_whole_list_or_an_order() {
+    let intent = hyperion_wire::agent_v1::Intent {
+        workload_type: "service".into(),
+        goal: "cost".into(),
+        stop_after_ms: 10_000,
+        ..Default::default()
+    };
+    let order = order(intent, RestartPolicy::Always);
+    let stopped = || {
+        let mut core = core(&[]);
+        core.link_up(at(1));
+        core.welcomed(true, at(1));
+        core.ordered(order.clone(), at(2));
+        core.set_me(holds(&core, ReplicaPhase::Running), at(3));
+        core.link_down(at(4));
+        assert!(is_stop(&core.tick(at(15), &Nobody)));
+        core.set_me(Me::default(), at(16));
+        // The site has decided something that the control plane has to look at first.
+        let mut out = core.link_up(at(17));
+        out.extend(core.welcomed(false, at(17)));
+        out.extend(core.tick(at(18), &Nobody));
+        assert!(!is_run(&out), "{out:?}");
+        core
+    };
+    let mut core = stopped();
+    let mut out = core.welcomed(true, at(19));
+    out.extend(core.tick(at(20), &Nobody));
+    assert!(!is_run(&out), "the list lacks it");
+    // The list has it: the agent stores that as an order, and nothing stops it again.
+    let mut core = stopped();
+    let mut out = core.ordered(order.clone(), at(19));
+    out.extend(core.welcomed(true, at(19)));
+    out.extend(core.tick(at(20), &Nobody));
+    assert!(!is_stop(&out), "{out:?}");
+    assert_eq!(core.status(at(20)).held_back, 0);
+}
+
+#[test]
 fn an_exclusive_job_that_ended_while_the_agent_was_away_is_not_held_back() {
     let job = |policy| {
         let intent = hyperion_wire::agent_v1::Intent {
