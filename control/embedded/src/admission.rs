@@ -12,7 +12,7 @@ use crate::object::{self, map_mut, meta_mut};
 use crate::query::FieldValidation;
 use crate::resource::Resource;
 use crate::schema::{drop_nulls, fill_defaults, prune, validate};
-use crate::status::{Result, Status};
+use crate::status::{Cause, Result, Status};
 
 /// An object ready to be stored, and what to tell the client besides.
 pub(crate) struct Admitted {
@@ -319,10 +319,20 @@ fn keep_identity(resource: &Resource, old: &Value, value: &mut Value) -> Result<
             .filter(|f| !before.contains(f))
             .collect();
         if !added.is_empty() {
-            let why = format!(
-                "metadata.finalizers: no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
-            );
-            return Err(Status::forbidden(&about(resource, object::name(old)), &why));
+            let cause = Cause {
+                reason: "FieldValueForbidden",
+                field: "metadata.finalizers".to_owned(),
+                message: format!(
+                    "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    added
+                        .iter()
+                        .map(|f| format!("{f:?}"))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            };
+            let about = about_kind(resource, object::name(old));
+            return Err(Status::invalid(&about, &[cause]));
         }
     }
     Ok(())

@@ -237,6 +237,71 @@ fn applying_the_same_writes_nothing() {
     });
 }
 
+/// Code, and field of the first cause, of a refusal.
+fn refusal<T>(result: Result<T, kube::Error>) -> (u16, String) {
+    match result.map(drop).unwrap_err() {
+        kube::Error::Api(status) => {
+            let causes = status.details.iter().flat_map(|d| &d.causes);
+            let field = causes.map(|c| c.field.clone()).next();
+            (status.code, field.unwrap_or_default())
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn patches_for_another_object_of_the_same_name_are_refused() {
+    let server = Server::start();
+    server.block_on(async {
+        let api = install(&server.client().await).await;
+        let params = PatchParams::apply("operator").force();
+        let held = |name: &str, uid: &str, finalizers: &[&str]| {
+            Patch::Apply(
+                json!({ "apiVersion": "example.com/v1alpha1", "kind": "Work",
+                "metadata": { "name": name, "uid": uid, "finalizers": finalizers } }),
+            )
+        };
+        let user = PatchParams::apply("user");
+        let made = api
+            .patch("a", &user, &Patch::Apply(work("a")))
+            .await
+            .unwrap();
+        let uid = made.uid().unwrap();
+        let x = ["example.com/x"];
+        let own = api.patch("a", &params, &held("a", &uid, &x)).await.unwrap();
+        assert_eq!(own.finalizers(), x);
+
+        // A field that can't be changed where there is an object, a conflict where there is none.
+        let immutable = (422, "metadata.uid".to_owned());
+        let other = api.patch("a", &params, &held("a", "0-0", &[])).await;
+        assert_eq!(refusal(other), immutable);
+        let merge = Patch::Merge(json!({ "metadata": { "uid": "0-0" } }));
+        assert_eq!(
+            refusal(api.patch("a", &PatchParams::default(), &merge).await),
+            immutable
+        );
+        let gone = api.patch("gone", &params, &held("gone", &uid, &x)).await;
+        assert_eq!(refusal(gone), (409, String::new()));
+        assert!(api.get_opt("gone").await.unwrap().is_none());
+        // The uid of a PUT is a precondition.
+        let mut put = own.clone();
+        put.metadata.uid = Some("0-0".to_owned());
+        let put = api.replace("a", &PostParams::default(), &put).await;
+        assert_eq!(refusal(put), (409, String::new()));
+        assert_eq!(api.get("a").await.unwrap().finalizers(), x);
+
+        // An object that goes takes no new finalizer.
+        api.delete("a", &DeleteParams::default()).await.unwrap();
+        let two = held("a", &uid, &["example.com/x", "example.com/y"]);
+        let two = api.patch("a", &params, &two).await;
+        assert_eq!(refusal(two), (422, "metadata.finalizers".to_owned()));
+        api.patch("a", &params, &held("a", &uid, &[]))
+            .await
+            .unwrap();
+        assert!(api.get_opt("a").await.unwrap().is_none());
+    });
+}
+
 #[test]
 fn stale_updates_conflict_and_the_winner_stays() {
     let server = Server::start();

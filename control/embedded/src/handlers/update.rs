@@ -197,12 +197,27 @@ pub(super) async fn patch(
 fn patched(place: &Place, call: &Call, old: &Value, body: &Value) -> Result<Value> {
     let mut value = old.clone();
     apply_patch(place, call.content_type(), &mut value, body)?;
+    check_uid(place, old, &value)?;
     // A revision in the patch is a precondition. It holds when it is the present one, and is then
     // taken out, so that nothing else is compared with it.
     if object::revision(&value) == object::revision(old) {
         meta_mut(&mut value).remove("resourceVersion");
     }
     Ok(value)
+}
+
+/// A patch may not change the uid. Unlike that of a PUT, the uid in a patch is no precondition:
+/// another one is a field that can't be changed, and that is what clients look for.
+fn check_uid(place: &Place, old: &Value, new: &Value) -> Result<()> {
+    let uid = object::meta(new, "uid");
+    if uid.is_empty() || uid == object::meta(old, "uid") {
+        return Ok(());
+    }
+    let cause = Cause::invalid("metadata.uid", &format!("{uid:?}"), "field is immutable");
+    Err(Status::invalid(
+        &about_kind(&place.resource, &place.name),
+        &[cause],
+    ))
 }
 
 pub(super) fn apply_patch(
@@ -268,12 +283,23 @@ async fn server_side_apply(
         };
         let result = match (&stored, &old) {
             (Some(stored), Some(old)) => {
+                check_uid(place, old, &merged)?;
                 let managed = merged["metadata"]["managedFields"].clone();
                 let mut admitted = admit_update(call, resource, old, merged, subresource)?;
                 meta_mut(&mut admitted.value).insert("managedFields".to_owned(), managed);
                 finish(api, place, stored, old, admitted, dry_run).await
             }
-            _ => create_applied(api, place, call, merged, dry_run).await,
+            _ => {
+                // What is applied to one object does not make another.
+                let uid = object::meta(&config, "uid");
+                if !uid.is_empty() {
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                    );
+                    return Err(Status::conflict(&place.about(), &why));
+                }
+                create_applied(api, place, call, merged, dry_run).await
+            }
         };
         match result {
             Err(e)
