@@ -19,6 +19,8 @@ pub(crate) fn validate(schema: &Schema, value: &Value, old: Option<&Value>) -> V
 
 fn check(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) {
     if value.is_null() && schema.nullable {
+        // Of the right type, but a list of values may still lack it.
+        check_limits(schema, value, path, causes);
         return;
     }
     if !has_kind(schema.kind, value) {
@@ -322,6 +324,8 @@ mod tests {
                 "list": { "type": "array", "maxItems": 1, "items": { "type": "string" } },
                 "size": { "x-kubernetes-int-or-string": true, "anyOf": [{"type":"integer"},{"type":"string"}] },
                 "when": { "type": "string", "format": "date-time", "nullable": true },
+                "side": { "type": "string", "enum": ["a"], "nullable": true },
+                "none": { "type": "string", "enum": ["a", null], "nullable": true },
             } } } });
         for (spec, expected) in [
             (json!({}), "spec.image: Required value"),
@@ -354,6 +358,10 @@ mod tests {
                 r#"spec.when: Invalid value: "now": spec.when in body must be of type date-time: "now""#,
             ),
             (
+                json!({ "image": "i", "side": null }),
+                r#"spec.side: Unsupported value: null: supported values: "a""#,
+            ),
+            (
                 json!({ "image": "" }),
                 r#"spec.image: Invalid value: "": spec.image in body should be at least 1 chars long"#,
             ),
@@ -361,7 +369,7 @@ mod tests {
             assert_eq!(lines(schema.clone(), json!({ "spec": spec })), [expected]);
         }
         for spec in [
-            json!({ "image": "i", "size": 2, "when": null }),
+            json!({ "image": "i", "size": 2, "when": null, "none": null }),
             json!({ "image": "i", "size": "2Gi", "replicas": 10 }),
         ] {
             assert_eq!(lines(schema.clone(), json!({ "spec": spec })), [""; 0]);
