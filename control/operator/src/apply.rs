@@ -241,9 +241,10 @@ impl Lanes {
                 Ok(false)
             }
             // Another object of the same name.
-            Err(kube::Error::Api(e))
-                if e.code == 409 && matches!(write, Write::Finalizer { .. } | Write::Make(_)) =>
-            {
+            Err(kube::Error::Api(e)) if e.code == 409 && matches!(write, Write::Make(_)) => {
+                Ok(false)
+            }
+            Err(kube::Error::Api(e)) if matches!(write, Write::Finalizer { .. }) && other(&e) => {
                 Ok(false)
             }
             Err(e) => Err(e),
@@ -291,6 +292,15 @@ impl Lanes {
             let _ = self.results.send(told);
         }
     }
+}
+
+/// Says the API that the uid in a patch is not that of the object, or that there is none any more?
+fn other(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let uid = causes
+        .into_iter()
+        .any(|cause| cause.field == "metadata.uid");
+    status.code == 409 || status.code == 422 && uid
 }
 
 fn outcome(lane: &Lane, write: &Write, found: bool) -> Option<Applied> {
@@ -407,4 +417,22 @@ fn body(kind: &str, name: &str, part: &str, value: &Value) -> Value {
         "metadata": { "name": name },
         part: value,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namesake_is_told_from_a_refusal() {
+        let status = |code: u16, field: &str| -> kube::core::Status {
+            let causes = json!([{ "reason": "FieldValueInvalid", "field": field }]);
+            let status = json!({ "code": code, "details": { "causes": causes } });
+            serde_json::from_value(status).unwrap()
+        };
+        assert!(other(&status(409, "")));
+        assert!(other(&status(422, "metadata.uid")));
+        assert!(!other(&status(422, "metadata.finalizers")));
+        assert!(!other(&status(403, "metadata.uid")));
+    }
 }
