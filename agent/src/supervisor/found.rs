@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hyperion_proto::agent_v1::{PodSpec, ReplicaPhase, RestartPolicy};
 use hyperion_proto::domain::ReplicaKey;
 
-use super::model::{Sandbox, State};
+use super::model::{Container, Sandbox, State};
 use super::observe::{Cache, observe};
 use super::{Desired, Finished};
 use crate::runtime::{Cri, RuntimeError, labels};
@@ -95,7 +95,7 @@ pub async fn find(cri: &Cri, node_id: &str) -> Result<Found, RuntimeError> {
 fn exits(key: &ReplicaKey, sandboxes: &[Sandbox]) -> Option<Exits> {
     if sandboxes
         .iter()
-        .any(|s| s.containers.iter().any(|c| c.live()))
+        .any(|s| s.containers.iter().any(Container::live))
     {
         return None;
     }
@@ -123,7 +123,7 @@ fn exits(key: &ReplicaKey, sandboxes: &[Sandbox]) -> Option<Exits> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Container, Ended};
+    use super::super::model::Ended;
     use super::*;
     use crate::testing::desired;
     use std::time::{Duration, Instant};
