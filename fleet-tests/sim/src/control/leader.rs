@@ -43,6 +43,16 @@ pub(crate) struct Heard {
     pub refused: u64,
 }
 
+impl Heard {
+    /// A store that was behind has been opened: the ids that the agent gave meanwhile are on no
+    /// disk, and it may give them again. Nothing is told apart by them alone: an event is
+    /// acknowledged on the connection that brought it, and batches are compared by digest.
+    pub(crate) fn ids_begin_anew(&mut self, node: &str) {
+        self.events.remove(node);
+        self.batches.remove(node);
+    }
+}
+
 /// The process.
 pub(crate) struct Leader {
     index: Index,

@@ -140,7 +140,11 @@ impl World {
                 return;
             }
         };
-        let excused = std::mem::take(&mut self.devices[node].store_behind);
+        let device = &mut self.devices[node];
+        let excused = std::mem::replace(&mut device.store_behind, device.disk_full);
+        if excused {
+            self.heard.ids_begin_anew(&device.id);
+        }
         let highest = |key: &ReplicaKey| store.highest(key);
         self.checker.restarted(node, highest, excused, self.now);
         let device = &mut self.devices[node];
