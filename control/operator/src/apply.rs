@@ -296,10 +296,8 @@ impl Lanes {
 
 /// Says the API that the uid in a patch is not that of the object, or that there is none any more?
 fn other(status: &kube::core::Status) -> bool {
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    let uid = causes
-        .into_iter()
-        .any(|cause| cause.field == "metadata.uid");
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    let uid = causes.any(|cause| cause.field == "metadata.uid");
     status.code == 409 || status.code == 422 && uid
 }
 
