@@ -102,7 +102,7 @@ fn a_record_that_can_not_be_run_is_refused_and_nothing_else_is_affected() {
 fn replicas_of_an_older_agent_get_records_without_an_intent() {
     let disk = Disk::default();
     let mut store = disk.store();
-    let put = crate::store::Change::Put(crate::testing::desired("web", 0, 5));
+    let put = Change::Put(crate::testing::desired("web", 0, 5));
     store.apply(&[put], true);
     let alone = Alone::new(config("edge-1"), store);
     assert_eq!(alone.fake.runs(), [("web".to_owned(), 5)]);

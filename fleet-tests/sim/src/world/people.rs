@@ -57,6 +57,8 @@ impl World {
             return;
         };
         match agent.apply(records, now, &device.outbox) {
+            // The person gets no answer, and may find it there later or not.
+            Ok(()) if device.disk.is_cut() => note!(self, "no answer: {name}"),
             Ok(()) => {
                 self.checker.wants(name, spec, self.now);
                 let site = self.devices[node].site;
