@@ -37,8 +37,9 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const HANDSHAKES: usize = 256;
 /// Time for a handshake: a peer that begins one and falls silent must not keep others out.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Wait for the turn of a handshake; agents give up after 20 s, handshake included.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Wait for the turn of a handshake: longer than [`HANDSHAKE`], so that a flood of half-done ones
+/// has gone by then; agents give up after 20 s, handshake included.
+const PATIENCE: Duration = Duration::from_secs(12);
 /// Most that wait, each with its first packet.
 const MAX_WAITING: usize = 16_384;
 /// Life of a connection without a certificate: enough for an enrolment.
