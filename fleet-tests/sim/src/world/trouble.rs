@@ -63,7 +63,9 @@ impl World {
             Kind::Reboot | Kind::PowerCut | Kind::DeviceDead => self.device(&fault, begins),
             Kind::AgentCrash => {
                 for node in &fault.nodes {
-                    if begins {
+                    if begins && !self.devices[*node].powered {
+                        // There is none, and its device's start is not to be cancelled.
+                    } else if begins {
                         self.end_agent(*node, false);
                     } else if self.devices[*node].node.is_none() {
                         let epoch = self.devices[*node].epoch;
