@@ -8,7 +8,6 @@
 mod list;
 mod spot;
 
-use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use aws_config::BehaviorVersion;
@@ -30,8 +29,6 @@ use crate::shapes::SHAPES;
 
 /// Where the price list is served from, for all regions.
 const LIST_REGION: &str = "us-east-1";
-/// Pages of one list. On-demand prices of a region have about ten of 100, spot prices a few of 1,000.
-const MOST_PAGES: usize = 300;
 
 /// The feed.
 #[derive(Debug, Clone)]
@@ -207,36 +204,6 @@ impl Session<'_> {
             .into_parts();
         instructions.apply_to_request_http1x(&mut request);
         self.http.send(request, what).await
-    }
-}
-
-/// Tokens of pages: none may come twice, and there is an end.
-struct Pages<'a> {
-    what: &'a str,
-    seen: BTreeSet<String>,
-}
-
-impl<'a> Pages<'a> {
-    fn new(what: &'a str) -> Self {
-        Self {
-            what,
-            seen: BTreeSet::new(),
-        }
-    }
-
-    /// The token of the next page, where there is one.
-    fn next(&mut self, token: Option<String>) -> Result<Option<String>, Failure> {
-        let Some(token) = token.filter(|t| !t.is_empty()) else {
-            return Ok(None);
-        };
-        let endless = |text: String| Err(Failure::new(Reason::Pages, self.what, text));
-        if self.seen.len() >= MOST_PAGES {
-            return endless(format!("more than {MOST_PAGES} pages"));
-        }
-        if !self.seen.insert(token.clone()) {
-            return endless(format!("page {} leads back to one before", self.seen.len()));
-        }
-        Ok(Some(token))
     }
 }
 

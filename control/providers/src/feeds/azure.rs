@@ -3,8 +3,6 @@
 //! One list holds everything: Linux, Windows, spot, low priority, prices for developers and what is
 //! paid in advance. What a row is says its type, the end of its `skuName` and its `productName`.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bytes::Bytes;
 use http::{Request, Uri};
 use http_body_util::Full;
@@ -14,12 +12,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::http::{Http, address, same_server};
-use super::{Failure, Fetched, Key, Left, Offer, Reason};
+use super::pages::{Latest, Pages, in_region};
+use super::{Failure, Fetched, Key, Left, Offer};
 
 /// Where the prices are.
 pub const ENDPOINT: &str = "https://prices.azure.com/api/retail/prices";
-/// Pages of one region. The largest has about five of 1,000 rows, or fifty of 100.
-const MOST_PAGES: usize = 300;
 
 /// The feed.
 #[derive(Debug, Clone)]
@@ -97,20 +94,18 @@ impl Azure {
         let filter = utf8_percent_encode(&filter, NON_ALPHANUMERIC);
         let first = format!("{}?currencyCode=USD&$filter={filter}", self.endpoint);
         let first = address(&first, &what)?;
-        let mut offers = BTreeMap::new();
+        let mut offers = Latest::new();
         let result = self
             .pages(&first, &what, |item| {
                 let row = || item.to_string();
                 match read(item, region, now) {
-                    Ok(new) => newer(&mut offers, new),
+                    Ok((since, offer)) => offers.take(since, offer),
                     Err(left) => fetched.leave(left, row),
                 }
             })
             .await;
         // What came before a failure counts.
-        for (_, offer) in offers.into_values() {
-            fetched.add(Ok(offer), String::new);
-        }
+        offers.add_to(fetched);
         result
     }
 
@@ -120,54 +115,23 @@ impl Azure {
         what: &str,
         mut row: impl FnMut(&serde_json::Value),
     ) -> Result<(), Failure> {
-        let endless = |text: String| Failure::new(Reason::Pages, what, text);
-        let mut seen = BTreeSet::new();
-        let mut rows = 0_usize;
-        let mut next = Some(first.clone());
-        while let Some(uri) = next {
-            if seen.len() >= MOST_PAGES {
-                return Err(endless(format!("more than {MOST_PAGES} pages")));
-            }
-            if !seen.insert(uri.to_string()) {
-                return Err(endless(format!(
-                    "page {} leads back to one before",
-                    seen.len()
-                )));
-            }
+        let mut pages = Pages::beginning_at(what, first.to_string());
+        let mut uri = first.clone();
+        loop {
             let request = Request::get(&uri)
                 .body(Full::<Bytes>::default())
-                .map_err(|e| endless(e.to_string()))?;
+                .map_err(|e| pages.endless(e.to_string()))?;
             let body = self.http.send(request, what).await?;
-            let page: Page = serde_json::from_slice(&body).map_err(|e| {
-                let text = format!("page {}: {e}", seen.len());
-                Failure::new(Reason::Malformed, what, text)
-            })?;
-            rows += page.items.len();
+            let page: Page = serde_json::from_slice(&body).map_err(|e| pages.malformed(e))?;
             page.items.iter().for_each(&mut row);
-            next = match page.next_page_link.filter(|link| !link.is_empty()) {
-                None => None,
-                Some(link) => {
-                    let link = address(&link, what)?;
-                    if !same_server(first, &link) {
-                        return Err(endless(format!("the next page is said to be at {link}")));
-                    }
-                    Some(link)
-                }
-            };
-        }
-        if rows == 0 {
-            return Err(Failure::new(Reason::Empty, what, "no prices at all"));
-        }
-        Ok(())
-    }
-}
-
-/// Of two prices for the same thing the later one counts.
-fn newer(offers: &mut BTreeMap<Key, Since>, new: Since) {
-    match offers.get(&new.1.key) {
-        Some(held) if held.0 > new.0 => {}
-        _ => {
-            offers.insert(new.1.key.clone(), new);
+            let link = page.next_page_link.filter(|link| !link.is_empty());
+            let next = link.map(|link| address(&link, what)).transpose()?;
+            if let Some(link) = next.as_ref().filter(|link| !same_server(first, link)) {
+                return Err(pages.endless(format!("the next page is said to be at {link}")));
+            }
+            pages.read(page.items.len(), next.as_ref().map(Uri::to_string))?;
+            let Some(next) = next else { return Ok(()) };
+            uri = next;
         }
     }
 }
@@ -186,14 +150,7 @@ fn read(item: &serde_json::Value, region: &str, now: Timestamp) -> Result<Since,
     {
         return Err(Left::NotInForce);
     }
-    if row.arm_region_name != region {
-        let known = crate::geography(Provider::Azure, &row.arm_region_name).is_some();
-        return Err(if known {
-            Left::OtherRegion
-        } else {
-            Left::UnknownRegion
-        });
-    }
+    in_region(Provider::Azure, &row.arm_region_name, region)?;
     let key = Key {
         provider: Provider::Azure,
         instance_type: row.arm_sku_name,

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use super::http::{CREDENTIALS, Http, address, chain};
+use super::pages::Pages;
 use super::{Failure, Fetched, Reason};
 use sku::Parts;
 
@@ -25,8 +26,6 @@ pub const ENDPOINT: &str = "https://cloudbilling.googleapis.com";
 const PATH: &str = "v1/services/6F81-5844-456A/skus";
 /// The least that reads the catalog.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-billing.readonly";
-/// Pages of 1,000. There are about fifty.
-const MOST_PAGES: usize = 300;
 const WHAT: &str = "GCP billing catalog";
 
 /// Who asks.
@@ -99,40 +98,24 @@ impl Gcp {
         fetched: &mut Fetched,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let mut seen = BTreeSet::new();
-        let mut token = String::new();
-        let mut rows = 0_usize;
+        let mut pages = Pages::new(WHAT);
+        let mut token = None;
         loop {
-            let body = self.page(&token).await?;
-            let page: Page = serde_json::from_slice(&body).map_err(|e| {
-                let text = format!("page {}: {e}", seen.len() + 1);
-                Failure::new(Reason::Malformed, WHAT, text)
-            })?;
-            rows += page.skus.len();
+            let body = self.page(token.as_deref()).await?;
+            let page: Page = serde_json::from_slice(&body).map_err(|e| pages.malformed(e))?;
             for sku in &page.skus {
                 parts.take(sku, now, fetched);
             }
-            token = page.next_page_token;
-            if token.is_empty() {
-                break;
-            }
-            let endless = |text: String| Err(Failure::new(Reason::Pages, WHAT, text));
-            if seen.len() + 1 >= MOST_PAGES {
-                return endless(format!("more than {MOST_PAGES} pages"));
-            }
-            if !seen.insert(token.clone()) {
-                return endless(format!("page {} leads back to one before", seen.len() + 1));
+            token = pages.read(page.skus.len(), Some(page.next_page_token))?;
+            if token.is_none() {
+                return Ok(());
             }
         }
-        if rows == 0 {
-            return Err(Failure::new(Reason::Empty, WHAT, "no prices at all"));
-        }
-        Ok(())
     }
 
-    async fn page(&self, token: &str) -> Result<Bytes, Failure> {
+    async fn page(&self, token: Option<&str>) -> Result<Bytes, Failure> {
         let mut uri = format!("{}/{PATH}?currencyCode=USD&pageSize=1000", self.endpoint);
-        if !token.is_empty() {
+        if let Some(token) = token {
             let token = utf8_percent_encode(token, NON_ALPHANUMERIC);
             uri = format!("{uri}&pageToken={token}");
         }

@@ -16,6 +16,7 @@ pub mod gcp;
 pub mod http;
 pub mod metrics;
 mod offer;
+mod pages;
 pub mod run;
 mod said;
 

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Call, LIST_REGION, Pages, Session};
-use crate::feeds::{Failure, Fetched, Key, Left, Offer, Reason};
+use super::{Call, LIST_REGION, Session};
+use crate::feeds::pages::{Pages, in_region};
+use crate::feeds::{Failure, Fetched, Key, Left, Offer};
 
 const TARGET: &str = "AWSPriceListService.GetProducts";
 
@@ -84,7 +85,6 @@ pub(super) async fn fetch(
     let what = format!("AWS price list of {region}");
     let mut pages = Pages::new(&what);
     let mut token = None;
-    let mut rows = 0_usize;
     loop {
         let body = session
             .call(Call {
@@ -98,21 +98,15 @@ pub(super) async fn fetch(
                 what: &what,
             })
             .await?;
-        let page: Response =
-            serde_json::from_slice(&body).map_err(|e| Failure::new(Reason::Malformed, &what, e))?;
-        rows += page.price_list.len();
+        let page: Response = serde_json::from_slice(&body).map_err(|e| pages.malformed(e))?;
         for text in &page.price_list {
             fetched.add(read(text, region, now), || text.clone());
         }
-        token = pages.next(page.next_token)?;
+        token = pages.read(page.price_list.len(), page.next_token)?;
         if token.is_none() {
-            break;
+            return Ok(());
         }
     }
-    if rows == 0 {
-        return Err(Failure::new(Reason::Empty, what, "no prices at all"));
-    }
-    Ok(())
 }
 
 fn question(region: &str, token: Option<&str>) -> String {
@@ -152,14 +146,7 @@ fn read(text: &str, region: &str, now: Timestamp) -> Result<Offer, Left> {
     if about.market.is_some_and(|market| market != "OnDemand") {
         return Err(Left::OtherProduct);
     }
-    if about.region_code != region {
-        let known = crate::geography(Provider::Aws, &about.region_code).is_some();
-        return Err(if known {
-            Left::OtherRegion
-        } else {
-            Left::UnknownRegion
-        });
-    }
+    in_region(Provider::Aws, &about.region_code, region)?;
     let on_demand = document.terms.on_demand;
     if on_demand.is_empty() {
         return Err(Left::Reservation);

@@ -1,14 +1,13 @@
 //! `DescribeSpotPriceHistory`: with a start time of now it is the prices in force, by zone.
 
-use std::collections::BTreeMap;
-
 use hyperion_placement::model::{CapacityType, Provider};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::{Call, Pages, Session, known_types};
-use crate::feeds::{Failure, Fetched, Key, Left, Offer, Reason};
+use super::{Call, Session, known_types};
+use crate::feeds::pages::{Latest, Pages};
+use crate::feeds::{Failure, Fetched, Key, Left, Offer};
 
 /// What a form field may hold unescaped.
 const FORM: &AsciiSet = &NON_ALPHANUMERIC
@@ -54,23 +53,16 @@ pub(super) async fn fetch(
     fetched: &mut Fetched,
 ) -> Result<(), Failure> {
     let what = format!("AWS spot prices of {region}");
-    let mut offers: BTreeMap<Key, (Timestamp, Offer)> = BTreeMap::new();
+    let mut offers = Latest::new();
     let result = pages(session, region, &what, now, |row| {
         match read(&row, region, now) {
             // A change that is yet to come is listed, too: the latest of those in force counts.
-            Ok((at, offer)) => match offers.get(&offer.key) {
-                Some(held) if held.0 > at => {}
-                _ => {
-                    offers.insert(offer.key.clone(), (at, offer));
-                }
-            },
+            Ok((at, offer)) => offers.take(at, offer),
             Err(left) => fetched.leave(left, || format!("{row:?}")),
         }
     })
     .await;
-    for (_, offer) in offers.into_values() {
-        fetched.add(Ok(offer), String::new);
-    }
+    offers.add_to(fetched);
     result
 }
 
@@ -83,7 +75,6 @@ async fn pages(
 ) -> Result<(), Failure> {
     let mut pages = Pages::new(what);
     let mut token = None;
-    let mut rows = 0_usize;
     loop {
         let body = session
             .call(Call {
@@ -94,21 +85,15 @@ async fn pages(
                 what,
             })
             .await?;
-        let page = parse(&body).map_err(|text| Failure::new(Reason::Malformed, what, text))?;
-        rows += page.spot_price_history_set.item.len();
-        page.spot_price_history_set
-            .item
-            .into_iter()
-            .for_each(&mut row);
-        token = pages.next(page.next_token)?;
+        let page = parse(&body).map_err(|text| pages.malformed(text))?;
+        let rows = page.spot_price_history_set.item;
+        let count = rows.len();
+        rows.into_iter().for_each(&mut row);
+        token = pages.read(count, page.next_token)?;
         if token.is_none() {
-            break;
+            return Ok(());
         }
     }
-    if rows == 0 {
-        return Err(Failure::new(Reason::Empty, what, "no prices at all"));
-    }
-    Ok(())
 }
 
 fn form(now: Timestamp, token: Option<&str>) -> String {
