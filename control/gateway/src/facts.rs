@@ -6,6 +6,9 @@ use hyperion_api::node::{HyperionNodeStatus, NodeGpu};
 use hyperion_placement::model::{CapacityType, Geography, Provider, Tier};
 use hyperion_proto::domain::Capabilities;
 
+/// What a node's owner says that it costs, US dollars per hour; it counts before all tables and feeds.
+pub const PRICE_LABEL: &str = "hyperion.io/price-per-hour";
+
 /// Fills the static part of a node's status. Labels with a wrong word fall back to the cautious
 /// reading (edge, owned, no geography) and are named in the second value.
 #[must_use]
@@ -39,13 +42,10 @@ pub fn describe(capabilities: &Capabilities) -> (HyperionNodeStatus, Vec<String>
             .map_err(|e| problems.push(e.to_string()))
             .ok()
     });
-    let price = match labels
-        .get("hyperion.io/price-per-hour")
-        .map(|v| v.parse::<f64>())
-    {
+    let price = match labels.get(PRICE_LABEL).map(|v| v.parse::<f64>()) {
         Some(Ok(price)) if price.is_finite() && price >= 0.0 => Some(price),
         Some(_) => {
-            problems.push("label hyperion.io/price-per-hour is not a price".to_owned());
+            problems.push(format!("label {PRICE_LABEL} is not a price"));
             None
         }
         None => hyperion_providers::price(provider, &region, &instance_type, capacity_type),

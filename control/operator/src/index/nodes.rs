@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use hyperion_api::node::{HyperionNode, HyperionNodeSpec, HyperionNodeStatus};
 use hyperion_api::quantity;
+use hyperion_gateway::facts::PRICE_LABEL;
 use hyperion_placement::gpu;
 use hyperion_placement::model::{
     CapacityType, GpuDevice, Location, Node, Provider, Resources, Supply, Taint, Tier,
@@ -151,14 +152,15 @@ fn gpus(facts: &HyperionNodeStatus) -> Vec<GpuDevice> {
     gpus
 }
 
-/// What a node's owner says that it costs; it counts before all feeds.
-const PRICE_LABEL: &str = "hyperion.io/price-per-hour";
-
 impl Index {
     /// Takes live prices: decisions from now on are made with them. Returns how many nodes cost
     /// something else than before. A price that is stale counts, too: nobody knows a better one.
     pub fn set_prices(&mut self, prices: Arc<Prices>) -> usize {
-        self.prices = prices;
+        let before = std::mem::replace(&mut self.prices, prices);
+        // Feeds say each time what they have, and most of the time it is what they had.
+        if self.prices.cost_the_same(&before) {
+            return 0;
+        }
         let priced = |index: &Self, id: &str| index.fleet.node(id).map(|n| n.price_per_hour);
         let ids: Vec<String> = self.nodes.keys().cloned().collect();
         let mut changed = 0;

@@ -80,6 +80,13 @@ impl Book {
         self.feeds.iter().map(|(feed, state)| (*feed, state))
     }
 
+    /// The offers of one feed.
+    #[must_use]
+    pub fn offers(&self, feed: Feed) -> Vec<Offer> {
+        let state = self.feeds.get(&feed).into_iter();
+        state.flat_map(|s| s.offers.values().cloned()).collect()
+    }
+
     /// How old a price may get before it is stale.
     #[must_use]
     pub fn stale_after(&self) -> Duration {
@@ -238,6 +245,16 @@ impl Prices {
     /// All of them, by provider, type, region, zone and capacity type.
     pub fn offers(&self, now: Timestamp) -> impl Iterator<Item = Known<'_>> {
         self.prices.values().map(move |held| self.known(held, now))
+    }
+
+    /// True where everything costs the same, whoever says so and since when.
+    #[must_use]
+    pub fn cost_the_same(&self, other: &Self) -> bool {
+        fn costs(prices: &Prices) -> impl Iterator<Item = (&Key, f64)> {
+            let offers = prices.prices.iter();
+            offers.map(|(key, (_, offer))| (key, offer.price_per_hour))
+        }
+        costs(self).eq(costs(other))
     }
 
     /// Number of offers.

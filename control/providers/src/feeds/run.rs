@@ -305,19 +305,18 @@ impl Task {
         let failed = !fetched.failures.is_empty();
         let retry_after = fetched.failures.iter().filter_map(|f| f.retry_after).max();
         let lines = lines(&fetched);
-        let came = !fetched.offers.is_empty();
+        // A file needs no other file to remember it.
+        let keeps = !fetched.offers.is_empty() && feed != Feed::File;
+        let cache = self.cache.clone().filter(|_| keeps);
         let (taken, offers) = {
             let mut book = lock(&self.book);
             let taken = book.take(feed, fetched, now);
             self.prices.send_replace(Arc::new(book.prices(now)));
-            let mut states = book.feeds();
-            let state = states.find(|(f, _)| *f == feed).map(|(_, state)| state);
-            let offers = state.map(|s| s.offers.values().cloned().collect::<Vec<_>>());
-            (taken, offers.unwrap_or_default())
+            let offers = cache.as_ref().map(|_| book.offers(feed));
+            (taken, offers)
         };
         self.say(feed, &taken, lines, failed);
-        // A file needs no other file to remember it.
-        if let Some(cache) = self.cache.clone().filter(|_| came && feed != Feed::File) {
+        if let Some((cache, offers)) = cache.zip(offers) {
             let stored = tokio::task::spawn_blocking(move || cache.store(feed, &offers)).await;
             let error = match stored {
                 Ok(Ok(())) => None,

@@ -226,3 +226,21 @@ fn offers_of_before_keep_their_age() {
     assert_eq!(known.len(), 1);
     assert_eq!((known[0].age, known[0].stale), (10 * HOUR, true));
 }
+
+#[test]
+fn prices_that_are_confirmed_cost_the_same_and_others_do_not() {
+    let mut book = book();
+    let (a, b) = (g5("us-east-1a"), g5("us-east-1b"));
+    let mut seen = |offers: &[(&Key, f64)], hours| {
+        book.take(Feed::Aws, fetched(offers, at(hours)), at(hours));
+        book.prices(at(hours))
+    };
+    let first = seen(&[(&a, 0.4)], 0);
+    let confirmed = seen(&[(&a, 0.4)], 1);
+    assert!(first != confirmed && first.cost_the_same(&confirmed));
+    let more = seen(&[(&b, 0.4)], 2);
+    assert!(!confirmed.cost_the_same(&more) && !more.cost_the_same(&confirmed));
+    let dearer = seen(&[(&b, 0.5)], 3);
+    assert!(!more.cost_the_same(&dearer));
+    assert!(Prices::default().cost_the_same(&Prices::default()));
+}
