@@ -158,6 +158,15 @@ pub struct Scenario {
     >,
 }
 
+impl Scenario {
+    /// Hours that all its workloads ask for until its end.
+    #[must_use]
+    pub fn demanded_hours(&self) -> f64 {
+        let hours = |w: &Workload| w.demanded_hours().min(self.horizon - w.arrival);
+        self.workloads.iter().map(hours).sum()
+    }
+}
+
 #[cfg(test)]
 mod draw_tests;
 

@@ -93,11 +93,7 @@ fn priced(
         .iter()
         .map(|w| Item::new(scenario, w, weights))
         .collect();
-    let demanded: f64 = scenario
-        .workloads
-        .iter()
-        .map(|w| w.demanded_hours().min(scenario.horizon - w.arrival))
-        .sum();
+    let demanded = scenario.demanded_hours();
     let hours = (scenario.horizon / PRICED).ceil() as usize;
     let up = room_there_is(scenario, hours, scarce);
     let mut prices = vec![0.0; up.len()];

@@ -49,11 +49,7 @@ pub fn optimum(
     });
     let reached = improve(scenario, config, start, PASSES).reward;
     let most = sharp(scenario, &config, rounds, reached)?.min(foresight.bound.reward);
-    let demanded: f64 = scenario
-        .workloads
-        .iter()
-        .map(|w| w.demanded_hours().min(scenario.horizon - w.arrival))
-        .sum();
+    let demanded = scenario.demanded_hours();
     let per_hour = |reward: f64| reward / demanded.max(f64::MIN_POSITIVE);
     Some(Optimum {
         at_least: per_hour(reached),
