@@ -18,7 +18,8 @@ const COOLER: f32 = 5.0;
 /// At the start: what runs already, by the supervisor's word or by what was found before it began.
 pub(super) fn first(config: &NodeConfig, store: &Store, reports: Vec<ReplicaReport>) -> Me {
     let running = |report: &ReplicaReport| report.phase() == ReplicaPhase::Running;
-    let said = reports.into_iter().filter(running).map(|r| HeldReplica {
+    let said = reports.into_iter().filter(running);
+    let said = said.chain(ends(config, store)).map(|r| HeldReplica {
         key: r.key,
         generation: r.generation,
         phase: r.phase,
@@ -30,14 +31,8 @@ pub(super) fn first(config: &NodeConfig, store: &Store, reports: Vec<ReplicaRepo
         phase: ReplicaPhase::Running.into(),
         ready: false,
     });
-    let ended = ends(config, store).into_iter().map(|r| HeldReplica {
-        key: r.key,
-        generation: r.generation,
-        phase: r.phase,
-        ready: false,
-    });
     Me {
-        held: said.chain(found).chain(ended).collect(),
+        held: said.chain(found).collect(),
         capabilities: config.facts.capabilities.clone(),
         accepts: false,
         addresses: config.addresses.clone(),
