@@ -273,9 +273,8 @@ impl Runtime {
                 && at <= now
             {
                 let (id, pod) = (container.id, Box::new(container.pod.clone()));
-                let container_pod = container.pod.clone();
                 slot.container = None;
-                slot.exit = Some((0, container_pod));
+                slot.exit = Some((0, (*pod).clone()));
                 self.happened.push(Happened::Ended {
                     key: key.clone(),
                     id,
@@ -337,7 +336,7 @@ impl Runtime {
         {
             slot.exit = None;
         }
-        let over = match (slot.exit.as_ref().map(|(code, _)| *code), policy) {
+        let over = match (slot.exit_code(), policy) {
             (Some(_), RestartPolicy::Never) | (Some(0), RestartPolicy::OnFailure) => true,
             _ => want.finished.is_some(),
         };
@@ -408,6 +407,10 @@ fn backoff(crashes: u32) -> Duration {
 }
 
 impl Slot {
+    fn exit_code(&self) -> Option<i32> {
+        self.exit.as_ref().map(|(code, _)| *code)
+    }
+
     fn report(&self, key: &ReplicaKey, now: Duration) -> ReplicaReport {
         let mut report = ReplicaReport {
             key: Some(key.into()),
@@ -429,7 +432,7 @@ impl Slot {
                 report.exit_code = finished.exit_code;
                 (finished.phase, "Completed")
             }
-            (None, None) => match self.exit.as_ref().map(|(code, _)| *code) {
+            (None, None) => match self.exit_code() {
                 _ if self.pull_failed => (ReplicaPhase::Backoff, "ImagePullFailed"),
                 Some(code) => {
                     report.exit_code = code;

@@ -63,10 +63,11 @@ impl World {
             Kind::Reboot | Kind::PowerCut | Kind::DeviceDead => self.device(&fault, begins),
             Kind::AgentCrash => {
                 for node in &fault.nodes {
-                    if begins && !self.devices[*node].powered {
-                        // There is none, and its device's start is not to be cancelled.
-                    } else if begins {
-                        self.end_agent(*node, false);
+                    if begins {
+                        // Without power there is none, and the device's start is not to be cancelled.
+                        if self.devices[*node].powered {
+                            self.end_agent(*node, false);
+                        }
                     } else if self.devices[*node].node.is_none() {
                         let epoch = self.devices[*node].epoch;
                         self.after(Duration::ZERO, Event::StartAgent { node: *node, epoch });
