@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Test programs that start containers. They take turns by themselves.
 LAB_TESTS := $(patsubst fleet-tests/lab/tests/%.rs,--test %,$(wildcard fleet-tests/lab/tests/*.rs))
 
-.PHONY: help demo demo-stop build test test-unit test-lab lint bench
+.PHONY: help demo demo-stop build test test-unit test-lab test-cluster lint bench
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ test-lab: ## Run the end-to-end tests: real containerd, agents, control plane, k
 	@.ci/setup lab
 	$(CARGO) build --workspace --bins --tests --locked
 	HYPERION_LAB_REQUIRED=1 $(CARGO) test --workspace $(LAB_TESTS) --locked -- --nocapture
+
+# Not part of `make test`: the API server takes long to build, once, and each fleet starts one.
+test-cluster: ## Run them on a real Kubernetes API server too (built with Go, once)
+	@.ci/setup lab
+	$(CARGO) build --workspace --bins --tests --locked
+	@TEST_FLAGS="$(TEST_FLAGS)" .ci/test-cluster
 
 lint: ## Check formatting, lints and the arrows between crates
 	$(CARGO) fmt --all --check

@@ -1,12 +1,13 @@
-//! The control plane: `hyperion-control --embedded`.
+//! The control plane: `hyperion-control --embedded`, or on a real Kubernetes API.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::cluster::Cluster;
 use crate::process::{Process, ProcessId};
 use crate::{Kubectl, http, needs, wait};
 
@@ -15,7 +16,9 @@ use crate::{Kubectl, http, needs, wait};
 pub struct Control {
     process: Process,
     kubectl: Kubectl,
-    /// Address of the Kubernetes API.
+    /// Who serves the API, where that is not the control plane.
+    cluster: Option<Cluster>,
+    /// Address of the embedded Kubernetes API, where that is used.
     pub api: String,
     /// Address of the link (UDP).
     pub link: String,
@@ -24,31 +27,47 @@ pub struct Control {
 }
 
 impl Control {
-    /// Describes it; nothing is started yet. Agents find it at `link_host`; `args` are added to
-    /// those that every lab needs.
+    /// Describes it; nothing is started yet. Agents find it at `link_host`, and a real API server
+    /// at `http_host`; `args` are added to those that every lab needs.
     ///
     /// # Errors
-    /// No ports are free.
-    pub fn prepare(dir: &Path, link_host: &str, args: &[String]) -> Result<Self> {
-        let (api, http) = (free_port()?, free_port()?);
-        let link = free_udp_port(link_host)?;
+    /// No ports are free, or the API that was chosen can't be used.
+    pub fn prepare(dir: &Path, link_host: &str, http_host: &str, args: &[String]) -> Result<Self> {
         let kubeconfig = dir.join("kubeconfig");
-        let mut all: Vec<String> = [
+        let cluster = Cluster::prepare(dir, &kubeconfig)?;
+        // A real API server leads nobody to a loopback address.
+        let http_host = if cluster.is_some() {
+            http_host
+        } else {
+            "127.0.0.1"
+        };
+        let (api, http) = (free_port()?, free_port_of(http_host)?);
+        let link = free_udp_port(link_host)?;
+        let kubeconfig_path = kubeconfig.display().to_string();
+        let mut all = vec![
             ("--data-dir", dir.join("control").display().to_string()),
-            ("--api-addr", api.clone()),
             ("--link-addr", link.clone()),
             ("--http-addr", http.clone()),
-            ("--kubeconfig-out", kubeconfig.display().to_string()),
-        ]
-        .into_iter()
-        .flat_map(|(flag, value)| [flag.to_owned(), value])
-        .collect();
-        all.insert(0, "--embedded".to_owned());
+        ];
+        if cluster.is_some() {
+            all.push(("--kubeconfig", kubeconfig_path));
+        } else {
+            all.push(("--api-addr", api.clone()));
+            all.push(("--kubeconfig-out", kubeconfig_path));
+        }
+        let mut all: Vec<String> = all
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .collect();
+        if cluster.is_none() {
+            all.insert(0, "--embedded".to_owned());
+        }
         all.extend_from_slice(args);
         let program = needs::programs().join("hyperion-control");
         Ok(Self {
             process: Process::new("control", &program, all, &dir.join("logs")),
             kubectl: Kubectl::new(&kubeconfig, dir),
+            cluster,
             api,
             link,
             http,
@@ -60,9 +79,50 @@ impl Control {
     /// # Errors
     /// It ends, or is not ready in time: the error has the end of its log.
     pub fn start(&mut self) -> Result<ProcessId> {
+        self.start_cluster_only()?;
+        self.wait_cluster()?;
         let id = self.process.start()?;
         self.wait_ready()?;
         Ok(id)
+    }
+
+    /// Starts the API server without waiting, where the fleet has one of its own and it does not
+    /// run; gives its process then.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn start_cluster_only(&mut self) -> Result<Option<ProcessId>> {
+        match &mut self.cluster {
+            Some(cluster) => cluster.start_only(),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until the API server is ready, where the fleet has one of its own.
+    ///
+    /// # Errors
+    /// It does not become ready: the error has the end of its log.
+    pub fn wait_cluster(&mut self) -> Result<()> {
+        match &mut self.cluster {
+            Some(cluster) => cluster.wait_ready(),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes what earlier fleets left in a cluster that all tests use in turn.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or runs a Hyperion that is not the tests'.
+    pub fn clear_cluster(&self) -> Result<()> {
+        match &self.cluster {
+            Some(cluster) => cluster.clear(&self.kubectl),
+            None => Ok(()),
+        }
+    }
+
+    /// Who serves the API, where that is not the control plane.
+    pub fn cluster(&mut self) -> Option<&mut Cluster> {
+        self.cluster.as_mut()
     }
 
     /// Starts it without waiting.
@@ -88,7 +148,13 @@ impl Control {
                 .map(|_| ())
                 .map_err(|e| e.to_string())
         });
-        ready.with_context(|| format!("log of the control plane:\n{}", self.process.log_tail(20)))
+        ready
+            .with_context(|| format!("log of the control plane:\n{}", self.process.log_tail(20)))?;
+        let http: SocketAddr = self.http.parse().context("address of metrics and health")?;
+        match &self.cluster {
+            Some(cluster) if !http.ip().is_loopback() => cluster.publish(&self.kubectl, http),
+            _ => Ok(()),
+        }
     }
 
     /// `kill -9`.
@@ -172,7 +238,11 @@ impl Token {
 /// # Errors
 /// There is none.
 pub fn free_port() -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    free_port_of("127.0.0.1")
+}
+
+fn free_port_of(host: &str) -> Result<String> {
+    let listener = TcpListener::bind((host, 0)).context("find a free port")?;
     Ok(listener.local_addr()?.to_string())
 }
 

@@ -123,9 +123,12 @@ impl Fleet {
         } else {
             "127.0.0.1".to_owned()
         };
+        let args = &options.control_args;
+        let control = Control::prepare(&dir, &link_host, &network.gateway(), args)?;
+        control.clear_cluster()?;
         Ok(Self {
             containerd: Containerd::prepare(&dir, &network)?,
-            control: Control::prepare(&dir, &link_host, &options.control_args)?,
+            control,
             agents: Vec::new(),
             devices: options.devices,
             name: options.name.clone(),
@@ -162,9 +165,22 @@ impl Fleet {
     /// # Errors
     /// It does not become ready.
     pub fn start_control(&mut self) -> Result<()> {
+        self.start_cluster()?;
         let id = self.control.start_only()?;
         self.note(id)?;
         self.control.wait_ready()
+    }
+
+    /// Starts the API server and waits until it is ready, where the fleet has one of its own and it
+    /// does not run.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start_cluster(&mut self) -> Result<()> {
+        if let Some(id) = self.control.start_cluster_only()? {
+            self.note(id)?;
+        }
+        self.control.wait_cluster()
     }
 
     /// Starts an agent with a new token and waits until its node is ready; gives its index.
@@ -302,6 +318,9 @@ impl Fleet {
         self.state.write()?;
         self.containerd.release();
         self.control.process().release();
+        if let Some(cluster) = self.control.cluster() {
+            cluster.release();
+        }
         for agent in &mut self.agents {
             agent.process().release();
         }

@@ -1,6 +1,6 @@
 //! The whole system on one machine, on real parts: a private containerd, the control plane with
-//! its embedded API, agents and `kubectl`. The demo, the end-to-end tests and the benchmarks all
-//! start their fleet here.
+//! its embedded API (or a real one), agents and `kubectl`. The demo, the end-to-end tests and the
+//! benchmarks all start their fleet here.
 //!
 //! Everything listens on loopback; containers live in a bridge network of 198.18.0.0/16. Whatever
 //! a fleet starts, it writes down first, so that it can be stopped by [`state::clean_up`] even
@@ -8,7 +8,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
 pub mod agent;
+pub mod apiserver;
 pub mod beacon;
+pub mod cluster;
 pub mod containerd;
 pub mod control;
 pub mod device;

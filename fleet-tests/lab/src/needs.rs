@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use hyperion_cluster::Choice;
+
 /// Programs of this workspace that a fleet runs.
 pub const OURS: [&str; 5] = [
     "hyperion-control",
@@ -52,6 +54,9 @@ pub fn missing(ours: &[&str]) -> Option<String> {
     {
         return Some("no cgroups are mounted".to_owned());
     }
+    if let Some(reason) = hyperion_cluster::chosen().missing() {
+        return Some(reason);
+    }
     let programs = programs();
     ours.iter()
         .find(|p| !programs.join(p).exists())
@@ -75,6 +80,31 @@ pub fn skip(test: &str) -> bool {
 #[must_use]
 pub fn skip_without(test: &str, ours: &[&str]) -> bool {
     skip_for(test, missing(ours))
+}
+
+/// For tests of the embedded API itself: true, after a line that says so, where another is chosen.
+#[must_use]
+pub fn skip_unless_embedded(test: &str) -> bool {
+    let other = hyperion_cluster::chosen().is_real();
+    say_if(other, test, "it is about the embedded API")
+}
+
+/// For tests with two APIs: true, after a line that says so, where there is only the given one.
+#[must_use]
+pub fn skip_on_given(test: &str) -> bool {
+    let given = matches!(hyperion_cluster::chosen(), Choice::Given(_));
+    say_if(given, test, "it needs an API of its own")
+}
+
+/// Says, where it is `so`, that a test is left out for a reason that is no failure anywhere; gives
+/// `so` back.
+#[must_use]
+pub fn say_if(so: bool, test: &str, reason: &str) -> bool {
+    if so {
+        // A closed standard error is nobody's concern.
+        let _closed = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+    }
+    so
 }
 
 #[expect(clippy::panic, reason = "a required test that can't run must fail")]

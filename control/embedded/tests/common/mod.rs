@@ -1,11 +1,15 @@
 //! A server of its own for each test, and the real kubectl against it.
+//!
+//! Where `HYPERION_TEST_APISERVER` names the program of `fleet-tests/cluster`, the server is a real
+//! API server: what these tests say of the embedded API holds there too.
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hyperion_embedded::{Embedded, EmbeddedConfig, start};
@@ -13,10 +17,17 @@ use hyperion_embedded::{Embedded, EmbeddedConfig, start};
 pub const CRD: &str = include_str!("../data/crd.yaml");
 pub const WORK: &str = include_str!("../data/work.yaml");
 
+/// Program of a real API server.
+fn real() -> Option<PathBuf> {
+    let program = std::env::var_os("HYPERION_TEST_APISERVER")?;
+    (!program.is_empty()).then(|| program.into())
+}
+
 /// A server in a folder that goes with it.
 pub struct Server {
     runtime: tokio::runtime::Runtime,
     embedded: Option<Embedded>,
+    real: Option<(Child, SocketAddr)>,
     pub folder: tempfile::TempDir,
     proxies: BTreeMap<(String, String), SocketAddr>,
 }
@@ -36,6 +47,7 @@ impl Server {
         let mut server = Self {
             runtime,
             embedded: None,
+            real: None,
             folder,
             proxies,
         };
@@ -44,6 +56,10 @@ impl Server {
     }
 
     fn run(&mut self, api_addr: SocketAddr) {
+        if let Some(program) = real() {
+            self.run_real(&program, api_addr);
+            return;
+        }
         let config = EmbeddedConfig {
             data_dir: self.folder.path().join("data"),
             api_addr,
@@ -51,6 +67,31 @@ impl Server {
             service_proxies: self.proxies.clone(),
         };
         self.embedded = Some(self.runtime.block_on(start(config)).unwrap());
+    }
+
+    fn run_real(&mut self, program: &Path, api_addr: SocketAddr) {
+        // Frees the port again, for a program that can't choose one itself.
+        let listener = TcpListener::bind(api_addr).unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let log = File::create(self.folder.path().join("log")).unwrap();
+        let child = Command::new(program)
+            .arg("--data-dir")
+            .arg(self.folder.path().join("data"))
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .args(["--end-with-parent", "--port", &address.port().to_string()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.real = Some((child, address));
+        let patience = Duration::from_secs(180);
+        until_for(patience, "the API server is ready", || {
+            self.kubectl("get --raw /readyz").success
+                && self.kubectl("get serviceaccount default").success
+        });
     }
 
     /// Stops and starts on the same address and data.
@@ -64,10 +105,17 @@ impl Server {
         if let Some(embedded) = self.embedded.take() {
             self.runtime.block_on(embedded.shutdown());
         }
+        if let Some((mut child, _)) = self.real.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.embedded.as_ref().unwrap().local_addr()
+        match &self.real {
+            Some((_, address)) => *address,
+            None => self.embedded.as_ref().unwrap().local_addr(),
+        }
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -79,7 +127,10 @@ impl Server {
     }
 
     pub async fn config(&self) -> kube::Config {
-        let yaml = self.embedded.as_ref().unwrap().kubeconfig_yaml();
+        let yaml = match &self.embedded {
+            Some(embedded) => embedded.kubeconfig_yaml(),
+            None => read(&self.kubeconfig()),
+        };
         let kubeconfig = kube::config::Kubeconfig::from_yaml(&yaml).unwrap();
         kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
             .await
@@ -187,8 +238,13 @@ pub fn no_kubectl() -> bool {
 
 /// Waits until a condition holds.
 #[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+pub fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_for(Duration::from_secs(20), what, condition);
+}
+
+#[track_caller]
+fn until_for(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not in time");
         std::thread::sleep(Duration::from_millis(20));

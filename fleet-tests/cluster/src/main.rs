@@ -1,0 +1,64 @@
+//! Builds the real API server for tests, for `make test-cluster`, and says where it is.
+//!
+//! ```text
+//! hyperion-test-apiserver [--no-build]
+//! ```
+//!
+//! Exit status 3, after a line that begins with `SKIPPED`, where it can't be built here, or is not
+//! built yet and `--no-build` is given.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use hyperion_cluster::build::{self, Outcome};
+use hyperion_cluster::{Choice, chosen};
+
+const SKIPPED: u8 = 3;
+
+fn main() -> ExitCode {
+    if let Choice::Given(path) = chosen() {
+        tell(&format!(
+            "the tests run on the cluster of {}",
+            path.display()
+        ));
+        return ExitCode::SUCCESS;
+    }
+    match run() {
+        Ok(Outcome::Built(program)) => {
+            // A closed standard output is nobody's concern here.
+            drop(writeln!(std::io::stdout(), "{}", program.display()));
+            ExitCode::SUCCESS
+        }
+        Ok(Outcome::Impossible(reason)) => {
+            tell(&format!("SKIPPED: tests on a real API server: {reason}"));
+            ExitCode::from(SKIPPED)
+        }
+        Err(e) => {
+            tell(&format!("hyperion-test-apiserver: {e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<Outcome> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let build = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => true,
+        ["--no-build"] => false,
+        _ => bail!("usage: hyperion-test-apiserver [--no-build]"),
+    };
+    if let Some(program) = build::kept()? {
+        return Ok(Outcome::Built(program));
+    }
+    if !build {
+        let reason = "the API server is not built: `make test-cluster` builds it, once";
+        return Ok(Outcome::Impossible(reason.to_owned()));
+    }
+    tell("building the Kubernetes API server; the first time takes many minutes");
+    build::build()
+}
+
+fn tell(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
