@@ -147,6 +147,11 @@ enum Verdict {
 
 fn judge(store: &Store, order: &StartReplica) -> Result<Verdict, String> {
     let start = convert::start(order).map_err(|e| e.to_string())?;
+    let held = store.held(&start.key);
+    if held.is_some_and(|held| held.start == start) {
+        // Also where a later copy is known elsewhere: the two may overlap.
+        return Ok(Verdict::Same);
+    }
     let highest = store
         .highest(&start.key)
         .max(store.recorded_generation(&start.key));
@@ -155,10 +160,6 @@ fn judge(store: &Store, order: &StartReplica) -> Result<Verdict, String> {
             "start_replica.generation: {} is lower than {highest}, which this node has seen for {}",
             start.generation, start.key
         ));
-    }
-    let held = store.held(&start.key);
-    if held.is_some_and(|held| held.start == start) {
-        return Ok(Verdict::Same);
     }
     let finished = held.and_then(|held| still_finished(held, &start));
     Ok(Verdict::Take(Box::new(Desired { start, finished })))
@@ -227,6 +228,7 @@ pub fn outcome(report: &ReplicaReport, desired: &Desired) -> Option<Finished> {
 mod tests {
     use super::*;
     use crate::testing::{desired, key, order};
+    use hyperion_proto::agent_v1::ReplicaRecord;
 
     fn store(held: &[Desired]) -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -259,6 +261,27 @@ mod tests {
             "{}",
             batch.results[0].error
         );
+    }
+
+    #[test]
+    fn what_is_held_goes_on_beside_a_later_copy_elsewhere() {
+        let (_dir, mut store) = store(&[desired("web", 0, 5)]);
+        let elsewhere = ReplicaRecord {
+            key: Some((&key("web", 0)).into()),
+            generation: 6,
+            node: "edge-2".to_owned(),
+            ..ReplicaRecord::default()
+        };
+        store.apply(&[Change::Record(Box::new(elsewhere))], false);
+        let mut batch = Batch::default();
+        batch.start(&store, &order("web", 0, 5), false);
+        assert!(batch.results.is_empty() && batch.refused.is_empty());
+        assert!(batch.changes.is_empty());
+        // Another pod of that generation is something else.
+        let mut other = order("web", 0, 5);
+        other.pod.as_mut().unwrap().containers[0].image = "other:1".to_owned();
+        batch.start(&store, &other, false);
+        assert_eq!(batch.refused.len(), 1);
     }
 
     #[test]

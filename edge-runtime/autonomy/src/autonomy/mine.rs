@@ -188,12 +188,12 @@ impl Autonomy {
             held.filter(|h| h.generation >= entry.record.generation)
                 .find(|h| h.key.as_ref().is_some_and(|k| same(k, key)))
         });
+        if !self.membership.is_live(winner) {
+            // It will be placed again, whatever it said last; a look when members change is enough.
+            return End::Leave;
+        }
         if theirs.is_some_and(|h| h.ready) {
             return End::Now(elsewhere());
-        }
-        if !self.membership.is_live(winner) {
-            // It will be placed again; a look when members change is enough.
-            return End::Leave;
         }
         let patience = if theirs.is_some_and(is_not_there_yet) {
             LONGEST_OVERLAP

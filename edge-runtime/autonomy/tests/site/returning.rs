@@ -177,3 +177,27 @@ fn stop_after_stops_what_is_cut_off_and_starts_it_again() {
     world.cloud(true);
     world.until(s(5), "it runs again", |w| w.runs(&key("web")) == ["edge-1"]);
 }
+
+/// The control plane had placed it on another node, which died after it was ready.
+#[test]
+fn a_copy_that_is_back_goes_on_where_the_node_after_it_is_dead() {
+    let mut world = World::new(4, 40);
+    world.run_for(s(10));
+    let cam = key("cam");
+    world.order(&cam, 1, "edge-1", &service());
+    world.run_for(s(10));
+    world.kill("edge-1");
+    world.order(&cam, 2, "edge-2", &service());
+    world.run_for(s(10));
+    world.kill("edge-2");
+    world.run_for(s(10));
+    world.uplink("edge-1", false);
+    world.boot("edge-1");
+    world.run_for(s(20));
+    assert_eq!(world.runs(&cam), ["edge-1"], "{}", world.story());
+    assert_eq!(world.reasons("Superseded"), 0);
+    world.boot("edge-2");
+    world.until(s(20), "the older copy ends", |w| {
+        w.runs(&cam) == ["edge-2"] && w.reasons("Superseded") == 1
+    });
+}
