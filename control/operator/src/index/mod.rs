@@ -212,6 +212,7 @@ impl Index {
             .get(node)
             .into_iter()
             .flatten()
+            .chain(self.leaving_on.get(node).into_iter().flatten())
             .map(|(name, _)| name.clone())
             .collect();
         for name in names {

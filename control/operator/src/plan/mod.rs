@@ -35,7 +35,7 @@ use hyperion_proto::domain::ReplicaKey;
 use jiff::Timestamp;
 
 use crate::decider::Decider;
-use crate::index::{Index, Name, Template, WorkloadEntry};
+use crate::index::{Index, Name, PlacementEntry, Template, WorkloadEntry};
 
 pub use better::Look;
 pub use moves::Why;
@@ -157,6 +157,7 @@ pub fn pass(
         decider,
         out: Outcome::default(),
         unplaced: Vec::new(),
+        open: BTreeMap::new(),
         hopeless: None,
         spread: None,
     };
@@ -173,6 +174,9 @@ struct Pass<'a> {
     out: Outcome,
     /// Replicas that need a place and have none: why, and what stands in the way.
     unplaced: Vec<(u32, Why, Explanation)>,
+    /// Replicas that a site may be about to place, and what is waited for: nothing is decided about
+    /// them before that is known.
+    open: BTreeMap<u32, String>,
     /// A decision of this pass that found nothing, for a replica with nothing of its own to avoid:
     /// the other replicas ask for the same.
     hopeless: Option<Explanation>,
@@ -334,8 +338,16 @@ impl Pass<'_> {
         }
     }
 
+    /// True where a node is not in reach now.
+    fn away(&self, node: &str) -> bool {
+        self.index.nodes.get(node).is_none_or(|n| !n.connected)
+    }
+
     /// Ends a replica: its node is told, and when it has stopped the placement is deleted.
     fn retire(&mut self, replica: u32) {
+        if self.may_go_on_unseen(replica) {
+            return;
+        }
         let entry = self.index.placement(&self.name, replica);
         if entry.is_some_and(|e| !e.deleting) && self.stopped(replica, false) {
             // A service that is not wanted any more did what it was asked for.
@@ -486,9 +498,14 @@ impl Pass<'_> {
                     self.index.room_changed(&copy.node);
                     continue;
                 }
-                let served = successor.as_ref().is_none_or(|s| {
-                    s.ready() || s.status.phase == PlacementPhase::Succeeded || s.stopping.is_some()
+                let over = successor.as_ref().is_none_or(|s| {
+                    s.status.phase == PlacementPhase::Succeeded || s.stopping.is_some()
                 });
+                // A copy out of reach stops nobody's way. If the successor's node is lost, too, it is
+                // what serves when it is back.
+                let served = over
+                    || !self.away(&copy.node)
+                        && successor.as_ref().is_some_and(PlacementEntry::ready);
                 let due = copy.until.is_none_or(|until| until <= self.now);
                 if let (None, false, false, Some(until)) = (copy.stopping, served, due, copy.until)
                 {

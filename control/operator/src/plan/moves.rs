@@ -83,6 +83,9 @@ impl Pass<'_> {
         let mut updating = self.updating(template, desired);
         let at_once = (desired as usize / 4).max(1);
         for replica in 0..desired {
+            if self.open.contains_key(&replica) {
+                continue;
+            }
             let Some(entry) = self.index.placement(&self.name, replica).cloned() else {
                 self.place_new(workload, template, replica);
                 continue;
@@ -206,12 +209,50 @@ impl Pass<'_> {
         down >= after
     }
 
-    /// A copy that was ready when it was last heard of, on a node that may come back with it.
+    /// A copy on a node that may come back with it. One that was not ready when it was last heard of
+    /// is no use; a control plane that began meanwhile has not heard of it.
     fn may_return(&self, entry: &PlacementEntry) -> bool {
-        let was_ready = entry.report.as_ref().is_some_and(|r| r.ready);
+        let of_use = entry.report.as_ref().is_none_or(|r| r.ready);
         let node = self.index.nodes.get(&entry.spec.node);
         let back = |n: &NodeEntry| !n.connected && n.spec.as_ref().is_some_and(|s| !s.revoked);
-        was_ready && node.is_some_and(back)
+        of_use && node.is_some_and(back)
+    }
+
+    /// True for a replica of an exclusive workload that is to end on a node out of reach: it may run
+    /// there until the node is back, or lost. Forgotten before that, it would run twice when it is
+    /// wanted again.
+    pub(super) fn may_go_on_unseen(&mut self, replica: u32) -> bool {
+        let Some(workload) = self.index.workloads.get(&self.name).cloned() else {
+            return false;
+        };
+        let Some(entry) = self.index.placement(&self.name, replica).cloned() else {
+            return false;
+        };
+        let gone = entry.ended() || entry.deleting || entry.key.uid != workload.uid();
+        let node = &entry.spec.node;
+        if gone || workload.deleting() || !self.unseen(&workload, node) {
+            return false;
+        }
+        if let Some(held) = self.index.entry_mut(&self.name, replica) {
+            held.stopping.get_or_insert(self.now);
+            // So that its node is told again when it is back.
+            held.moving = true;
+        }
+        let note = format!(
+            "node {node} is out of reach; replica {replica} may run there, and ends when it is back"
+        );
+        self.say(&workload, conditions::EVENT_STOP_UNCONFIRMED, &note);
+        true
+    }
+
+    /// True where nobody can tell whether the node runs a copy of this exclusive workload.
+    pub(super) fn unseen(&mut self, workload: &WorkloadEntry, node: &str) -> bool {
+        let Ok(template) = workload.template.clone() else {
+            return false;
+        };
+        workload.object.spec.policy.exclusive
+            && self.away(node)
+            && !self.lost(workload, &template, node)
     }
 
     /// A replica that another node may run better.
@@ -311,12 +352,7 @@ impl Pass<'_> {
         let serves = !matches!(why, Why::Lost(_) | Why::Failing(..) | Why::Moving(_));
         let alone = workload.object.spec.policy.exclusive
             || workload.object.spec.type_ == WorkloadType::Job;
-        let away = self
-            .index
-            .nodes
-            .get(&entry.spec.node)
-            .is_none_or(|n| !n.connected);
-        if alone && !same_node && away && !matches!(why, Why::Lost(_)) {
+        if alone && !same_node && self.away(&entry.spec.node) && !matches!(why, Why::Lost(_)) {
             // Nobody can tell whether it still runs there: it waits for its node, or its loss.
             return;
         }
@@ -339,9 +375,8 @@ impl Pass<'_> {
             self.index.leave(Leaving::of(entry, until));
         }
         let lost = matches!(why, Why::Lost(_) | Why::Failing(..));
-        let job = workload.object.spec.type_ == WorkloadType::Job;
         let violations = u32::from(matches!(why, Why::Constraint(..)));
-        self.outcome(replica, !(lost || job), violations);
+        self.leaves(replica, lost, violations);
         // Names what leaves.
         self.commit(workload, template, replica, decided);
         self.announce(workload, replica, why, decided);

@@ -32,6 +32,10 @@ pub const RETURN: Duration = Duration::from_secs(20);
 /// presses.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
+/// Time within which all nodes of a site have heard that one of them has a link, or what one of them
+/// has decided; agents compare what they know every 2 s.
+const SITE_HEARS: Duration = Duration::from_secs(10);
+
 /// How the copy of the control plane does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ours {
@@ -165,6 +169,9 @@ impl Pass<'_> {
         let held = held.filter(|h| h.key == *key);
         let wanted = key.index < workload.replicas();
         match claim.record.state {
+            RecordState::Placed if !wanted && self.unseen(workload, &claim.record.node) => {
+                // Looked at when that node is back, or lost.
+            }
             RecordState::Placed | RecordState::Pending if !wanted => {
                 let why = format!("the workload has {} replicas", workload.replicas());
                 self.overrule(Some(workload), claim, &why);
@@ -371,6 +378,10 @@ impl Pass<'_> {
             if self.now < until || workload.object.spec.policy.exclusive {
                 let later = self.now + RETURN;
                 self.wake_at(if self.now < until { until } else { later });
+                let (node, site) = (&record.node, &claim.site);
+                let why =
+                    format!("site {site} has placed it on node {node}, which is not back yet");
+                self.open.insert(record.key.index, why);
                 return;
             }
         }
@@ -538,6 +549,45 @@ impl Pass<'_> {
             .set_stage(&claim.record.key, Stage::Storing(generation));
     }
 
+    /// What has to be known before the control plane may place an exclusive replica that a site calls
+    /// pending; none where it may.
+    ///
+    /// A majority of the site may place it, also one that is out of reach: it claims a replica first,
+    /// and a claim has no place. So more than half of the site's nodes have to say so. Whichever
+    /// majority there is later has one of those in it, which knows that the control plane has taken
+    /// it. Those that were about to place it have heard of the link by then.
+    fn may_place_yet(
+        &mut self,
+        workload: &WorkloadEntry,
+        claim: &Claim,
+        held: Option<&PlacementEntry>,
+    ) -> Option<String> {
+        let site = &claim.site;
+        let decided = held.is_some_and(|h| {
+            h.spec.generation > claim.generation() || self.site_of(&h.spec.node) != *site
+        });
+        if !workload.object.spec.policy.exclusive || decided || site.is_empty() {
+            return None;
+        }
+        let specs = self.index.nodes.values().filter_map(|n| n.spec.as_ref());
+        let members = specs.filter(|s| !s.revoked && s.site == *site).count();
+        if members <= 1 {
+            return None;
+        }
+        let say = claim.askers().count();
+        if say * 2 <= members {
+            return Some(format!(
+                "site {site} may place it: {say} of its {members} nodes have said that it has not"
+            ));
+        }
+        let until = claim.since + SITE_HEARS;
+        if self.now < until {
+            self.wake_at(until);
+            return Some(format!("site {site} may have placed it a moment ago"));
+        }
+        None
+    }
+
     /// The site has no place for it.
     fn pending_there(
         &mut self,
@@ -545,20 +595,20 @@ impl Pass<'_> {
         claim: &Claim,
         held: Option<PlacementEntry>,
     ) {
+        let key = &claim.record.key;
+        if let Some(why) = self.may_place_yet(workload, claim, held.as_ref()) {
+            self.open.insert(key.index, why);
+            return;
+        }
         let Some(held) = self.of_site(claim, held) else {
             self.nothing_follows(claim);
             return;
         };
-        let key = &claim.record.key;
         self.index.remember_generation(key, claim.generation());
         // It has found its place again since. Or it is exclusive, and nobody can tell whether a node
         // out of reach runs it: it waits for that node like any other.
-        let away = self
-            .index
-            .nodes
-            .get(&held.spec.node)
-            .is_none_or(|n| !n.connected);
         let own_word = claim.askers().any(|asker| asker == held.spec.node);
+        let away = self.away(&held.spec.node);
         let unsure = workload.object.spec.policy.exclusive && away && !own_word;
         if unsure || self.ours(claim, &held) == Ours::Healthy {
             self.renew(held, claim);

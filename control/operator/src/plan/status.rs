@@ -257,6 +257,13 @@ impl Pass<'_> {
             self.say(workload, words::EVENT_UNPLACEABLE, &text);
             return Verdict(false, words::REASON_UNPLACEABLE, text);
         }
+        if let Some((replica, why)) = self.open.first_key_value() {
+            return Verdict(
+                false,
+                words::REASON_PLACING,
+                format!("replica {replica}: {why}"),
+            );
+        }
         if let Some(node) = &count.unreachable {
             let stops = template.is_ok_and(|t| t.stop_after.is_some());
             let text = match (workload.object.spec.policy.exclusive, stops) {

@@ -577,6 +577,50 @@ fn an_exclusive_replica_waits_for_its_node_until_that_is_revoked() {
 }
 
 #[test]
+fn an_exclusive_replica_that_nobody_wants_ends_before_it_is_placed_again() {
+    let spec = |replicas| with_policy(service(replicas, "i"), json!({ "exclusive": true }));
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(spec(1));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.down("a");
+    w.workload_with(spec(0), json!({ "generation": 2 }));
+    w.wait(Duration::from_secs(600));
+    assert_eq!(w.phase(0), PlacementPhase::Stopping, "a may run it");
+    let (_, said) = w.events.last().unwrap();
+    assert!(said.contains("node a is out of reach"), "{said}");
+    w.workload_with(spec(1), json!({ "generation": 3 }));
+    w.wait(Duration::from_secs(600));
+    assert_eq!(w.on(0), Some(("a".to_owned(), 1)));
+    let key = w.key(0);
+    w.connect("a", json!({}), 0);
+    assert_eq!(w.stopped.last(), Some(&("a".to_owned(), 0, 1)));
+    assert_eq!(w.on(0), Some(("a".to_owned(), 1)), "it has not ended yet");
+    w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+    assert_eq!(w.on(0).unwrap().1, 2);
+
+    // Nobody waits for it where it is not wanted any more.
+    for ends in ["revoked", "deleted"] {
+        let mut w = World::new();
+        w.node("a", json!({}), 0);
+        w.workload(spec(1));
+        w.run_all();
+        w.down("a");
+        w.workload_with(spec(0), json!({ "generation": 2 }));
+        assert!(w.objects.contains_key("w-0"));
+        if ends == "revoked" {
+            w.node_spec("a", json!({ "revoked": true }));
+            w.settle();
+        } else {
+            let deletion = json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" });
+            w.workload_with(spec(0), deletion);
+        }
+        assert!(w.objects.is_empty(), "{ends}");
+    }
+}
+
+#[test]
 fn a_revoked_or_deleted_node_is_lost_at_once() {
     let mut w = World::new();
     w.node("a", json!({}), 0);

@@ -156,6 +156,14 @@ impl Autonomy {
         self.majority.complete_since = since(self.majority.complete_since, self.machine.complete());
     }
 
+    /// Until when this node compares what it knows with the majority that it has met; none once it
+    /// has.
+    pub(super) fn compares_until(&self, now: Duration) -> Option<Duration> {
+        let since = self.majority.since.unwrap_or(now);
+        let until = since.saturating_add(self.profile.sync_period * 3);
+        (self.members() > 1 && now < until).then_some(until)
+    }
+
     /// True where an exclusive replica may run here.
     fn may_run_exclusive(&self, now: Duration) -> bool {
         if self.members() == 1 || self.majority.told_linked || now < self.majority.grace_until {
@@ -166,7 +174,7 @@ impl Autonomy {
         };
         // Until it has compared what it knows with a few of them. The control plane's word is not
         // enough: it may not have heard yet what they decided.
-        long(self.majority.since, self.profile.sync_period * 3)
+        (self.majority.since.is_some() && self.compares_until(now).is_none())
             || (!self.majority.met && long(self.majority.complete_since, ALONE))
     }
 

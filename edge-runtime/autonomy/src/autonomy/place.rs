@@ -140,8 +140,19 @@ impl Autonomy {
     }
 
     fn need_of_pending(&self, entry: &ReplicaEntry, intent: &Intent, now: Duration) -> Need {
-        if intent.exclusive && !self.sees_majority() {
-            return self.no_majority();
+        if intent.exclusive {
+            if entry.record.taken {
+                return Need::Wait(
+                    "the control plane has taken it, and may run it elsewhere".to_owned(),
+                );
+            }
+            if !self.sees_majority() {
+                return self.no_majority();
+            }
+            // One of the majority may know that the control plane has taken it.
+            if let Some(at) = self.compares_until(now) {
+                return Need::At(at);
+            }
         }
         if is_claim(&entry.record) {
             let own = entry.record.decider == self.node_id;

@@ -1,4 +1,5 @@
-use super::harness::{World, exclusive, key, ms, s};
+use super::harness::{Rules, World, exclusive, key, ms, record, s};
+use hyperion_wire::agent_v1::ReplicaRecord;
 
 fn site(nodes: usize, seed: u64) -> World {
     let mut world = World::new(nodes, seed);
@@ -104,4 +105,40 @@ fn a_node_with_a_link_keeps_it_when_its_peers_fall_silent() {
     world.cloud(false);
     world.run_for(s(120));
     assert_eq!(world.runs(&key("one")), ["edge-1"], "{}", world.story());
+}
+
+/// Applied where there is no majority, it waits; the control plane takes it, and may run it anywhere.
+#[test]
+fn what_the_control_plane_has_taken_is_not_placed_by_the_site() {
+    let mut world = World::new(5, 32);
+    world.run_for(s(10));
+    world.cloud(false);
+    for id in ["edge-3", "edge-4", "edge-5"] {
+        world.kill(id);
+    }
+    world.run_for(s(30));
+    let one = key("one");
+    let applied = ReplicaRecord {
+        generation: 0,
+        state: 0,
+        taken: false,
+        ..record(&one, 0, "", &exclusive())
+    };
+    world.with("edge-1", |core, at| {
+        let out = core.apply(vec![applied], at, &Rules);
+        ((), out.expect("it makes sense"))
+    });
+    world.run_for(s(10));
+    assert!(world.runs(&one).is_empty(), "{}", world.story());
+    world.takes_waiting = true;
+    world.cloud(true);
+    world.until(s(30), "taken", |w| w.adopted.contains_key(&one));
+    world.run_for(s(10));
+    world.cloud(false);
+    for id in ["edge-3", "edge-4", "edge-5"] {
+        world.boot(id);
+    }
+    world.run_for(s(120));
+    assert!(world.runs(&one).is_empty(), "{}", world.story());
+    assert!(world.reasons("NoMajority") > 0);
 }

@@ -169,6 +169,9 @@ pub struct World {
     pub modes: Vec<(Duration, String, Mode)>,
     /// Site decisions that the control plane has taken.
     pub adopted: BTreeMap<ReplicaKey, ReplicaRecord>,
+    /// The control plane also takes exclusive replicas that wait for a place. It then answers for
+    /// them; here it places nothing.
+    pub takes_waiting: bool,
     /// The control plane's own orders.
     pub orders: BTreeMap<ReplicaKey, ReplicaRecord>,
     pub profile: Profile,
@@ -194,6 +197,7 @@ impl World {
             events: Vec::new(),
             modes: Vec::new(),
             adopted: BTreeMap::new(),
+            takes_waiting: false,
             orders: BTreeMap::new(),
             profile,
             seed,
@@ -582,6 +586,11 @@ impl World {
         let mut taken = Vec::new();
         for record in untaken {
             let key = convert::replica_key("", record.key.as_ref()).unwrap();
+            let waits = record.state == i32::from(RecordState::Pending);
+            if waits && record.intent.as_ref().unwrap().exclusive && !self.takes_waiting {
+                // The rest of the site may be about to place it.
+                continue;
+            }
             let known = self.orders.get(&key);
             let known = known.map_or((0, ""), |o| (o.generation, o.decider.as_str()));
             if (record.generation, record.decider.as_str()) > known {

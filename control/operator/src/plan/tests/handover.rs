@@ -1,7 +1,7 @@
 //! Handovers to another node that a restart of the control plane interrupts.
 
 use super::*;
-use crate::index::LEAVING;
+use crate::index::{HANDOVER, LEAVING};
 
 /// Replica 0 ran on a, which is being drained, and has been told to start on b; it is not ready
 /// there.
@@ -218,10 +218,66 @@ fn a_copy_on_a_node_that_is_back_goes_on_until_the_one_placed_for_it_is_ready() 
         w.wait(Duration::from_secs(300));
         assert_eq!(w.stopped, [], "b pulls an image");
         reports(&mut w, "b", 2, ReplicaPhase::Running);
-        assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
-        if back {
-            reports(&mut w, "a", 1, ReplicaPhase::Stopped);
+        if !back {
+            w.wait(Duration::from_secs(60));
+            assert_eq!(w.stopped, [], "nobody is in anybody's way");
+            w.connect("a", json!({}), 0);
+            reports(&mut w, "a", 1, ReplicaPhase::Running);
         }
+        assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+        reports(&mut w, "a", 1, ReplicaPhase::Stopped);
         assert!(over(&w), "{:?}", named(&w));
     }
+}
+
+#[test]
+fn a_copy_on_a_node_that_never_comes_back_is_forgotten() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.down("a");
+    w.wait(REPLACE_AFTER);
+    reports(&mut w, "b", 2, ReplicaPhase::Running);
+    w.wait(HANDOVER * 15);
+    assert!(over(&w), "{:?}", named(&w));
+}
+
+#[test]
+fn a_copy_that_is_back_serves_while_the_node_after_it_is_out_of_reach() {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.down("a");
+    w.wait(REPLACE_AFTER);
+    reports(&mut w, "b", 2, ReplicaPhase::Running);
+    w.down("b");
+    w.wait(REPLACE_AFTER / 2);
+    w.connect("a", json!({}), 0);
+    reports(&mut w, "a", 1, ReplicaPhase::Running);
+    assert_eq!(w.stopped, [], "nothing else serves");
+    w.wait(REPLACE_AFTER / 2);
+    assert_eq!(w.on(0), Some(("a".to_owned(), 3)));
+    assert_eq!(w.stopped, [], "a goes on with what it runs");
+}
+
+#[test]
+fn a_control_plane_that_began_meanwhile_lets_a_copy_go_on_that_it_has_not_heard_of() {
+    let mut first = World::new();
+    first.node("a", json!({}), 0);
+    first.workload(service(1, "i"));
+    first.run_all();
+    first.node_spec("b", json!({ "site": "lab" }));
+    let mut w = next(&first);
+    w.connect("b", json!({}), 0);
+    w.wait(REPLACE_AFTER);
+    assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
+    w.connect("a", json!({}), 0);
+    reports(&mut w, "a", 1, ReplicaPhase::Running);
+    assert_eq!(w.stopped, [], "b is not ready yet");
+    reports(&mut w, "b", 2, ReplicaPhase::Running);
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
 }

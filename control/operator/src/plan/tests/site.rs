@@ -797,14 +797,72 @@ fn an_exclusive_replica_is_not_placed_by_hearsay() {
     assert_eq!(w.answers(), [("edge-2".to_owned(), 2, true)]);
     w.wait(REPLACE_AFTER * 10);
     assert_eq!(w.on(0), at("edge-1", 3));
-    // The node itself says that it does not.
+}
+
+/// A majority of the site that is out of reach may place what others of it call pending.
+#[test]
+fn an_exclusive_replica_that_is_pending_waits_for_the_word_of_a_majority() {
+    let spec = with_policy(service(1, "i"), json!({ "exclusive": true }));
     let mut w = cut_off(&spec);
     w.far();
     w.connect("edge-1", json!({}), 0);
+    // The node itself says that it does not run it.
     w.says("edge-1", 1, ReplicaPhase::Stopped);
     w.brings("edge-1", record(&spec, RecordState::Pending, "", 2));
+    w.wait(Duration::from_secs(3600));
+    assert_eq!((w.on(0), w.answers()), (at("edge-1", 1), vec![]));
+    let told = w.condition(conditions::PLACED).2;
+    assert!(told.contains("1 of its 2 nodes"), "{told}");
+    w.connect("edge-2", json!({}), 0);
+    w.brings("edge-2", record(&spec, RecordState::Pending, "", 2));
+    w.wait(Duration::from_secs(10));
     assert_eq!(w.on(0).map(|(_, generation)| generation), Some(3));
-    assert_eq!(w.answers(), [("edge-1".to_owned(), 2, true)]);
+    assert_eq!(w.answers().len(), 2);
+
+    // So does one that was applied at the site.
+    let mut w = World::new();
+    for id in ["edge-1", "edge-2", "edge-3"] {
+        w.node_spec(id, json!({ "site": "lab" }));
+    }
+    w.far();
+    w.connect("edge-2", json!({}), 0);
+    let applied = ReplicaRecord {
+        state: RecordState::Pending.into(),
+        node: String::new(),
+        ..local(&spec, manifest(&spec))
+    };
+    w.brings("edge-2", applied.clone());
+    let annotations = w.made[0].metadata.annotations.clone();
+    w.workload_with(spec, json!({ "annotations": annotations }));
+    w.wait(Duration::from_secs(60));
+    assert_eq!(w.on(0), None, "edge-1 and edge-3 may place it");
+    w.connect("edge-3", json!({}), 0);
+    w.brings("edge-3", applied);
+    assert!(w.on(0).is_some());
+    assert_eq!(w.answers().len(), 2);
+}
+
+#[test]
+fn nothing_is_placed_beside_what_a_site_has_placed_on_a_node_that_is_not_back() {
+    let spec = with_policy(service(1, "i"), json!({ "exclusive": true }));
+    let mut w = World::new();
+    for id in ["edge-1", "edge-2"] {
+        w.node_spec(id, json!({ "site": "lab" }));
+    }
+    w.far();
+    w.connect("edge-1", json!({}), 0);
+    let mut placed = local(&spec, manifest(&spec));
+    placed.node = "edge-2".to_owned();
+    w.brings("edge-1", placed);
+    let annotations = w.made[0].metadata.annotations.clone();
+    w.workload_with(spec, json!({ "annotations": annotations }));
+    w.wait(Duration::from_secs(600));
+    assert_eq!(w.on(0), None);
+    let told = w.condition(conditions::PLACED).2;
+    assert!(told.contains("on node edge-2"), "{told}");
+    w.connect("edge-2", json!({}), 0);
+    w.wait(Duration::from_secs(60));
+    assert_eq!(w.on(0), at("edge-2", 1));
 }
 
 #[test]
