@@ -19,6 +19,8 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(8);
 /// How long a second boot of a node waits for the first to be silent; as in the gateway.
 const CONTEST: Duration = Duration::from_secs(7);
+/// Time before the end in which nobody leaves a way that works for a better one.
+const LAST: Duration = Duration::from_secs(5);
 /// A device that has had its link for this long knows what the control plane knows.
 const SETTLED: Duration = Duration::from_secs(10);
 /// Orders kept of a device, to arrive again.
@@ -508,7 +510,13 @@ impl World {
             for body in down {
                 self.send_down(id, body);
             }
-            if via.is_some() && self.net.uplink_both(node, None) && self.rng.chance(0.02) {
+            // Not at the very end: the moment between the two ways would pass for a failure.
+            let looked_at_soon = self.now + LAST > self.plan.end;
+            if via.is_some()
+                && !looked_at_soon
+                && self.net.uplink_both(node, None)
+                && self.rng.chance(0.02)
+            {
                 let name = self.devices[node].id.clone();
                 self.close(&name, id);
                 self.agent_lost(id, "the direct way works again");
