@@ -245,6 +245,7 @@ mod tests {
                 cost_per_hour: 0.1,
                 p99_ms: None,
                 completed: true,
+                moved: false,
                 violations: 0,
                 hours: 1.0,
             },

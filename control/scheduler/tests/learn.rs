@@ -82,6 +82,7 @@ fn experiences(count: usize, greedy: bool) -> String {
                 cost_per_hour: if images { 0.1 } else { 0.3 } + below(100) as f64 / 1e4,
                 p99_ms: None,
                 completed: true,
+                moved: false,
                 violations: 0,
                 hours: 1.0 + i as f64 / 16.0,
             },

@@ -59,6 +59,10 @@ pub struct Outcome {
     pub p99_ms: Option<f64>,
     /// For a job, that it ran to completion there; for a service, that it was not lost.
     pub completed: bool,
+    /// It left for another place in good order: nothing was lost with this one. Only written where it
+    /// is so: older programs know no such field, and their lines have none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
     /// Hard constraints that it broke.
     pub violations: u32,
     /// Hours it was there.
@@ -282,6 +286,17 @@ impl<'a> Object<'a> {
         }
     }
 
+    fn flag(&self, name: &str) -> Result<bool, Fault> {
+        let value = self.get(name)?;
+        match value.as_bool() {
+            Some(flag) => Ok(flag),
+            None => fault(
+                &self.path_of(name),
+                format!("{}, expected true or false", kind(value)),
+            ),
+        }
+    }
+
     fn text(&self, name: &str) -> Result<&'a str, Fault> {
         let value = self.get(name)?;
         match value.as_str() {
@@ -420,14 +435,18 @@ fn read_candidates(list: &[Value]) -> Result<Vec<Encoded>, Fault> {
 }
 
 fn read_outcome(value: &Value) -> Result<Outcome, Fault> {
-    let known = ["costPerHour", "p99Ms", "completed", "violations", "hours"];
+    let known = [
+        "costPerHour",
+        "p99Ms",
+        "completed",
+        "moved",
+        "violations",
+        "hours",
+    ];
     let outcome = Object::new("outcome", value, &known)?;
-    let completed = outcome.get("completed")?;
-    let Some(completed) = completed.as_bool() else {
-        return fault(
-            "outcome.completed",
-            format!("{}, expected true or false", kind(completed)),
-        );
+    let moved = match outcome.fields.get("moved") {
+        Some(_) => outcome.flag("moved")?,
+        None => false,
     };
     Ok(Outcome {
         cost_per_hour: outcome.amount("costPerHour")?,
@@ -436,7 +455,8 @@ fn read_outcome(value: &Value) -> Result<Outcome, Fault> {
         } else {
             Some(outcome.amount("p99Ms")?)
         },
-        completed,
+        completed: outcome.flag("completed")?,
+        moved,
         violations: outcome.count("violations")?,
         hours: outcome.amount("hours")?,
     })
@@ -467,6 +487,7 @@ mod tests {
                 cost_per_hour: 0.31,
                 p99_ms: Some(12.5),
                 completed: true,
+                moved: false,
                 violations: 0,
                 hours: 1.5,
             },
@@ -492,7 +513,22 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_before_moves_were_noted_are_read() {
+        let mut moved = experience(0.5);
+        moved.outcome.moved = true;
+        let line = moved.to_line().unwrap();
+        assert_eq!(Experience::parse(&line).unwrap(), [moved]);
+        let old = line.replacen("\"moved\":true,", "", 1);
+        assert_ne!(old, line);
+        assert_eq!(Experience::parse(&old).unwrap(), [experience(0.5)]);
+    }
+
+    #[test]
     fn errors_name_line_and_field() {
+        assert_eq!(
+            error("\"completed\":true", "\"completed\":true,\"moved\":0"),
+            "line 3, outcome.moved: a number, expected true or false"
+        );
         assert_eq!(
             error("\"goal\":\"latency\"", "\"goal\":\"speed\""),
             "line 3, goal: unknown goal \"speed\"; expected one of cost, latency, default"

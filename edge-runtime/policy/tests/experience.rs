@@ -31,6 +31,7 @@ fn experience(seed: u64) -> Experience {
             cost_per_hour: 0.1,
             p99_ms: seed.is_multiple_of(2).then_some(20.0 / 3.0),
             completed: true,
+            moved: seed.is_multiple_of(3),
             violations: 0,
             hours: 0.25,
         },

@@ -54,6 +54,17 @@ impl Pass<'_> {
     /// The replica's time at its place is over. `completed`: for a job, that it ran to its end; for
     /// a service, that its place was not lost.
     pub(super) fn outcome(&mut self, replica: u32, completed: bool, violations: u32) {
+        self.ended(replica, completed, false, violations);
+    }
+
+    /// Its time there is over since it goes elsewhere. `lost`: the place was lost, or it failed there.
+    pub(super) fn leaves(&mut self, replica: u32, lost: bool, violations: u32) {
+        let workload = self.index.workloads.get(&self.name);
+        let job = workload.is_some_and(is_job);
+        self.ended(replica, !(lost || job), !lost, violations);
+    }
+
+    fn ended(&mut self, replica: u32, completed: bool, moved: bool, violations: u32) {
         let at = (self.name.clone(), replica);
         let Some(pending) = self.index.pending.remove(&at) else {
             return;
@@ -69,6 +80,7 @@ impl Pass<'_> {
             cost_per_hour: entry.spec.hourly_cost,
             p99_ms: self.p99_now(replica),
             completed,
+            moved,
             violations,
             hours,
         };

@@ -106,6 +106,7 @@ fn experience(dice: &mut Dice, truth: Truth, chooser: Chooser) -> Experience {
             cost_per_hour: 0.0,
             p99_ms: (service > 0.5).then(|| 40.0 + 20.0 * dice.uniform()),
             completed: dice.uniform() < 0.95,
+            moved: false,
             violations: 0,
             hours: 1.0 + 4.0 * dice.uniform(),
         },

@@ -215,19 +215,40 @@ fn a_service_that_lost_its_node_or_its_right_to_be_there_says_so() {
     assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
     w.run_all();
     let lost = &w.experiences[0].outcome;
-    assert!(!lost.completed && lost.violations == 0);
+    assert!(!lost.completed && !lost.moved && lost.violations == 0);
     w.connect("a", priced("1.0"), 0);
     let taint = json!([{ "key": "k", "value": "v", "effect": "NoExecute" }]);
     w.node_spec("b", json!({ "taints": taint }));
     w.settle();
     assert_eq!(w.on(0).unwrap().0, "a");
     let broken = &w.experiences[1].outcome;
-    assert!(broken.completed && broken.violations == 1);
+    assert!(broken.completed && broken.moved && broken.violations == 1);
     w.run_all();
     let node = w.on(0).unwrap().0;
     let (key, generation) = (w.key(0), w.on(0).unwrap().1);
     w.workload_with(service(0, "i"), json!({ "generation": 2 }));
     w.report_of(&node, key, generation, ReplicaPhase::Stopped, "", 0);
     let ended = &w.experiences[2].outcome;
-    assert!(ended.completed && ended.violations == 0);
+    assert!(ended.completed && !ended.moved && ended.violations == 0);
+}
+
+#[test]
+fn a_job_that_leaves_a_draining_node_was_moved_and_not_lost() {
+    let mut w = World::new();
+    w.node("a", priced("1.0"), 0);
+    w.workload(job(1));
+    w.run_all();
+    w.node("b", priced("2.0"), 0);
+    let key = w.key(0);
+    w.node_spec("a", json!({ "draining": true }));
+    w.settle();
+    assert!(w.experiences.is_empty(), "it has not stopped yet");
+    w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+    assert_eq!(w.on(0).unwrap().0, "b");
+    let moved = &w.experiences[0].outcome;
+    assert!(!moved.completed && moved.moved && moved.violations == 0);
+    w.run_all();
+    w.report(0, ReplicaPhase::Succeeded, "Completed", 0);
+    let ended = &w.experiences[1].outcome;
+    assert!(ended.completed && !ended.moved);
 }
