@@ -42,7 +42,7 @@ pub struct Args {
     /// Rounds of the clairvoyant bound; more give a lower one; 0 leaves it out.
     #[arg(long, default_value_t = 60)]
     bound_rounds: u32,
-    /// Rounds of the bound on the optimum of small episodes; 0 leaves the optimum out.
+    /// Rounds of the bound on the optimum of small and medium episodes; 0 leaves the optimum out.
     #[arg(long, default_value_t = 100)]
     optimum_rounds: u32,
     /// Print one JSON object.
@@ -72,6 +72,8 @@ enum Sizes {
     Full,
     /// A few workloads in two regions.
     Small,
+    /// As many as the bound on the optimum can take.
+    Medium,
 }
 
 /// Evaluation never plays seeds below this, and training only those.
@@ -91,13 +93,14 @@ pub fn run(args: &Args) -> Result<()> {
         size: match args.size {
             Sizes::Full => Size::default(),
             Sizes::Small => Size::small(),
+            Sizes::Medium => Size::medium(),
         },
         config: SimConfig::default(),
         policy: Some((file.network, quantised)),
         bound_rounds: args.bound_rounds,
         optimum_rounds: match args.size {
             Sizes::Full => 0,
-            Sizes::Small => args.optimum_rounds,
+            Sizes::Small | Sizes::Medium => args.optimum_rounds,
         },
         threads: args.threads,
     };

@@ -2,10 +2,10 @@ use std::fs;
 
 use hyperion_placement::policy::Network;
 use hyperion_policy::{Card, PolicyFile};
-use hyperion_scheduler::scenario::Size;
+use hyperion_scheduler::scenario::{Scenario, Size, Split};
 use serde_json::json;
 
-use super::train::{Args, config};
+use super::train::{Args, config, episode};
 use super::validation::{Best, Validation};
 use super::*;
 
@@ -53,8 +53,49 @@ fn who_begins_with_a_policy_learns_in_smaller_steps() {
     assert!(config(&args(&["--rent=-1"])).is_err());
     assert!(config(&args(&["--neighbours=-1"])).is_err());
     assert!(config(&args(&["--minutes", "0"])).is_err());
+    for share in ["--small=-0.1", "--small=1.1", "--small=NaN"] {
+        let error = config(&args(&[share])).unwrap_err().to_string();
+        assert!(error.contains("--small"), "{error}");
+    }
+    assert!(config(&args(&["--small", "1"])).is_ok());
     let both = ["train", "--out", "x", "--init", "p", "--resume"];
     assert!(Train::try_parse_from(both).is_err());
+}
+
+#[test]
+fn a_share_of_the_episodes_is_small_and_all_are_of_training_worlds() {
+    let world = World::builtin();
+    let small = |e: &Scenario| e.horizon == Size::small().horizon;
+    for seed in 0..4 {
+        let drawn = |size: &Size| Scenario::draw(&world, seed, Split::Train, size);
+        assert_eq!(episode(&world, seed, 0.0), drawn(&Size::default()));
+        assert_eq!(episode(&world, seed, 1.0), drawn(&Size::small()));
+    }
+    let half: Vec<Scenario> = (0..40).map(|s| episode(&world, s, 0.5)).collect();
+    let count = half.iter().filter(|e| small(e)).count();
+    assert!((10..=30).contains(&count), "{count} of 40");
+    assert!(half.iter().all(|e| !e.unseen));
+    let more: Vec<Scenario> = (0..40).map(|s| episode(&world, s, 0.9)).collect();
+    let still = half.iter().zip(&more).all(|(a, b)| !small(a) || small(b));
+    assert!(still, "a larger share keeps those that were small");
+    assert!(more.iter().filter(|e| small(e)).count() > count);
+}
+
+#[test]
+fn in_validation_each_size_counts_alike() {
+    let (world, network) = (World::builtin(), built_in().unwrap().network);
+    let short = Size {
+        horizon: 6.0,
+        ..Size::small()
+    };
+    let sizes = [(Size::small(), 1), (short, 3)];
+    let both = Validation::new(&world, &sizes, 1);
+    let [one, other] = sizes.map(|size| Validation::new(&world, &[size], 1).reward(&network));
+    assert_eq!(both.rewards(&network), [one, other]);
+    assert_eq!(both.reward(&network), f64::midpoint(one, other));
+    assert!((one - other).abs() > 1e-3, "else this shows nothing");
+    let greedy = both.references().into_iter().find(|r| r.0 == "greedy");
+    assert!(greedy.is_some_and(|(_, reward)| reward.is_finite()));
 }
 
 #[test]
@@ -73,7 +114,7 @@ fn a_better_policy_that_the_run_before_left_is_taken_and_a_worse_one_is_not() {
         )
         .unwrap();
     };
-    let validation = Validation::new(&World::builtin(), &Size::small(), 1, 1);
+    let validation = Validation::new(&World::builtin(), &[(Size::small(), 1)], 1);
     let best = |network: &Network| Best {
         reward: validation.reward(network),
         network: network.clone(),

@@ -10,7 +10,7 @@ use hyperion_placement::reward::RewardWeights;
 use hyperion_policy::{Card, PolicyFile, Quantisation, SlotStats, Statistics, TrainingData};
 use hyperion_scheduler::bound::{CHARGED, RoomPrices};
 use hyperion_scheduler::ppo::{Config, Environment, FeatureStats, Schedule, Taste, Trainer};
-use hyperion_scheduler::scenario::{Scenario, Size, Split};
+use hyperion_scheduler::scenario::{Dice, Scenario, Size, Split};
 use hyperion_scheduler::sim::{FleetEnv, SimConfig};
 use hyperion_scheduler::world::World;
 
@@ -52,10 +52,13 @@ pub struct Args {
     /// What the gain or loss of those on the same machine counts for; 0 leaves it out.
     #[arg(long, default_value_t = 0.0)]
     neighbours: f64,
+    /// Share of the episodes that are small, as `eval --size small` plays them.
+    #[arg(long, default_value_t = 0.0)]
+    small: f64,
     /// Iterations between two validations.
     #[arg(long, default_value_t = 10)]
     validate_every: u32,
-    /// Episodes of a validation.
+    /// Large episodes of a validation; with --small, eight times as many small ones beside them.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000))]
     validation_episodes: u64,
     /// Print one JSON object a line, instead of text.
@@ -70,6 +73,9 @@ pub struct Args {
 const FULL: &str = "policy.safetensors";
 const QUANTISED: &str = "policy-q8.gguf";
 
+/// Small episodes of a validation for each large one: they are short, and differ more.
+const SMALL_FOR_LARGE: u64 = 8;
+
 /// Rounds for the prices of room.
 const ROUNDS: u32 = 40;
 
@@ -80,12 +86,11 @@ pub fn run(args: &Args) -> Result<()> {
     let config = config(args)?;
     let environments = environments(&world, args, config.threads);
     let checkpoint = args.out.join("checkpoint");
-    let validation = Validation::new(
-        &world,
-        &Size::default(),
-        args.validation_episodes,
-        config.threads,
-    );
+    let mut validated = vec![(Size::default(), args.validation_episodes)];
+    if args.small > 0.0 {
+        validated.push((Size::small(), SMALL_FOR_LARGE * args.validation_episodes));
+    }
+    let validation = Validation::new(&world, &validated, config.threads);
     let mut trainer = if args.resume {
         Trainer::resume(config, environments, &checkpoint)?
     } else {
@@ -107,7 +112,7 @@ pub fn run(args: &Args) -> Result<()> {
         .map(|m| Duration::from_secs_f64(m.clamp(0.0, 1e6) * 60.0));
     let data = data(args)?;
     let first = trainer.network();
-    let reward = validation.reward(&first);
+    let reward = judge(&validation, &first);
     say(&format!("validation: at first {reward:.4}"));
     let fresh = Curve {
         references,
@@ -143,7 +148,7 @@ pub fn run(args: &Args) -> Result<()> {
                 .is_multiple_of(args.validate_every.max(1))
         {
             let network = trainer.averaged();
-            let reward = validation.reward(&network);
+            let reward = judge(&validation, &network);
             point.validation = Some(reward);
             trainer.save(&checkpoint)?;
             if reward > best.reward {
@@ -169,6 +174,18 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let card = card(args, &data, &trainer, &best, &curve);
     store_policy(&args.out, &card, &best.network)
+}
+
+/// What a policy earns in validation; says what it is of each size where there are several.
+fn judge(validation: &Validation, network: &Network) -> f64 {
+    let rewards = validation.rewards(network);
+    let mean = Validation::overall(&rewards);
+    if let [large, small] = rewards[..] {
+        say(&format!(
+            "validation: {mean:.4}: large {large:.4}, small {small:.4}"
+        ));
+    }
+    mean
 }
 
 /// The settings: the program's, the file's, the flags'.
@@ -200,6 +217,9 @@ pub fn config(args: &Args) -> Result<Config> {
     }
     if !args.neighbours.is_finite() || args.neighbours < 0.0 {
         bail!("--neighbours must be 0 or more");
+    }
+    if !(0.0..=1.0).contains(&args.small) {
+        bail!("--small must be between 0 and 1");
     }
     Ok(config)
 }
@@ -242,13 +262,24 @@ fn refining() -> Config {
     }
 }
 
+/// An episode to learn from; `small` is the share of small ones.
+pub fn episode(world: &World, seed: u64, small: f64) -> Scenario {
+    let seed = seed % FIRST_SEED;
+    let size = if Dice::new("size", seed).chance(small) {
+        Size::small()
+    } else {
+        Size::default()
+    };
+    Scenario::draw(world, seed, Split::Train, &size)
+}
+
 fn environments(world: &Arc<World>, args: &Args, count: usize) -> Vec<Box<dyn Environment>> {
+    let small = args.small;
     (0..count.max(1))
         .map(|_| {
             let world = Arc::clone(world);
             let draw = move |seed: u64| {
-                let seed = seed % FIRST_SEED;
-                let scenario = Scenario::draw(&world, seed, Split::Train, &Size::default());
+                let scenario = episode(&world, seed, small);
                 let prices = RoomPrices::new(&scenario, &RewardWeights::default(), ROUNDS);
                 (Arc::new(scenario), Some(Arc::new(prices)))
             };

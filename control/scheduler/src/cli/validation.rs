@@ -19,18 +19,21 @@ const VALIDATION_SEED: u64 = 1 << 41;
 
 /// Episodes that tell how good a policy is while it learns.
 pub struct Validation {
-    scenarios: Vec<Arc<Scenario>>,
+    /// Of each size.
+    scenarios: Vec<Vec<Arc<Scenario>>>,
     threads: usize,
 }
 
 impl Validation {
-    /// Draws them.
-    pub fn new(world: &World, size: &Size, episodes: u64, threads: usize) -> Self {
-        let seeds = VALIDATION_SEED..VALIDATION_SEED + episodes.max(1);
-        Self {
-            scenarios: seeds
+    /// Draws so many episodes of each size, one at least.
+    pub fn new(world: &World, sizes: &[(Size, u64)], threads: usize) -> Self {
+        let draw = |(size, episodes): &(Size, u64)| {
+            (VALIDATION_SEED..VALIDATION_SEED + episodes.max(&1))
                 .map(|s| Arc::new(Scenario::draw(world, s, Split::Train, size)))
-                .collect(),
+                .collect()
+        };
+        Self {
+            scenarios: sizes.iter().map(draw).collect(),
             threads: threads.max(1),
         }
     }
@@ -39,28 +42,44 @@ impl Validation {
     pub fn references(&self) -> Vec<(String, f64)> {
         ["static", "cheapest", "rules", "greedy"]
             .into_iter()
-            .map(|name| (name.to_owned(), self.mean(|| baselines::by_name(name))))
+            .map(|name| {
+                let rewards = self.means(|| baselines::by_name(name));
+                (name.to_owned(), Self::overall(&rewards))
+            })
             .collect()
     }
 
     /// What a policy earns on them.
     pub fn reward(&self, network: &Network) -> f64 {
-        self.mean(|| {
+        Self::overall(&self.rewards(network))
+    }
+
+    /// What a policy earns on those of each size.
+    pub fn rewards(&self, network: &Network) -> Vec<f64> {
+        self.means(|| {
             let brain = PolicyBrain::new(PPO, network.clone(), None);
             Some(Box::new(brain) as Box<dyn Brain + Send>)
         })
     }
 
-    /// Mean reward over the episodes.
-    fn mean(&self, brain: impl Fn() -> Option<Box<dyn Brain + Send>> + Sync) -> f64 {
-        let rewards = in_parallel(self.threads, self.scenarios.len(), |i| {
-            brain().map_or(0.0, |mut brain| {
-                play(&self.scenarios[i], SimConfig::default(), &mut *brain)
-                    .all
-                    .mean_reward()
-            })
-        });
-        rewards.iter().sum::<f64>() / rewards.len() as f64
+    /// The mean over sizes: each counts as much as another, however many episodes it has.
+    pub fn overall(rewards: &[f64]) -> f64 {
+        rewards.iter().sum::<f64>() / rewards.len().max(1) as f64
+    }
+
+    /// Mean reward over the episodes of each size.
+    fn means(&self, brain: impl Fn() -> Option<Box<dyn Brain + Send>> + Sync) -> Vec<f64> {
+        let mean = |scenarios: &Vec<Arc<Scenario>>| {
+            let rewards = in_parallel(self.threads, scenarios.len(), |i| {
+                brain().map_or(0.0, |mut brain| {
+                    play(&scenarios[i], SimConfig::default(), &mut *brain)
+                        .all
+                        .mean_reward()
+                })
+            });
+            rewards.iter().sum::<f64>() / rewards.len() as f64
+        };
+        self.scenarios.iter().map(mean).collect()
     }
 }
 

@@ -25,10 +25,19 @@ fn regions(scenario: &Scenario) -> BTreeSet<String> {
 
 #[test]
 fn every_episode_passes_its_check() {
-    for size in [Size::default(), Size::small()] {
+    for size in [Size::default(), Size::medium(), Size::small()] {
         for scenario in episodes(&size) {
             assert_eq!(scenario.check(), Ok(()), "seed {}", scenario.seed);
         }
+    }
+}
+
+#[test]
+fn the_optimum_of_small_and_medium_episodes_can_be_bounded() {
+    for size in [Size::small(), Size::medium()] {
+        let most = episodes(&size).map(|s| s.workloads.len()).max();
+        assert_eq!(most, Some(size.workloads.1 as usize));
+        assert!(most.is_some_and(|m| m <= crate::bound::MOST_WORKLOADS));
     }
 }
 

@@ -73,4 +73,15 @@ impl Size {
             workloads: (5, 8),
         }
     }
+
+    /// As many workloads as an exact bound can still take.
+    #[must_use]
+    pub fn medium() -> Self {
+        Self {
+            types: (2, 3),
+            devices: (3, 4),
+            workloads: (10, 12),
+            ..Self::small()
+        }
+    }
 }
