@@ -51,6 +51,8 @@ pub struct PlacementEntry {
     pub told_intent: Option<Arc<Intent>>,
     /// A node that had an older generation of it says that it ended well there.
     pub ended_on: Option<String>,
+    /// It was ready by the last word on it, of its node or of an earlier control plane.
+    pub served: bool,
     /// What runs, where its site decided and the template may have changed since.
     pub site_pod: Option<Arc<PodSpec>>,
     /// The node was told to stop it, then.
@@ -83,6 +85,7 @@ impl PlacementEntry {
             told: 0,
             told_intent: None,
             ended_on: None,
+            served: false,
             site_pod: None,
             stopping: None,
             moving: false,
@@ -258,6 +261,7 @@ impl Index {
         entry.names_leaving = names_leaving;
         (entry.stored, entry.seen) = (entry.spec.generation, true);
         entry.status = object.status.unwrap_or_default();
+        entry.served = entry.ready();
         self.put(entry);
         self.touch(&name, Priority::High);
     }
@@ -492,6 +496,7 @@ impl Index {
             }
             _ => {}
         }
+        entry.served = report.ready;
         entry.report = Some(report.clone());
     }
 

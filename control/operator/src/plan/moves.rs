@@ -209,13 +209,11 @@ impl Pass<'_> {
         down >= after
     }
 
-    /// A copy on a node that may come back with it. One that was not ready when it was last heard of
-    /// is no use; a control plane that began meanwhile has not heard of it.
+    /// A copy that was ready when it was last heard of, on a node that may come back with it.
     fn may_return(&self, entry: &PlacementEntry) -> bool {
-        let of_use = entry.report.as_ref().is_none_or(|r| r.ready);
         let node = self.index.nodes.get(&entry.spec.node);
         let back = |n: &NodeEntry| !n.connected && n.spec.as_ref().is_some_and(|s| !s.revoked);
-        of_use && node.is_some_and(back)
+        entry.served && node.is_some_and(back)
     }
 
     /// True for a replica of an exclusive workload that is to end on a node out of reach: it may run
@@ -233,11 +231,8 @@ impl Pass<'_> {
         if gone || workload.deleting() || !self.unseen(&workload, node) {
             return false;
         }
-        if let Some(held) = self.index.entry_mut(&self.name, replica) {
-            held.stopping.get_or_insert(self.now);
-            // So that its node is told again when it is back.
-            held.moving = true;
-        }
+        // As one that moves it is waited for when its node is back.
+        self.stopped(replica, true);
         let note = format!(
             "node {node} is out of reach; replica {replica} may run there, and ends when it is back"
         );

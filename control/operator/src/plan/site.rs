@@ -556,17 +556,9 @@ impl Pass<'_> {
     /// and a claim has no place. So more than half of the site's nodes have to say so. Whichever
     /// majority there is later has one of those in it, which knows that the control plane has taken
     /// it. Those that were about to place it have heard of the link by then.
-    fn may_place_yet(
-        &mut self,
-        workload: &WorkloadEntry,
-        claim: &Claim,
-        held: Option<&PlacementEntry>,
-    ) -> Option<String> {
+    fn may_be_placed_there(&mut self, claim: &Claim) -> Option<String> {
         let site = &claim.site;
-        let decided = held.is_some_and(|h| {
-            h.spec.generation > claim.generation() || self.site_of(&h.spec.node) != *site
-        });
-        if !workload.object.spec.policy.exclusive || decided || site.is_empty() {
+        if site.is_empty() {
             return None;
         }
         let specs = self.index.nodes.values().filter_map(|n| n.spec.as_ref());
@@ -596,22 +588,30 @@ impl Pass<'_> {
         held: Option<PlacementEntry>,
     ) {
         let key = &claim.record.key;
-        if let Some(why) = self.may_place_yet(workload, claim, held.as_ref()) {
+        let placed = held.is_some();
+        let held = self.of_site(claim, held);
+        if placed && held.is_none() {
+            self.nothing_follows(claim);
+            return;
+        }
+        let exclusive = workload.object.spec.policy.exclusive;
+        if let Some(held) = &held {
+            self.index.remember_generation(key, claim.generation());
+            // It has found its place again since. Or it is exclusive, and nobody can tell whether a
+            // node out of reach runs it: it waits for that node like any other.
+            let own_word = claim.askers().any(|asker| asker == held.spec.node);
+            let unsure = exclusive && self.away(&held.spec.node) && !own_word;
+            if unsure || self.ours(claim, held) == Ours::Healthy {
+                self.renew(held.clone(), claim);
+                return;
+            }
+        }
+        if exclusive && let Some(why) = self.may_be_placed_there(claim) {
             self.open.insert(key.index, why);
             return;
         }
-        let Some(held) = self.of_site(claim, held) else {
+        if held.is_none() {
             self.nothing_follows(claim);
-            return;
-        };
-        self.index.remember_generation(key, claim.generation());
-        // It has found its place again since. Or it is exclusive, and nobody can tell whether a node
-        // out of reach runs it: it waits for that node like any other.
-        let own_word = claim.askers().any(|asker| asker == held.spec.node);
-        let away = self.away(&held.spec.node);
-        let unsure = workload.object.spec.policy.exclusive && away && !own_word;
-        if unsure || self.ours(claim, &held) == Ours::Healthy {
-            self.renew(held, claim);
             return;
         }
         let cause = cause(claim);

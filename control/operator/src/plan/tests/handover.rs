@@ -158,6 +158,9 @@ fn what_was_ready_before_the_restart_needs_no_old_copy() {
     }
     w.index.apply_placement(guard(&object), w.now);
     w.workload(service(1, "i"));
+    w.connect("a", json!({}), 0);
+    assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+    reports(&mut w, "a", 1, ReplicaPhase::Stopped);
     assert!(over(&w), "{:?}", named(&w));
 }
 
