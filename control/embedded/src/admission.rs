@@ -2,17 +2,19 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api::{Api, Call, about, about_kind};
 use crate::apply::{Manager, bare, track_update};
+use crate::core_rules;
 use crate::crd;
 use crate::names;
 use crate::object::{self, map_mut, meta_mut};
 use crate::query::FieldValidation;
 use crate::resource::Resource;
 use crate::schema::{drop_nulls, fill_defaults, prune, validate};
-use crate::status::{Cause, Result, Status};
+use crate::status::{About, Cause, Result, Status};
 
 /// An object ready to be stored, and what to tell the client besides.
 pub(crate) struct Admitted {
@@ -44,6 +46,9 @@ pub(crate) fn check_kind(resource: &Resource, value: &mut Value) -> Result<()> {
     }
     let (kind, api_version) = (&value["kind"], &value["apiVersion"]);
     let wanted = resource.api_version();
+    if !resource.builtin {
+        check_custom_kind(resource, value)?;
+    }
     let matches = |found: &Value, wanted: &str| found.is_null() || found == "" || found == wanted;
     if !matches(kind, &resource.kind) || !matches(api_version, &wanted) {
         let shown = |v: &Value| v.as_str().unwrap_or_default().to_owned();
@@ -66,6 +71,36 @@ pub(crate) fn check_kind(resource: &Resource, value: &mut Value) -> Result<()> {
     Ok(())
 }
 
+/// Nothing completes the kind of a custom resource, and a wrong one is a fault of the object.
+fn check_custom_kind(resource: &Resource, value: &Value) -> Result<()> {
+    let text = |field: &str| value[field].as_str().unwrap_or_default();
+    for (field, name) in [("kind", "Kind"), ("apiVersion", "apiVersion")] {
+        if text(field).is_empty() {
+            return Err(Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {}): Object '{name}' is missing",
+                resource.kind
+            )));
+        }
+    }
+    let wanted = resource.api_version();
+    if text("apiVersion") != wanted {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version ({wanted})",
+            text("apiVersion")
+        )));
+    }
+    if text("kind") != resource.kind {
+        let words = format!("must be {}", resource.kind);
+        let cause = Cause::invalid("kind", &value["kind"].to_string(), words);
+        let about = About {
+            kind: text("kind").to_owned(),
+            ..about(resource, object::name(value))
+        };
+        return Err(Status::invalid(&about, &[cause]));
+    }
+    Ok(())
+}
+
 /// Takes unknown fields out; says so, or refuses.
 pub(crate) fn shape(call: &Call, resource: &Resource, value: &mut Value) -> Result<Vec<String>> {
     let schema = resource.schema();
@@ -74,7 +109,11 @@ pub(crate) fn shape(call: &Call, resource: &Resource, value: &mut Value) -> Resu
         .iter()
         .map(|path| format!("unknown field {path:?}"))
         .collect();
-    match call.query.field_validation()? {
+    match call.query.field_validation(call.options())? {
+        FieldValidation::Strict if !wording.is_empty() && call.method == Method::PATCH => {
+            let why = format!("strict decoding error: {}", wording.join(", "));
+            Err(Status::invalid_patch(value, &why))
+        }
         FieldValidation::Strict if !wording.is_empty() => Err(Status::bad_request(format!(
             "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {list}",
             kind = resource.kind,
@@ -95,6 +134,17 @@ fn complete(resource: &Resource, value: &mut Value) {
         drop_nulls(metadata, &mut value["metadata"]);
     }
     fill_defaults(schema, value);
+    // Kubernetes has no empty ones.
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let empty = match &value["metadata"][field] {
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        if empty {
+            meta_mut(value).remove(field);
+        }
+    }
     if resource.builtin {
         complete_core(resource, value);
     }
@@ -134,20 +184,49 @@ fn complete_core(resource: &Resource, value: &mut Value) {
     }
 }
 
-fn check(resource: &Resource, value: &Value, old: Option<&Value>) -> Result<()> {
-    let mut causes = names::check(value, resource.id.as_ref() == "namespaces");
-    causes.extend(validate(resource.schema(), value, old));
-    if crd::is_definition(resource)
-        && causes.is_empty()
-        && let Err(found) = crd::resources(value)
-    {
-        causes = found;
+fn check(call: &Call, resource: &Resource, value: &Value, old: Option<&Value>) -> Result<()> {
+    let mut causes = names::check(value, resource);
+    let found = validate(resource.schema(), value, old);
+    if let Some(cause) = found.iter().find(|c| is_unreadable(resource, c)) {
+        return Err(unreadable(call, resource, value, cause));
+    }
+    let named = |c: &Cause| c.field.starts_with("metadata.ownerReferences[");
+    causes.extend(found.into_iter().filter(|c| !named(c)));
+    if resource.builtin {
+        causes.extend(core_rules::check(resource, value, old));
+    }
+    if let Some(scale) = &resource.scale {
+        causes.extend(scale.check(value));
+    }
+    if crd::is_definition(resource) && causes.is_empty() {
+        causes = old.map_or_else(Vec::new, |old| crd::check_change(old, value));
+        if causes.is_empty() {
+            causes = crd::resources(value).err().unwrap_or_default();
+        }
     }
     if causes.is_empty() {
         return Ok(());
     }
     let about = about_kind(resource, object::name(value));
     Err(Status::invalid(&about, &causes))
+}
+
+/// Kubernetes reads core kinds, and all metadata, into types of Go: what does not fit can't be read.
+fn is_unreadable(resource: &Resource, cause: &Cause) -> bool {
+    cause.reason == "FieldValueTypeInvalid"
+        && (resource.builtin || cause.field.starts_with("metadata."))
+}
+
+fn unreadable(call: &Call, resource: &Resource, value: &Value, cause: &Cause) -> Box<Status> {
+    let why = format!("{}: {}", cause.field, cause.message);
+    if call.method == Method::PATCH {
+        return Status::invalid_patch(value, &why);
+    }
+    Status::bad_request(format!(
+        "{kind} in version {version:?} cannot be handled as a {kind}: json: cannot unmarshal: {why}",
+        kind = resource.kind,
+        version = resource.version,
+    ))
 }
 
 /// Prepares an object of the body for creation in a namespace. Gives its stored form.
@@ -160,12 +239,20 @@ pub(crate) fn admit_create(
 ) -> Result<Admitted> {
     check_kind(resource, &mut value)?;
     let warnings = shape(call, resource, &mut value)?;
+    let revision = object::meta(&value, "resourceVersion").to_owned();
     set_identity(api, resource, namespace, &mut value)?;
     if resource.status && !crd::is_definition(resource) && !resource.builtin {
         map_mut(&mut value).remove("status");
     }
     complete(resource, &mut value);
-    check(resource, &value, None)?;
+    check(call, resource, &value, None)?;
+    if !matches!(revision.as_str(), "" | "0") {
+        return Err(Status::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "",
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
     Ok(Admitted { value, warnings })
 }
 
@@ -226,10 +313,7 @@ fn check_namespace(api: &Api, resource: &Resource, namespace: &str, name: &str) 
         return Err(Status::not_found(&about(namespaces, namespace)));
     };
     if object::is_deleting(&stored.value()) {
-        let why = format!(
-            "unable to create new content in namespace {namespace} because it is being terminated"
-        );
-        return Err(Status::forbidden(&about(resource, name), &why));
+        return Err(Status::terminating(&about(resource, name), namespace));
     }
     Ok(())
 }
@@ -273,7 +357,7 @@ pub(crate) fn admit_update(
         }
     }
     complete(resource, &mut value);
-    check(resource, &value, Some(old))?;
+    check(call, resource, &value, Some(old))?;
     if has_generation(resource) && content(resource, old) != content(resource, &value) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
         let next = generation.saturating_add(1);
@@ -319,18 +403,12 @@ fn keep_identity(resource: &Resource, old: &Value, value: &mut Value) -> Result<
             .filter(|f| !before.contains(f))
             .collect();
         if !added.is_empty() {
-            let cause = Cause {
-                reason: "FieldValueForbidden",
-                field: "metadata.finalizers".to_owned(),
-                message: format!(
-                    "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-                    added
-                        .iter()
-                        .map(|f| format!("{f:?}"))
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                ),
-            };
+            let added: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
+            let words = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                added.join(", ")
+            );
+            let cause = Cause::forbidden("metadata.finalizers", &words);
             let about = about_kind(resource, object::name(old));
             return Err(Status::invalid(&about, &[cause]));
         }

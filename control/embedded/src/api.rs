@@ -110,6 +110,22 @@ impl Call {
         })
     }
 
+    /// Kind of the parameters of this request.
+    pub fn options(&self) -> &'static str {
+        match self.method {
+            Method::POST => "CreateOptions",
+            Method::PUT => "UpdateOptions",
+            Method::PATCH => "PatchOptions",
+            Method::DELETE => "DeleteOptions",
+            _ => "ListOptions",
+        }
+    }
+
+    /// Whether nothing is to be stored.
+    pub fn dry_run(&self) -> Result<bool> {
+        self.query.dry_run(self.options())
+    }
+
     /// The form of the answer.
     pub fn form(&self) -> Result<Form> {
         form(&self.headers).ok_or_else(|| {

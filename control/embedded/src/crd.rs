@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::builtin::{CRD_GROUP, metadata_schema};
+use crate::names;
 use crate::object;
 use crate::resource::{
     Conversion, OpenApi, Registry, Resource, Scale, SchemaSource, group_version,
@@ -103,14 +104,14 @@ fn check(definition: &Value) -> Vec<Cause> {
         ));
     }
     if !matches!(text(spec, "scope"), "Namespaced" | "Cluster") {
-        causes.push(Cause {
-            reason: "FieldValueNotSupported",
-            field: "spec.scope".to_owned(),
-            message: format!(
-                "Unsupported value: {}: supported values: \"Cluster\", \"Namespaced\"",
-                spec["scope"]
-            ),
-        });
+        let shown = spec["scope"].to_string();
+        let supported = ["Cluster", "Namespaced"];
+        causes.push(Cause::unsupported("spec.scope", &shown, &supported));
+    }
+    let group = text(spec, "group");
+    if !group.is_empty() && !group.contains('.') {
+        let words = "should be a domain with at least one dot";
+        causes.push(Cause::invalid("spec.group", &format!("{group:?}"), words));
     }
     let versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
     if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
@@ -121,12 +122,99 @@ fn check(definition: &Value) -> Vec<Cause> {
         ));
     }
     for (i, version) in versions.iter().enumerate() {
-        if !version["schema"]["openAPIV3Schema"].is_object() {
-            let path = format!("spec.versions[{i}].schema.openAPIV3Schema");
+        let path = format!("spec.versions[{i}]");
+        let name = text(version, "name");
+        if !names::is_label(name) || name.starts_with(|c: char| c.is_ascii_digit()) {
+            let shown = format!("{name:?}");
+            causes.push(Cause::invalid(
+                &format!("{path}.name"),
+                &shown,
+                names::DNS_1035,
+            ));
+        }
+        check_columns(version, &path, &mut causes);
+        check_scale(version, &path, &mut causes);
+        let path = format!("{path}.schema.openAPIV3Schema");
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if !schema.is_object() {
             causes.push(Cause::required(&path, "schemas are required"));
+            continue;
+        }
+        match text(schema, "type") {
+            "object" => {}
+            "" => {
+                let words = "must not be empty at the root";
+                causes.push(Cause::required(&format!("{path}.type"), words));
+            }
+            other => {
+                let (field, shown) = (format!("{path}.type"), format!("{other:?}"));
+                causes.push(Cause::invalid(&field, &shown, "must be object at the root"));
+            }
+        }
+        let metadata = schema["properties"]["metadata"]["properties"].as_object();
+        if metadata.is_some_and(|m| m.keys().any(|k| k != "name" && k != "generateName")) {
+            causes.push(Cause::forbidden(
+                &format!("{path}.properties[metadata]"),
+                "must not specify anything other than name and generateName, but metadata is implicitly specified",
+            ));
         }
     }
     causes
+}
+
+fn check_columns(version: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let columns = version["additionalPrinterColumns"].as_array();
+    for (i, column) in columns.into_iter().flatten().enumerate() {
+        let path = format!("{path}.additionalPrinterColumns[{i}]");
+        let kind = text(column, "type");
+        if !matches!(kind, "boolean" | "date" | "integer" | "number" | "string") {
+            let words = "must be one of boolean,date,integer,number,string";
+            let shown = format!("{kind:?}");
+            causes.push(Cause::invalid(&format!("{path}.type"), &shown, words));
+        }
+        check_path(column, "jsonPath", &path, causes);
+    }
+}
+
+fn check_scale(version: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let scale = &version["subresources"]["scale"];
+    let path = format!("{path}.subresources.scale");
+    for field in [
+        "specReplicasPath",
+        "statusReplicasPath",
+        "labelSelectorPath",
+    ] {
+        if !text(scale, field).is_empty() {
+            check_path(scale, field, &path, causes);
+        }
+    }
+}
+
+/// Paths begin with a dot.
+fn check_path(value: &Value, field: &str, path: &str, causes: &mut Vec<Cause>) {
+    let given = text(value, field);
+    if !given.starts_with('.') {
+        let words = "must be a simple json path starting with .";
+        let shown = format!("{given:?}");
+        causes.push(Cause::invalid(&format!("{path}.{field}"), &shown, words));
+    }
+}
+
+/// What may not change of a definition: stored objects would no longer be what they were.
+pub(crate) fn check_change(old: &Value, new: &Value) -> Vec<Cause> {
+    [
+        "spec.group",
+        "spec.scope",
+        "spec.names.kind",
+        "spec.names.plural",
+    ]
+    .into_iter()
+    .filter(|field| object::at(old, field) != object::at(new, field))
+    .map(|field| {
+        let shown = object::at(new, field).to_string();
+        Cause::invalid(field, &shown, "field is immutable")
+    })
+    .collect()
 }
 
 fn resource(spec: &Value, version: &Value, stored: &str, schema: Schema) -> Resource {
@@ -233,4 +321,123 @@ pub(crate) fn complete(definition: &mut Value) {
 /// Whether a resource is that of definitions.
 pub(crate) fn is_definition(resource: &Resource) -> bool {
     resource.group == CRD_GROUP && resource.plural == "customresourcedefinitions"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition() -> Value {
+        json!({
+            "metadata": { "name": "things.example.org" },
+            "spec": {
+                "group": "example.org",
+                "scope": "Namespaced",
+                "names": { "kind": "Thing", "plural": "things" },
+                "versions": [{
+                    "name": "v1", "served": true, "storage": true,
+                    "schema": { "openAPIV3Schema": { "type": "object", "properties": {
+                        "spec": { "type": "object", "properties": { "n": { "type": "integer", "default": 1.0 } } },
+                    } } },
+                    "subresources": { "scale": {
+                        "specReplicasPath": ".spec.n", "statusReplicasPath": ".status.n" } },
+                    "additionalPrinterColumns": [
+                        { "name": "N", "type": "integer", "jsonPath": ".spec.n" }],
+                }],
+            },
+        })
+    }
+
+    #[test]
+    fn definitions_that_are_wrong_are_refused_by_field() {
+        assert_eq!(resources(&definition()).err(), None);
+        let version = "spec.versions[0]";
+        let schema = format!("{version}.schema.openAPIV3Schema");
+        for (path, value, field) in [
+            (
+                "/spec/versions/0/name",
+                json!("V1"),
+                format!("{version}.name"),
+            ),
+            (
+                "/spec/versions/0/name",
+                json!("1a"),
+                format!("{version}.name"),
+            ),
+            (
+                "/spec/versions/0/storage",
+                json!(false),
+                "spec.versions".to_owned(),
+            ),
+            (
+                "/spec/versions/0/schema/openAPIV3Schema/type",
+                json!("string"),
+                format!("{schema}.type"),
+            ),
+            (
+                "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
+                json!({ "properties": {} }),
+                format!("{schema}.spec"),
+            ),
+            (
+                "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/n",
+                json!({ "type": "array" }),
+                format!("{schema}.spec.n"),
+            ),
+            (
+                "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/n",
+                json!({ "type": "integer", "default": "x" }),
+                format!("{schema}.spec.n"),
+            ),
+            (
+                "/spec/versions/0/schema/openAPIV3Schema/properties/metadata",
+                json!({ "type": "object", "properties": { "labels": { "type": "object" } } }),
+                format!("{schema}.properties[metadata]"),
+            ),
+            (
+                "/spec/versions/0/subresources/scale/specReplicasPath",
+                json!("spec.n"),
+                format!("{version}.subresources.scale.specReplicasPath"),
+            ),
+            (
+                "/spec/versions/0/additionalPrinterColumns/0/type",
+                json!("text"),
+                format!("{version}.additionalPrinterColumns[0].type"),
+            ),
+            (
+                "/spec/versions/0/additionalPrinterColumns/0/jsonPath",
+                json!("spec"),
+                format!("{version}.additionalPrinterColumns[0].jsonPath"),
+            ),
+        ] {
+            let mut wrong = definition();
+            if let Some(parent) = path
+                .rsplit_once('/')
+                .and_then(|(p, _)| wrong.pointer_mut(p))
+            {
+                parent[path.rsplit('/').next().unwrap_or_default()] = value.clone();
+            }
+            let causes = resources(&wrong).err().unwrap_or_default();
+            let fields: Vec<&str> = causes.iter().map(|c| c.field.as_str()).collect();
+            assert_eq!(fields, [field.as_str()], "{path} {value}");
+        }
+    }
+
+    #[test]
+    fn what_stored_objects_depend_on_can_not_be_changed() {
+        let old = definition();
+        assert_eq!(check_change(&old, &old), []);
+        for (path, value) in [
+            ("spec.group", "example.com"),
+            ("spec.scope", "Cluster"),
+            ("spec.names.kind", "Other"),
+            ("spec.names.plural", "others"),
+        ] {
+            let mut new = old.clone();
+            object::set_at(&mut new, path, value.into());
+            let causes = check_change(&old, &new);
+            let fields: Vec<&str> = causes.iter().map(|c| c.field.as_str()).collect();
+            assert_eq!(fields, [path]);
+        }
+    }
 }

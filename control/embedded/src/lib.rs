@@ -15,6 +15,7 @@ mod admission;
 mod api;
 mod apply;
 mod builtin;
+mod core_rules;
 mod crd;
 mod discovery;
 mod files;

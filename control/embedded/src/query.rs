@@ -2,7 +2,7 @@
 
 use crate::path::decode;
 use crate::selector::Selector;
-use crate::status::{Result, Status};
+use crate::status::{Cause, Result, Status};
 
 /// What to do about fields that the schema does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,25 +51,59 @@ impl Query {
             .transpose()
     }
 
-    /// Whether nothing is to be stored.
-    pub fn dry_run(&self) -> Result<bool> {
+    /// Whether nothing is to be stored. `options` is the kind of the parameters, such as
+    /// `CreateOptions`, for the refusal.
+    pub fn dry_run(&self, options: &str) -> Result<bool> {
         match self.get("dryRun") {
             None => Ok(false),
             Some("All") => Ok(true),
-            Some(other) => Err(Status::bad_request(format!(
-                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-            ))),
+            Some(other) => {
+                let cause = Cause::unsupported("dryRun", &format!("[{other:?}]"), &["All"]);
+                Err(Status::invalid_options(options, cause))
+            }
         }
     }
 
-    pub fn field_validation(&self) -> Result<FieldValidation> {
+    pub fn field_validation(&self, options: &str) -> Result<FieldValidation> {
         match self.get("fieldValidation") {
             Some("Strict") => Ok(FieldValidation::Strict),
             Some("Warn") | None => Ok(FieldValidation::Warn),
             Some("Ignore") => Ok(FieldValidation::Ignore),
-            Some(other) => Err(Status::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+            Some(other) => {
+                let supported = ["", "Ignore", "Strict", "Warn"];
+                let cause =
+                    Cause::unsupported("fieldValidation", &format!("{other:?}"), &supported);
+                Err(Status::invalid_options(options, cause))
+            }
+        }
+    }
+
+    /// Checks the parameters of a list or watch that say how new its state must be.
+    pub fn check_revision(&self) -> Result<()> {
+        let field = "resourceVersionMatch";
+        let refuse = |cause| Err(Status::invalid_options("ListOptions", cause));
+        let initial = self.get("sendInitialEvents").is_some();
+        match self.get(field) {
+            None if initial => {
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                return refuse(Cause::forbidden(field, why));
+            }
+            None => {}
+            Some(_) if self.get("resourceVersion").is_none() && !initial => {
+                let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                return refuse(Cause::forbidden(field, why));
+            }
+            Some("NotOlderThan" | "Exact") => {}
+            Some(other) => {
+                let supported = ["Exact", "NotOlderThan", ""];
+                return refuse(Cause::unsupported(field, &format!("{other:?}"), &supported));
+            }
+        }
+        match self.get("resourceVersion") {
+            Some(text) if text.parse::<u64>().is_err() => Err(Status::bad_request(format!(
+                "resourceVersion: Invalid value: {text:?}: not a number"
             ))),
+            _ => Ok(()),
         }
     }
 
@@ -92,5 +126,47 @@ mod tests {
         assert_eq!(query.get("empty"), None);
         assert_eq!(query.get("x"), Some("1 2"));
         assert!(Query::parse("a=%zz").is_err());
+    }
+
+    #[test]
+    fn parameters_that_mean_nothing_are_refused() {
+        let said = |text: &str| {
+            let query = Query::parse(text).unwrap();
+            let checked = query.check_revision();
+            let checked = checked.and_then(|()| query.dry_run("CreateOptions").map(drop));
+            let checked = checked.and_then(|()| query.field_validation("CreateOptions").map(drop));
+            checked.map_or_else(|e| e.to_string(), |()| String::new())
+        };
+        for good in [
+            "",
+            "resourceVersion=0",
+            "resourceVersion=5&resourceVersionMatch=NotOlderThan",
+            "sendInitialEvents=true&resourceVersionMatch=NotOlderThan",
+            "dryRun=All&fieldValidation=Strict",
+        ] {
+            assert_eq!(said(good), "", "{good}");
+        }
+        for (bad, words) in [
+            ("resourceVersion=x", "resourceVersion: Invalid value"),
+            (
+                "resourceVersionMatch=Exact",
+                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden",
+            ),
+            (
+                "resourceVersion=1&resourceVersionMatch=No",
+                "Unsupported value: \"No\"",
+            ),
+            ("sendInitialEvents=true", "resourceVersionMatch: Forbidden"),
+            (
+                "dryRun=Some",
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]",
+            ),
+            (
+                "fieldValidation=Often",
+                "fieldValidation: Unsupported value: \"Often\"",
+            ),
+        ] {
+            assert!(said(bad).contains(words), "{bad}: {}", said(bad));
+        }
     }
 }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::object::at;
 use crate::schema::Schema;
+use crate::status::Cause;
 use crate::store::Key;
 use crate::table::Column;
 
@@ -27,6 +29,32 @@ pub(crate) struct Scale {
     pub spec_replicas: String,
     pub status_replicas: String,
     pub selector: Option<String>,
+}
+
+impl Scale {
+    /// What is wrong with the number of replicas.
+    pub fn check(&self, value: &Value) -> Option<Cause> {
+        let found = at(value, &self.spec_replicas);
+        let words = match found {
+            Value::Null => return None,
+            number => match number.as_i64() {
+                Some(n) if n < 0 => "should be a non-negative integer".to_owned(),
+                Some(n) if n > i64::from(i32::MAX) => {
+                    format!("should be less than or equal to {}", i32::MAX)
+                }
+                Some(_) => return None,
+                None => {
+                    let words = format!("{} accessor error: not an integer", self.spec_replicas);
+                    return Some(Cause::invalid(&self.spec_replicas, "0", words));
+                }
+            },
+        };
+        Some(Cause::invalid(
+            &self.spec_replicas,
+            &found.to_string(),
+            words,
+        ))
+    }
 }
 
 /// A resource in one version.
@@ -226,6 +254,22 @@ fn priority(version: &str) -> (u8, u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_are_whole_numbers_from_zero() {
+        let scale = Scale {
+            spec_replicas: ".spec.n".to_owned(),
+            status_replicas: String::new(),
+            selector: None,
+        };
+        let fault = |n: Value| scale.check(&serde_json::json!({ "spec": { "n": n } }));
+        for good in [Value::Null, 0.into(), i32::MAX.into()] {
+            assert_eq!(fault(good), None);
+        }
+        for bad in [(-1).into(), 3_000_000_000_i64.into(), "1".into()] {
+            assert_eq!(fault(bad).unwrap().field, ".spec.n");
+        }
+    }
 
     #[test]
     fn stable_versions_come_first() {

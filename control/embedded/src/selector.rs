@@ -10,6 +10,9 @@ enum Test {
     NotIn(Vec<String>),
     Exists,
     Missing,
+    /// Whole numbers.
+    Greater(i64),
+    Less(i64),
 }
 
 /// Both selectors of a request.
@@ -24,7 +27,7 @@ impl Selector {
     /// Parses `a=b,c in (d,e),!f` and `metadata.name=x`.
     pub fn parse(labels: &str, fields: &str) -> Result<Self, String> {
         Ok(Self {
-            labels: split(labels)
+            labels: whole(labels)?
                 .into_iter()
                 .map(|text| {
                     requirement(&text).ok_or_else(|| {
@@ -70,6 +73,8 @@ impl Selector {
                 Test::NotIn(values) => value.is_none_or(|v| values.iter().all(|w| w != v)),
                 Test::Exists => value.is_some(),
                 Test::Missing => value.is_none(),
+                Test::Greater(than) => number(value).is_some_and(|n| n > *than),
+                Test::Less(than) => number(value).is_some_and(|n| n < *than),
             }
         }) && self.fields.iter().all(|(path, wanted, equal)| {
             let same = match at(object, path) {
@@ -79,6 +84,22 @@ impl Selector {
             same == *equal
         })
     }
+}
+
+fn number(value: Option<&str>) -> Option<i64> {
+    value?.parse().ok()
+}
+
+/// The requirements of a selector, of which none may be empty.
+fn whole(labels: &str) -> Result<Vec<String>, String> {
+    let parts = split(labels);
+    if labels.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    if parts.iter().any(|part| part.trim().is_empty()) {
+        return Err("found ',', expected: !, identifier, or 'end of string'".to_owned());
+    }
+    Ok(parts)
 }
 
 /// Splits at commas outside parentheses.
@@ -96,7 +117,6 @@ fn split(text: &str) -> Vec<String> {
             }
         }
     }
-    parts.retain(|p| !p.trim().is_empty());
     parts
 }
 
@@ -111,6 +131,12 @@ fn requirement(text: &str) -> Option<(String, Test)> {
     if let Some((key, value)) = text.split_once('=') {
         let value = value.strip_prefix('=').unwrap_or(value);
         return Some((key_name(key)?, Test::In(vec![value.trim().to_owned()])));
+    }
+    if let Some((key, value)) = text.split_once('>') {
+        return Some((key_name(key)?, Test::Greater(value.trim().parse().ok()?)));
+    }
+    if let Some((key, value)) = text.split_once('<') {
+        return Some((key_name(key)?, Test::Less(value.trim().parse().ok()?)));
     }
     if let Some((head, values)) = text.split_once('(') {
         let values = values.strip_suffix(')')?;
@@ -187,6 +213,11 @@ mod tests {
             ("a", "", true),
             ("!a", "", false),
             ("!z", "", true),
+            ("a>0", "", true),
+            ("a > 1", "", false),
+            ("a<2,b/c>1", "", true),
+            ("z>0", "", false),
+            (" ", "", true),
             ("", "metadata.name=x", true),
             ("", "metadata.name!=x", false),
             ("", "involvedObject.kind=Pod,type=Normal", true),
@@ -202,6 +233,9 @@ mod tests {
         let error = Selector::parse("a in 1", "").unwrap_err();
         assert!(error.contains("a in 1"), "{error}");
         assert!(Selector::parse("", "metadata.name").is_err());
+        for bad in [",,", "a,", "a>b", "a>"] {
+            assert!(Selector::parse(bad, "").is_err(), "{bad}");
+        }
     }
 
     proptest! {

@@ -56,6 +56,27 @@ impl Cause {
         }
     }
 
+    /// A value that is none of those that are possible.
+    pub fn unsupported(field: &str, value: &str, supported: &[&str]) -> Self {
+        let supported: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        Self {
+            reason: "FieldValueNotSupported",
+            field: field.to_owned(),
+            message: format!(
+                "Unsupported value: {value}: supported values: {}",
+                supported.join(", ")
+            ),
+        }
+    }
+
+    pub fn forbidden(field: &str, message: &str) -> Self {
+        Self {
+            reason: "FieldValueForbidden",
+            field: field.to_owned(),
+            message: format!("Forbidden: {message}"),
+        }
+    }
+
     fn line(&self) -> String {
         format!("{}: {}", self.field, self.message)
     }
@@ -140,6 +161,36 @@ impl Status {
         status
     }
 
+    /// Parameters of a request that mean nothing; `options` is their kind, such as `ListOptions`.
+    pub fn invalid_options(options: &str, cause: Cause) -> Box<Self> {
+        let about = About {
+            group: "meta.k8s.io".to_owned(),
+            kind: options.to_owned(),
+            name: String::new(),
+        };
+        Self::invalid(&about, &[cause])
+    }
+
+    /// A patch whose outcome is no object of the kind.
+    pub fn invalid_patch(value: &Value, why: &str) -> Box<Self> {
+        let shown = Value::from(value.to_string()).to_string();
+        Self::invalid(&About::default(), &[Cause::invalid("patch", &shown, why)])
+    }
+
+    /// The namespace of what is to be created goes away.
+    pub fn terminating(about: &About, namespace: &str) -> Box<Self> {
+        let why = format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        );
+        let mut status = Self::forbidden(about, &why);
+        status.causes(&[Cause {
+            reason: "NamespaceTerminating",
+            field: "metadata.namespace".to_owned(),
+            message: format!("namespace {namespace} is being terminated"),
+        }]);
+        status
+    }
+
     /// Fields owned by other managers.
     pub fn apply_conflict(message: String, causes: &[Cause]) -> Box<Self> {
         let mut status = Self::new(StatusCode::CONFLICT, "Conflict", message);
@@ -192,9 +243,16 @@ impl Status {
     }
 
     fn about(mut self: Box<Self>, about: &About) -> Box<Self> {
-        let mut details = json!({ "name": about.name, "kind": about.kind });
-        if !about.group.is_empty() {
-            details["group"] = json!(about.group);
+        let mut details = json!({});
+        let words = [
+            ("name", &about.name),
+            ("group", &about.group),
+            ("kind", &about.kind),
+        ];
+        for (field, word) in words {
+            if !word.is_empty() {
+                details[field] = json!(word);
+            }
         }
         self.details = details;
         self
@@ -223,9 +281,11 @@ impl Status {
             "metadata": {},
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
             "code": self.code.as_u16(),
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
         if !self.details.is_null() {
             status["details"] = self.details.clone();
         }

@@ -150,7 +150,7 @@ fn bad_requests_get_a_status_that_names_the_problem() {
                 maps,
                 "application/json",
                 br#"{"metadata":{"name":"x"},"data":{"a":1}}"#.to_vec(),
-                422,
+                400,
                 "data.a in body must be of type string",
             ),
             (
@@ -190,7 +190,7 @@ fn bad_requests_get_a_status_that_names_the_problem() {
                 &format!("{maps}?dryRun=Some"),
                 "application/json",
                 map("x"),
-                400,
+                422,
                 "dryRun",
             ),
             (
@@ -266,6 +266,62 @@ fn bad_requests_get_a_status_that_names_the_problem() {
                 "fieldManager: Required value",
             ),
             (
+                Method::POST,
+                maps,
+                "application/json",
+                br#"{"metadata":{"name":"x"},"data":{"a b":""}}"#.to_vec(),
+                422,
+                "a valid config key",
+            ),
+            (
+                Method::POST,
+                maps,
+                "application/json",
+                br#"{"metadata":{"name":"x","resourceVersion":"1"}}"#.to_vec(),
+                500,
+                "resourceVersion should not be set",
+            ),
+            (
+                Method::GET,
+                &format!("{maps}?fieldSelector=data.x%3D1"),
+                "",
+                vec![],
+                400,
+                "is not a known field selector",
+            ),
+            (
+                Method::GET,
+                &format!("{maps}?resourceVersion=x"),
+                "",
+                vec![],
+                400,
+                "resourceVersion",
+            ),
+            (
+                Method::PATCH,
+                &format!("{maps}/x?fieldManager=one"),
+                "application/apply-patch+yaml",
+                b"{apiVersion: v1, kind: ConfigMap}".to_vec(),
+                400,
+                "name must be provided",
+            ),
+            (
+                Method::PATCH,
+                &format!("{maps}/x?fieldManager=one"),
+                "application/apply-patch+yaml",
+                b"{data: {a: b}}".to_vec(),
+                400,
+                "has no kind",
+            ),
+            (
+                Method::PATCH,
+                &format!("{maps}/x?force=true"),
+                "application/merge-patch+json",
+                map("x"),
+                422,
+                "may not be specified for non-apply patch",
+            ),
+            (
                 Method::DELETE,
                 &format!("{maps}/nope"),
                 "",
@@ -327,7 +383,8 @@ fn objects_identity_and_revisions_survive_a_restart() {
     let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&server.kubeconfig()), 0o600);
     assert_eq!(mode(&server.folder.path().join("data/api.redb")), 0o600);
-    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "a": "b" } });
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "kept" },
+        "data": { "a": "b" } });
     let apply = |client: Client| {
         let map = map.clone();
         async move {
@@ -341,7 +398,8 @@ fn objects_identity_and_revisions_survive_a_restart() {
     let first = server.block_on(async { apply(server.client().await).await });
     server.block_on(async {
         let api: Api<ConfigMap> = Api::default_namespaced(server.client().await);
-        let gone = json!({ "apiVersion": "v1", "kind": "ConfigMap" });
+        let gone =
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "gone" } });
         api.patch("gone", &PatchParams::apply("test"), &Patch::Apply(gone))
             .await
             .unwrap();

@@ -159,9 +159,14 @@ fn a_selecting_watch_sees_objects_come_and_go() {
             .unwrap()
         {
             let (word, name) = match event {
+                // They come when they come.
+                WatchEvent::Bookmark(_) => continue,
                 WatchEvent::Added(o) => ("added", o.name_any()),
                 WatchEvent::Modified(o) => ("modified", o.name_any()),
-                WatchEvent::Deleted(o) => ("deleted", o.name_any()),
+                WatchEvent::Deleted(o) => {
+                    assert_eq!(o.labels().get("a").unwrap(), "1", "as it was last seen");
+                    ("deleted", o.name_any())
+                }
                 other => panic!("{other:?}"),
             };
             seen.push(format!("{word} {name}"));

@@ -59,11 +59,11 @@ with_kubectl!(apply_again_changes_and_then_leaves_alone, server => {
 with_kubectl!(bad_objects_are_refused_with_the_field, server => {
     let bad = WORK.replace("name: llm", "name: bad");
     for (from, to, expected) in [
-        ("goal: latency", "goal: fast", r#"The Work "bad" is invalid: spec.policy.goal: Unsupported value: "fast": supported values: "cost", "latency", "default""#),
+        ("goal: latency", "goal: fast", r#"spec.policy.goal: Unsupported value: "fast": supported values: "cost", "latency", "default""#),
         ("image: registry.example/llm:1", "args2: []", r#"unknown field "spec.template.args2""#),
         ("image: registry.example/llm:1", "image: 7", r#"spec.template.image: Invalid value: "integer": spec.template.image in body must be of type string: "integer""#),
         ("[US, EU]", "[Mars]", r#"spec.policy.geographies[0]: Unsupported value: "Mars""#),
-        ("  policy:", "  exclusive: true\n  replicas: 2\n  policy:", r#"spec: Invalid value: "object": an exclusive workload has one replica"#),
+        ("  policy:", "  exclusive: true\n  replicas: 2\n  policy:", r#"spec: Invalid value: an exclusive workload has one replica"#),
         ("  policy:", "  replicas: -1\n  policy:", "spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0"),
         ("name: bad", "name: Bad_Name", "metadata.name: Invalid value: \"Bad_Name\": a lowercase RFC 1123 subdomain"),
         ("{ app: llm }", "{ app: 'a b' }", "metadata.labels: Invalid value: \"a b\""),
@@ -255,7 +255,9 @@ with_kubectl!(typed_commands_work, server => {
     for part in ["works", "wk", "example.com/v1alpha1", "leases", "customresourcedefinitions"] {
         assert!(resources.contains(part), "{resources}");
     }
-    assert!(server.kubectl("version").ok().contains("Server Version: v1.33"));
+    // It warns of servers that are much newer than itself.
+    let version = server.kubectl("version");
+    assert!(version.success && version.out.contains("Server Version: v1."), "{version:?}");
     server.kubectl("run p --image=x").ok();
     server.kubectl_in("patch pod p --patch-file=/dev/stdin", r#"{"spec":{"containers":[{"name":"p","env":[{"name":"A","value":"1"}]}]}}"#).ok();
     assert_eq!(server.kubectl("get pod p -o jsonpath={.spec.containers[0].image}{.spec.containers[0].env[0].value}").ok(), "x1");

@@ -54,9 +54,10 @@ fn a_crowd_is_stored_and_seen_by_a_watch() {
                 let api = api.clone();
                 async move {
                     // About as large as a node with its status.
-                    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap",
-                        "data": { "a": "x".repeat(1500), "i": i.to_string() } });
                     let name = format!("node-{i}");
+                    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap",
+                        "metadata": { "name": name },
+                        "data": { "a": "x".repeat(1500), "i": i.to_string() } });
                     let params = PatchParams::apply("load");
                     api.patch(&name, &params, &Patch::Apply(map)).await.unwrap();
                 }

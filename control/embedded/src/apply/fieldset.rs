@@ -134,6 +134,12 @@ impl FieldSet {
         }
     }
 
+    /// Makes all paths that lead to members, members.
+    fn own(&mut self) {
+        self.member = true;
+        self.children.values_mut().for_each(Self::own);
+    }
+
     /// Removes the members of another set.
     pub fn subtract(&mut self, other: &Self) {
         self.member &= !other.member;
@@ -270,6 +276,13 @@ pub(crate) fn fields_of(schema: Option<&Schema>, value: &Value) -> FieldSet {
     set
 }
 
+/// The fields of something new: maps and lists that are there now count as well.
+fn all_of(schema: Option<&Schema>, value: &Value) -> FieldSet {
+    let mut set = fields_of(schema, value);
+    set.own();
+    set
+}
+
 /// What differs: (added or modified, removed).
 pub(crate) fn compare(
     schema: Option<&Schema>,
@@ -310,7 +323,7 @@ pub(crate) fn compare(
                 }
             }
         }
-        _ => changed.union(&fields_of(schema, new)),
+        _ => changed.union(&all_of(schema, new)),
     }
 }
 
@@ -333,12 +346,10 @@ fn compare_child(
             }
         }
         (None, Some(new)) => {
-            changed.children.insert(step, fields_of(schema, new));
+            changed.children.insert(step, all_of(schema, new));
         }
         (Some(old), None) => {
-            let mut all = fields_of(schema, old);
-            all.member = true;
-            removed.children.insert(step, all);
+            removed.children.insert(step, all_of(schema, old));
         }
         (None, None) => {}
     }

@@ -45,11 +45,13 @@ pub(super) fn strip(set: &mut FieldSet) {
     for name in UNOWNED {
         set.cut(&[field("metadata"), field(name)]);
     }
-    // An empty metadata is no member either.
-    if let Some(meta) = set.children.get(&field("metadata"))
-        && meta.children.is_empty()
-    {
-        set.children.remove(&field("metadata"));
+    // Metadata itself is no member either.
+    set.member = false;
+    if let Some(meta) = set.children.get_mut(&field("metadata")) {
+        meta.member = false;
+        if meta.is_empty() {
+            set.children.remove(&field("metadata"));
+        }
     }
 }
 

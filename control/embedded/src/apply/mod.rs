@@ -3,6 +3,8 @@
 mod fieldset;
 mod managed;
 mod merge;
+mod typed;
 
 pub(crate) use managed::{Manager, bare, track_update};
 pub(crate) use merge::{Applied, Conflict, apply};
+pub(crate) use typed::untyped;

@@ -16,7 +16,7 @@ pub(super) async fn create(api: &Api, place: &Place, call: &Call) -> Result<Repl
     if resource.namespaced && place.namespace.is_empty() {
         return Err(Status::method_not_allowed());
     }
-    let dry_run = call.query.dry_run()?;
+    let dry_run = call.dry_run()?;
     let body = call.decode_body()?;
     let Admitted {
         mut value,

@@ -6,11 +6,13 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::read;
-use crate::api::{Api, Call, Place, Reply, about, json_reply, object_reply, raw_list, value_reply};
+use crate::api::{
+    Api, Call, Place, Reply, about, about_kind, json_reply, object_reply, raw_list, value_reply,
+};
 use crate::crd;
 use crate::object::{self, meta_mut};
 use crate::resource::Resource;
-use crate::status::{Result, Status};
+use crate::status::{About, Cause, Result, Status};
 use crate::store::{Change, Expect, Key, Stored};
 
 /// Finalizer of foreground deletion: dependents go first.
@@ -45,9 +47,10 @@ impl DeleteOptions {
             None if orphans => Some(ORPHAN),
             Some("Background") | None => None,
             Some(other) => {
-                return Err(Status::bad_request(format!(
-                    "propagationPolicy: Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\""
-                )));
+                let supported = ["Background", "Foreground", "Orphan"];
+                let cause =
+                    Cause::unsupported("propagationPolicy", &format!("{other:?}"), &supported);
+                return Err(Status::invalid_options("DeleteOptions", cause));
             }
         };
         let dry = body["dryRun"].as_array().is_some_and(|d| !d.is_empty());
@@ -55,7 +58,7 @@ impl DeleteOptions {
             uid: text(&body["preconditions"]["uid"]),
             revision: text(&body["preconditions"]["resourceVersion"]),
             finalizer,
-            dry_run: dry || call.query.dry_run()?,
+            dry_run: dry || call.dry_run()?,
         })
     }
 }
@@ -133,9 +136,17 @@ pub(crate) async fn delete_object(
             ("ResourceVersion", &options.revision, revision.as_str()),
         ] {
             if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
+                let hint = match what {
+                    "UID" => "deleted and then recreated",
+                    _ => "modified",
+                };
                 let why = format!(
-                    "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                    "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {hint}"
                 );
+                let about = About {
+                    group: String::new(),
+                    ..about_kind(resource, key.name())
+                };
                 return Err(Status::conflict(&about, &why));
             }
         }

@@ -43,6 +43,7 @@ impl Continue {
 }
 
 pub(super) fn list(api: &Api, place: &Place, call: &Call) -> Result<Reply> {
+    call.query.check_revision()?;
     let selector = selector(place, call)?;
     let limit = call.query.number("limit")?.filter(|l| *l > 0);
     let limit = limit.map_or(usize::MAX, |l| usize::try_from(l).unwrap_or(usize::MAX));
@@ -96,17 +97,73 @@ pub(super) fn selector(place: &Place, call: &Call) -> Result<Selector> {
         let own = Selector::parse("", &format!("metadata.name={}", place.name));
         selector = own.map_err(Status::bad_request)?;
     }
-    if !place.resource.builtin {
-        let unknown = selector
-            .field_paths()
-            .find(|p| !matches!(*p, "metadata.name" | "metadata.namespace"));
-        if let Some(path) = unknown {
-            return Err(Status::bad_request(format!(
-                "field label not supported: {path}"
-            )));
+    let own = known_fields(place);
+    let unknown = selector
+        .field_paths()
+        .find(|p| !matches!(*p, "metadata.name" | "metadata.namespace") && !own.contains(p));
+    match unknown {
+        // Kinds without fields of their own have their own words.
+        Some(path) if place.resource.builtin && own.is_empty() => {
+            Err(Status::bad_request(format!(
+                "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            )))
         }
+        Some(path) => Err(Status::bad_request(format!(
+            "field label not supported: {path}"
+        ))),
+        None => Ok(selector),
     }
-    Ok(selector)
+}
+
+/// Fields that a field selector may name besides name and namespace.
+fn known_fields(place: &Place) -> &'static [&'static str] {
+    let resource = &place.resource;
+    if !resource.builtin {
+        return &[];
+    }
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("events.k8s.io", "events") => &[
+            "regarding.kind",
+            "regarding.namespace",
+            "regarding.name",
+            "regarding.uid",
+            "regarding.apiVersion",
+            "regarding.resourceVersion",
+            "regarding.fieldPath",
+            "reason",
+            "reportingController",
+            "type",
+        ],
+        ("", "events") => &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        ],
+        ("", "namespaces") => &["status.phase"],
+        ("", "nodes") => &["spec.unschedulable"],
+        ("", "pods") => &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.podIPs",
+            "status.nominatedNodeName",
+        ],
+        ("", "secrets") => &["type"],
+        ("", "services") => &["spec.clusterIP", "spec.type"],
+        _ => &[],
+    }
 }
 
 /// The objects of a place that match.

@@ -7,7 +7,7 @@ use super::update::{apply_patch, update};
 use crate::api::{Api, Call, Place, Reply, decode, value_reply};
 use crate::object::{self, at, meta_mut, set_at};
 use crate::resource::Scale;
-use crate::status::{About, Cause, Result, Status};
+use crate::status::{Result, Status};
 
 pub(super) async fn handle(api: &Api, place: &Place, call: &Call) -> Result<Reply> {
     let Some(paths) = &place.resource.scale else {
@@ -61,18 +61,20 @@ fn changed(place: &Place, call: &Call, paths: &Scale, old: &Value, body: &Value)
         Value::Null => json!(0),
         number => number.clone(),
     };
-    if replicas.as_i64().is_none_or(|r| r < 0) {
-        let about = About {
-            group: "autoscaling".to_owned(),
-            kind: "Scale".to_owned(),
-            name: place.name.clone(),
-        };
-        let cause = Cause::invalid(
-            "spec.replicas",
-            &replicas.to_string(),
-            "should be a non-negative integer",
-        );
-        return Err(Status::invalid(&about, &[cause]));
+    // A number that the object may not have is refused with the object.
+    if replicas
+        .as_i64()
+        .and_then(|r| i32::try_from(r).ok())
+        .is_none()
+    {
+        let why = "spec.replicas: cannot unmarshal into a number of type int32";
+        return Err(if call.method == Method::PATCH {
+            Status::invalid_patch(&scale, why)
+        } else {
+            Status::bad_request(format!(
+                "Scale in version \"v1\" cannot be handled as a Scale: {why}"
+            ))
+        });
     }
     let mut value = old.clone();
     let meta = meta_mut(&mut value);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::create::insert;
 use crate::admission::{Admitted, admit_create, admit_update, check_kind, manager, same};
 use crate::api::{Api, Call, Place, Reply, about_kind, decode, object_reply};
-use crate::apply::{Applied, Conflict, apply, track_update};
+use crate::apply::{Applied, Conflict, apply, track_update, untyped};
 use crate::crd;
 use crate::object::{self, map_mut, meta_mut};
 use crate::patch::{json_patch, merge_patch, strategic_merge};
@@ -30,10 +30,7 @@ pub(super) async fn put(api: &Api, place: &Place, call: &Call, subresource: &str
             "0",
             "must be specified for an update",
         );
-        return Err(Status::invalid(
-            &about_kind(resource, &place.name),
-            &[cause],
-        ));
+        return Err(Status::invalid(&place.about(), &[cause]));
     }
     let change = |_: &Value| Ok(body.clone());
     let done = update(api, place, call, subresource, revision, &change).await?;
@@ -76,7 +73,7 @@ pub(super) async fn update(
     change: &(dyn Fn(&Value) -> Result<Value> + Sync),
 ) -> Result<Done> {
     let resource = &place.resource;
-    let dry_run = call.query.dry_run()?;
+    let dry_run = call.dry_run()?;
     let mut tries = 0;
     loop {
         let stored = place.stored(&api.store)?;
@@ -187,6 +184,11 @@ pub(super) async fn patch(
             ));
         }
     }
+    if call.query.get("force").is_some() {
+        let why = "may not be specified for non-apply patch";
+        let cause = Cause::forbidden("force", why);
+        return Err(Status::invalid_options("PatchOptions", cause));
+    }
     let body = decode("application/json", &call.body)?;
     let change = |old: &Value| patched(place, call, old, &body);
     let done = update(api, place, call, subresource, 0, &change).await?;
@@ -226,6 +228,9 @@ pub(super) fn apply_patch(
     value: &mut Value,
     body: &Value,
 ) -> Result<()> {
+    if content_type == "application/json-patch+json" && !body.is_array() {
+        return Err(Status::bad_request("the patch is not a list of operations"));
+    }
     let unprocessable = |why: String| {
         Status::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -260,9 +265,9 @@ async fn server_side_apply(
     subresource: &str,
 ) -> Result<Reply> {
     let resource = &place.resource;
-    let dry_run = call.query.dry_run()?;
+    let dry_run = call.dry_run()?;
     let force = call.query.flag("force");
-    let config = configuration(place, call, subresource)?;
+    let (config, named) = configuration(place, call, subresource)?;
     let manager = manager(call, resource, managed_as(subresource), true);
     let mut tries = 0;
     loop {
@@ -297,6 +302,12 @@ async fn server_side_apply(
                         "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
                     );
                     return Err(Status::conflict(&place.about(), &why));
+                }
+                if !named {
+                    return Err(Status::bad_request(format!(
+                        "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                        place.name
+                    )));
                 }
                 create_applied(api, place, call, merged, dry_run).await
             }
@@ -337,21 +348,21 @@ async fn create_applied(
     })
 }
 
-/// The configuration that a client applies, checked.
-fn configuration(place: &Place, call: &Call, subresource: &str) -> Result<Value> {
+/// The configuration that a client applies, checked, and whether it had a name of its own.
+fn configuration(place: &Place, call: &Call, subresource: &str) -> Result<(Value, bool)> {
     let resource = &place.resource;
     if call.query.get("fieldManager").is_none() {
         let cause = Cause::required("fieldManager", "is required for apply patch");
-        return Err(Status::invalid(
-            &crate::status::About {
-                group: "meta.k8s.io".to_owned(),
-                kind: "PatchOptions".to_owned(),
-                name: String::new(),
-            },
-            &[cause],
-        ));
+        return Err(Status::invalid_options("PatchOptions", cause));
     }
     let mut config = decode("application/yaml", &call.body)?;
+    for field in ["kind", "apiVersion"] {
+        if config[field].as_str().is_none_or(str::is_empty) {
+            return Err(Status::bad_request(format!(
+                "the object that is applied has no {field}"
+            )));
+        }
+    }
     check_kind(resource, &mut config)?;
     if config["metadata"]["managedFields"]
         .as_array()
@@ -366,6 +377,7 @@ fn configuration(place: &Place, call: &Call, subresource: &str) -> Result<Value>
             place.name
         )));
     }
+    let named = !given.is_empty();
     meta_mut(&mut config).insert("name".to_owned(), place.name.as_str().into());
     if resource.namespaced {
         let given = object::namespace(&config);
@@ -377,6 +389,9 @@ fn configuration(place: &Place, call: &Call, subresource: &str) -> Result<Value>
         meta_mut(&mut config).insert("namespace".to_owned(), place.namespace.as_str().into());
     }
     refuse_unknown(place, &mut config)?;
+    if let Some(why) = untyped(resource.schema(), &config) {
+        return Err(untyped_patch(place, &why));
+    }
     // Each side of the subresource owns its own part only.
     let map = map_mut(&mut config);
     if subresource == "status" {
@@ -394,7 +409,7 @@ fn configuration(place: &Place, call: &Call, subresource: &str) -> Result<Value>
     } else if resource.status {
         map.remove("status");
     }
-    Ok(config)
+    Ok((config, named))
 }
 
 /// Nobody can own a field that does not exist, whatever validation the client asked for.
@@ -404,17 +419,26 @@ fn refuse_unknown(place: &Place, config: &mut Value) -> Result<()> {
     let Some(first) = unknown.first() else {
         return Ok(());
     };
+    Err(untyped_patch(
+        place,
+        &format!(".{first}: field not declared in schema"),
+    ))
+}
+
+/// What is applied does not fit the types of the schema.
+fn untyped_patch(place: &Place, why: &str) -> Box<Status> {
+    let resource = &place.resource;
     let namespace = match place.namespace.as_str() {
         "" => String::new(),
         ns => format!("{ns}/"),
     };
     let message = format!(
-        "failed to create typed patch object ({namespace}{}; {}, Kind={}): .{first}: field not declared in schema",
+        "failed to create typed patch object ({namespace}{}; {}, Kind={}): {why}",
         place.name,
         resource.api_version(),
         resource.kind
     );
-    Err(Status::new(StatusCode::INTERNAL_SERVER_ERROR, "", message))
+    Status::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
 }
 
 fn refuse(conflicts: &[Conflict]) -> Box<Status> {

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 use super::read;
 use crate::api::{Api, Call, Place, Reply, metadata_of};
 use crate::negotiate::Form;
+use crate::object::meta_mut;
 use crate::resource::{Conversion, Resource};
 use crate::selector::Selector;
 use crate::status::{Result, Status};
@@ -54,6 +55,7 @@ struct Watch {
 
 /// Opens a watch.
 pub(super) fn watch(api: &Arc<Api>, place: &Place, call: &Call) -> Result<Reply> {
+    call.query.check_revision()?;
     let selector = read::selector(place, call)?;
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let wants_initial = call.query.get("sendInitialEvents");
@@ -198,7 +200,16 @@ impl Watch {
         match (before, after) {
             (false, true) => self.put_object(out, "ADDED", object),
             (true, true) => self.put_object(out, "MODIFIED", object),
-            (true, false) => self.put_object(out, "DELETED", object),
+            (true, false) => match &event.before {
+                // It goes from sight as it was last seen.
+                Some(before) if event.kind != EventKind::Deleted => {
+                    let mut value = before.value();
+                    let revision = object.revision.to_string();
+                    meta_mut(&mut value).insert("resourceVersion".to_owned(), revision.into());
+                    self.put_value(out, "DELETED", value, object.revision);
+                }
+                _ => self.put_object(out, "DELETED", object),
+            },
             (false, false) => {}
         }
     }
@@ -207,12 +218,17 @@ impl Watch {
         if self.form == Form::Object && self.resource.conversion == Conversion::None {
             return put_line(out, kind, &stored.bytes);
         }
-        let served = self.resource.serve(stored.value());
+        self.put_value(out, kind, stored.value(), stored.revision);
+    }
+
+    /// `value` is in its stored form.
+    fn put_value(&mut self, out: &mut BytesMut, kind: &str, value: Value, revision: u64) {
+        let served = self.resource.serve(value);
         let object = match self.form {
             Form::Object | Form::Discovery => served,
             Form::Metadata => metadata_of(&served),
             Form::Table => {
-                let meta = json!({ "resourceVersion": stored.revision.to_string() });
+                let meta = json!({ "resourceVersion": revision.to_string() });
                 let heads = std::mem::take(&mut self.heads);
                 table(&self.resource, &[served], self.include, meta, heads)
             }

@@ -20,8 +20,13 @@ pub(super) fn to_cel(schema: Option<&Schema>, value: &Value) -> Cel {
             Cel::from(items)
         }
         Value::Object(map) => {
+            // A field that is null is not set.
+            let unset = |name: &String, child: &Value| {
+                child.is_null() && schema.is_some_and(|s| s.properties.contains_key(name))
+            };
             let fields: HashMap<String, Cel> = map
                 .iter()
+                .filter(|(name, child)| !unset(name, child))
                 .map(|(name, child)| {
                     let schema = schema.and_then(|s| s.field(name)).map(AsRef::as_ref);
                     (escape(name), to_cel(schema, child))

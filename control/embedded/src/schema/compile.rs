@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::rules::Rule;
 use super::{Kind, Limits, ListType, Schema};
+use crate::status::Cause;
 
 /// Deeper schemas than this are refused: the walks along them are recursive.
 const DEPTH: usize = 64;
@@ -84,7 +85,7 @@ impl Compiler<'_> {
             nullable: json["nullable"] == Value::Bool(true) || has_null_type(json),
             preserve: json["x-kubernetes-preserve-unknown-fields"] == Value::Bool(true),
             embedded: json["x-kubernetes-embedded-resource"] == Value::Bool(true),
-            default: json.get("default").cloned(),
+            default: json.get("default").cloned().map(whole_numbers),
             required: strings(&json["required"]),
             limits: limits(json, path)?,
             atomic: json["x-kubernetes-map-type"] == "atomic",
@@ -101,6 +102,9 @@ impl Compiler<'_> {
         {
             // Such as `fieldsV1`: the core kinds have no closed objects without fields.
             schema.preserve = true;
+        }
+        if !self.builtin {
+            check_structure(json, &schema, path)?;
         }
         if int_or_string {
             // Its usual `anyOf: [integer, string]` says nothing more.
@@ -219,6 +223,57 @@ impl Compiler<'_> {
             .flatten()
             .map(|rule| Rule::compile(rule).map_err(|why| error(path, &why)))
             .collect()
+    }
+}
+
+/// What makes a schema structural: each place has a type, lists have items, and defaults fit.
+fn check_structure(json: &Value, schema: &Schema, path: &[String]) -> Result<(), CompileError> {
+    // The parts of junctors say no types.
+    let junctor = |step: &String| step == "not" || step.contains("Of[");
+    if path.iter().any(junctor) {
+        return Ok(());
+    }
+    let open = schema.preserve || schema.kind == Kind::IntOrString;
+    if json["type"].as_str().is_none() && !open && !path.is_empty() {
+        return Err(error(
+            path,
+            "type must not be empty for specified object fields",
+        ));
+    }
+    if schema.kind == Kind::Array && schema.items.is_none() {
+        return Err(error(path, "items must be specified"));
+    }
+    if let Some(default) = &schema.default
+        && let Some(cause) = faults(schema, default.clone()).first()
+    {
+        return Err(error(path, &format!("default: {}", cause.message)));
+    }
+    Ok(())
+}
+
+/// What is wrong with a default, once the defaults inside it are there.
+fn faults(schema: &Schema, mut default: Value) -> Vec<Cause> {
+    super::fill_defaults(schema, &mut default);
+    super::validate(schema, &default, None)
+}
+
+/// 1.0 is kept as 1.
+fn whole_numbers(value: Value) -> Value {
+    match value {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "checked to be whole and in range"
+        )]
+        Value::Number(n) => match n.as_f64() {
+            Some(f) if n.is_f64() && f.fract() == 0.0 && f.abs() < 9e15 => (f as i64).into(),
+            _ => Value::Number(n),
+        },
+        Value::Array(items) => items.into_iter().map(whole_numbers).collect(),
+        Value::Object(map) => map
+            .into_iter()
+            .map(|(k, v)| (k, whole_numbers(v)))
+            .collect(),
+        other => other,
     }
 }
 

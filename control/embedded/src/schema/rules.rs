@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Schema;
 use super::cel_value::to_cel;
-use super::validate::{join, shown};
+use super::validate::join;
 use crate::status::Cause;
 
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
@@ -204,10 +204,13 @@ fn check_here(
         };
         let field = format!("{path}{}", rule.field);
         let field = field.strip_prefix('.').unwrap_or(&field);
-        causes.push(Cause {
-            reason: rule.reason,
-            ..Cause::invalid(field, &shown(value), words)
-        });
+        let mut cause = Cause::invalid(field, &value.to_string(), &words);
+        // Whole objects are not shown.
+        if value.is_object() || value.is_array() {
+            cause.message = format!("Invalid value: {words}");
+        }
+        cause.reason = rule.reason;
+        causes.push(cause);
     }
 }
 

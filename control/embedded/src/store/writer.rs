@@ -22,6 +22,14 @@ struct Accepted {
     reply: oneshot::Sender<Result<Arc<Stored>, WriteError>>,
 }
 
+/// A write that the state, or one before it in its batch, rules out.
+struct Refused {
+    error: WriteError,
+    /// By its batch, and so only if that is written.
+    by_batch: bool,
+    reply: oneshot::Sender<Result<Arc<Stored>, WriteError>>,
+}
+
 /// Runs until the last sender is gone.
 pub(super) fn run(
     mut disk: Disk,
@@ -31,11 +39,13 @@ pub(super) fn run(
 ) {
     let mut waiting = Vec::with_capacity(BATCH);
     while queue.blocking_recv_many(&mut waiting, BATCH) > 0 {
-        let (revision, accepted) = accept(state, waiting.drain(..));
-        if accepted.is_empty() {
-            continue;
-        }
-        match disk.commit(&batch(&accepted, revision)) {
+        let (revision, accepted, mut refused) = accept(state, waiting.drain(..));
+        let written = if accepted.is_empty() {
+            Ok(())
+        } else {
+            disk.commit(&batch(&accepted, revision))
+        };
+        match written {
             Ok(()) => publish(state, accepted, notes),
             Err(e) => {
                 let error = explain(&disk, &e);
@@ -43,7 +53,14 @@ pub(super) fn run(
                 for write in accepted {
                     let _ = write.reply.send(Err(error.clone()));
                 }
+                for write in refused.iter_mut().filter(|r| r.by_batch) {
+                    write.error = error.clone();
+                }
             }
+        }
+        // Who lost reads the winner's state next: not before that is there.
+        for write in refused {
+            let _ = write.reply.send(Err(write.error));
         }
     }
 }
@@ -63,14 +80,18 @@ fn explain(disk: &Disk, e: &redb::Error) -> WriteError {
     }
 }
 
-/// Checks each write against the state and the writes before it; answers those that fail.
-fn accept(state: &RwLock<State>, requests: impl Iterator<Item = Request>) -> (u64, Vec<Accepted>) {
+/// Checks each write against the state and the writes before it.
+fn accept(
+    state: &RwLock<State>,
+    requests: impl Iterator<Item = Request>,
+) -> (u64, Vec<Accepted>, Vec<Refused>) {
     let state = state.read().unwrap_or_else(PoisonError::into_inner);
     let mut revision = state.revision;
     // Revision of each key that this batch already touched; none once deleted.
     let mut touched: HashMap<Key, Option<u64>> = HashMap::new();
-    let mut accepted = Vec::new();
+    let (mut accepted, mut refused) = (Vec::new(), Vec::new());
     for request in requests {
+        let by_batch = touched.contains_key(&request.key);
         let current = touched.get(&request.key).copied().unwrap_or_else(|| {
             let collection = state.collections.get(&request.key.resource);
             let object = collection.and_then(|c| c.objects.get(&request.key.path));
@@ -96,11 +117,15 @@ fn accept(state: &RwLock<State>, requests: impl Iterator<Item = Request>) -> (u6
                 });
             }
             Err(error) => {
-                let _ = request.reply.send(Err(error));
+                refused.push(Refused {
+                    error,
+                    by_batch,
+                    reply: request.reply,
+                });
             }
         }
     }
-    (revision, accepted)
+    (revision, accepted, refused)
 }
 
 fn build(
@@ -180,5 +205,45 @@ fn publish(state: &RwLock<State>, accepted: Vec<Accepted>, notes: &mpsc::Unbound
     }
     for write in accepted {
         let _ = write.reply.send(Ok(write.object));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Store;
+    use super::*;
+
+    /// A loser that read the old state again would lose again, as often as it tried.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_loses_a_race_sees_the_winner() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _writer, _notes) = Store::open(folder.path().join("api.redb")).unwrap();
+        let registry = crate::builtin::registry();
+        let maps = registry.get("", "v1", "configmaps").unwrap();
+        let key = maps.key("default", "m");
+        let object = || Change::Put(json!({ "metadata": { "name": "m" } }));
+        store
+            .write(key.clone(), Expect::Absent, object())
+            .await
+            .unwrap();
+        let writers = (0..12).map(|_| {
+            let (store, key) = (store.clone(), key.clone());
+            tokio::spawn(async move {
+                let mut lost = 0;
+                loop {
+                    let seen = store.get(&key).unwrap().revision;
+                    let expect = Expect::Revision(seen);
+                    match store.write(key.clone(), expect, object()).await {
+                        Ok(_) => return lost,
+                        Err(WriteError::Conflict) => lost += 1,
+                        Err(e) => panic!("{e:?}"),
+                    }
+                    assert!(store.get(&key).unwrap().revision > seen);
+                }
+            })
+        });
+        for lost in futures::future::join_all(writers).await {
+            assert!(lost.unwrap() < 12, "each winner beats another once");
+        }
     }
 }

@@ -114,7 +114,13 @@ pub(crate) fn custom_columns(given: &[Value]) -> Vec<Column> {
             name: text(column, "name"),
             kind: text(column, "type"),
             format: text(column, "format"),
-            description: text(column, "description"),
+            description: match text(column, "description").as_str() {
+                "" => {
+                    let path = text(column, "jsonPath");
+                    format!("Custom resource definition column (in JSONPath format): {path}")
+                }
+                given => given.to_owned(),
+            },
             priority: column["priority"].as_i64().unwrap_or(0),
             source: Source::Path(path),
         });
@@ -149,7 +155,7 @@ pub(crate) fn core_columns(plural: &str) -> Vec<Column> {
         ],
         "configmaps" => vec![Column::made("Data", 0, |o| {
             let both = size(&o["data"]) + size(&o["binaryData"]);
-            both.to_string().into()
+            both.into()
         })],
         "nodes" => vec![
             Column::made("Status", 0, node_status),
@@ -231,7 +237,7 @@ fn size(value: &Value) -> usize {
 }
 
 fn count(value: &Value) -> Value {
-    size(value).to_string().into()
+    size(value).into()
 }
 
 fn node_status(node: &Value) -> Value {
