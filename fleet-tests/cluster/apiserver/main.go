@@ -63,11 +63,12 @@ func run() (int, error) {
 	if err := keys.writeKubeconfig(kubeconfig, *port); err != nil {
 		return 1, fmt.Errorf("kubeconfig: %w", err)
 	}
+	// It ends with the process, which loses nothing that was written: closing it in order waits for
+	// the API server's watches.
 	store, err := startEtcd()
 	if err != nil {
 		return 1, fmt.Errorf("etcd: %w", err)
 	}
-	defer store.Close()
 
 	command := app.NewAPIServerCommand()
 	command.SetArgs(append(serverFlags(keys, store.endpoint, *port), flag.Args()...))

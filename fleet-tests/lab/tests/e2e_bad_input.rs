@@ -465,6 +465,9 @@ fn an_absent_containerd_is_named_and_used_when_it_comes() {
 
 #[test]
 fn a_taken_port_is_named() {
+    if needs::skip_on_given("taken_port") {
+        return;
+    }
     let Some(mut scene) = Scene::new("taken_port") else {
         return;
     };
@@ -484,6 +487,8 @@ fn a_taken_port_is_named() {
         };
         args[at + 1].clone_from(&address);
         second.process().set_args(args);
+        second.start_cluster_only().unwrap();
+        second.wait_cluster().unwrap();
         let _early = second.start_only();
         let status = wait::until("it gives up", SOON, || {
             second
