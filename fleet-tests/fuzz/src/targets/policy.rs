@@ -157,12 +157,14 @@ impl ExperienceCase {
                 cost_per_hour: 0.25,
                 p99_ms: Some(12.5),
                 completed: true,
+                moved: true,
                 violations: 0,
                 hours: 1.5,
             },
         };
         let mut job = service.clone();
         job.outcome.p99_ms = None;
+        job.outcome.moved = false;
         job.candidates.truncate(1);
         job.chosen = 0;
         let (service, job) = (service.to_line()?, job.to_line()?);
