@@ -186,20 +186,28 @@ fn a_watch_from_a_compacted_revision_begins_anew() {
 
     let control = fleet.control.process().id().unwrap();
     control.signal(Signal::STOP);
-    fleet.apply(&service("new", 1, None)).unwrap();
     if let Some(Cluster::Own(server)) = fleet.control.cluster() {
-        // Watches go to etcd itself, which is compacted every second.
-        server.stop().unwrap();
+        // Watches go to etcd itself, which is compacted every second. In order it would not end
+        // before the connections of the control plane, which sleeps.
+        server.kill();
         server.set_flags(&["--watch-cache=false", "--etcd-compaction-interval=1s"]);
     }
     fleet.start_cluster().unwrap();
-    let revision = fleet.kubectl().get(&["hyperionworkload", "web"]).unwrap();
+    // After the connections are gone: no watch can have heard of it.
+    fleet.apply(&service("new", 1, None)).unwrap();
+    let revision = fleet.kubectl().get(&["hyperionworkload", "new"]).unwrap();
     let revision = text(&revision, "/metadata/resourceVersion").to_owned();
     let path = format!(
         "/apis/hyperion.io/v1alpha1/hyperionworkloads?resourceVersion={revision}&resourceVersionMatch=Exact"
     );
+    let mut tick = 0;
     wait::until("compaction", LONG, || {
-        let out = fleet.kubectl().output(&["get", "--raw", &path], None);
+        // What is written last is never compacted.
+        tick += 1;
+        let (kubectl, note) = (fleet.kubectl(), format!("tick={tick}"));
+        let annotate = ["annotate", "--overwrite", "hyperionworkload", "web", &note];
+        kubectl.run(&annotate).map_err(|e| e.to_string())?;
+        let out = kubectl.output(&["get", "--raw", &path], None);
         let out = out.map_err(|e| e.to_string())?;
         if !out.success && out.stderr.contains("too old") {
             Ok(())
