@@ -77,6 +77,15 @@ fn seeds_that_found_something_stay_good() {
         // An exclusive job that ended while its agent was away was held back, forgotten and run
         // again.
         (30, 3, "all", 100),
+        // An exclusive replica was placed in another site while a majority of its own placed it, and
+        // while its node, out of reach, still ran what had been scaled away.
+        (30, 3, "all", 915),
+        (30, 3, "all", 1678),
+        // What was to end on a node out of reach stayed in its list.
+        (30, 3, "all", 201),
+        // A copy was stopped for one that a dead node had, and for one that could not start.
+        (30, 3, "all", 1170),
+        (30, 3, "all", 1797),
     ] {
         play(nodes, sites, faults, seed, 1);
     }
