@@ -70,11 +70,35 @@ impl Server {
     }
 
     fn run_real(&mut self, program: &Path, api_addr: SocketAddr) {
+        let path = self.folder.path().join("log");
+        for _ in 0..3 {
+            let address = self.spawn_real(program, api_addr, &path);
+            let deadline = Instant::now() + Duration::from_secs(180);
+            loop {
+                let ready = self.kubectl("get --raw /readyz").success
+                    && self.kubectl("get serviceaccount default").success;
+                if ready {
+                    return;
+                }
+                let (child, _) = self.real.as_mut().unwrap();
+                if child.try_wait().unwrap().is_some() && api_addr.port() == 0 {
+                    // Another program may have taken the port that was free.
+                    break;
+                }
+                let late = Instant::now() > deadline;
+                assert!(!late, "{address} is not ready:\n{}", read(&path));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        panic!("the API server ends again and again:\n{}", read(&path));
+    }
+
+    fn spawn_real(&mut self, program: &Path, api_addr: SocketAddr, log: &Path) -> SocketAddr {
         // Frees the port again, for a program that can't choose one itself.
         let listener = TcpListener::bind(api_addr).unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let log = File::create(self.folder.path().join("log")).unwrap();
+        let log = File::create(log).unwrap();
         let child = Command::new(program)
             .arg("--data-dir")
             .arg(self.folder.path().join("data"))
@@ -87,11 +111,7 @@ impl Server {
             .spawn()
             .unwrap();
         self.real = Some((child, address));
-        let patience = Duration::from_secs(180);
-        until_for(patience, "the API server is ready", || {
-            self.kubectl("get --raw /readyz").success
-                && self.kubectl("get serviceaccount default").success
-        });
+        address
     }
 
     /// Stops and starts on the same address and data.
@@ -238,13 +258,8 @@ pub fn no_kubectl() -> bool {
 
 /// Waits until a condition holds.
 #[track_caller]
-pub fn until(what: &str, condition: impl FnMut() -> bool) {
-    until_for(Duration::from_secs(20), what, condition);
-}
-
-#[track_caller]
-fn until_for(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience;
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not in time");
         std::thread::sleep(Duration::from_millis(20));
