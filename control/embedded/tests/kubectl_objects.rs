@@ -258,9 +258,9 @@ with_kubectl!(typed_commands_work, server => {
     // It warns of servers that are much newer than itself.
     let version = server.kubectl("version");
     assert!(version.success && version.out.contains("Server Version: v1."), "{version:?}");
-    server.kubectl("run p --image=x").ok();
-    server.kubectl_in("patch pod p --patch-file=/dev/stdin", r#"{"spec":{"containers":[{"name":"p","env":[{"name":"A","value":"1"}]}]}}"#).ok();
-    assert_eq!(server.kubectl("get pod p -o jsonpath={.spec.containers[0].image}{.spec.containers[0].env[0].value}").ok(), "x1");
+    server.kubectl("run p --image=x --env=A=1").ok();
+    server.kubectl_in("patch pod p --patch-file=/dev/stdin", r#"{"spec":{"containers":[{"name":"p","image":"y"}]}}"#).ok();
+    assert_eq!(server.kubectl("get pod p -o jsonpath={.spec.containers[0].image}{.spec.containers[0].env[0].value}").ok(), "y1");
     server.kubectl("replace --raw /api/v1/namespaces/default/pods/p -f /dev/null").fails();
     server.kubectl("get --raw /readyz").ok();
     server.kubectl("delete pods --all").ok();
