@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperion_api::workload::{HyperionWorkload, HyperionWorkloadSpec, HyperionWorkloadStatus};
+use hyperion_api::workload::{
+    HyperionWorkload, HyperionWorkloadSpec, HyperionWorkloadStatus, WorkloadType,
+};
 use hyperion_api::{Invalid, SITE_UID, agent_pod, intent};
 use hyperion_placement::model::Request;
 use hyperion_proto::agent_v1::Intent;
@@ -77,6 +79,18 @@ impl WorkloadEntry {
     #[must_use]
     pub fn deleting(&self) -> bool {
         self.object.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Its replicas end by themselves.
+    #[must_use]
+    pub fn is_job(&self) -> bool {
+        self.object.spec.type_ == WorkloadType::Job
+    }
+
+    /// No copy of a replica is to run beside another.
+    #[must_use]
+    pub fn runs_alone(&self) -> bool {
+        self.object.spec.policy.exclusive || self.is_job()
     }
 
     /// Desired replicas.

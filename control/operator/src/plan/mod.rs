@@ -352,7 +352,7 @@ impl Pass<'_> {
         if entry.is_some_and(|e| !e.deleting) && self.stopped(replica, false) {
             // A service that is not wanted any more did what it was asked for.
             let workload = self.index.workloads.get(&self.name);
-            let completed = !workload.is_some_and(outcome::is_job);
+            let completed = !workload.is_some_and(WorkloadEntry::is_job);
             self.outcome(replica, completed, 0);
             let Some(entry) = self.index.entry_mut(&self.name, replica) else {
                 return;

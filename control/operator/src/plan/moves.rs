@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use hyperion_api::conditions;
 use hyperion_api::placement::PlacementPhase;
-use hyperion_api::workload::WorkloadType;
 use hyperion_placement::Constraint;
 use hyperion_placement::filter::{Candidate, first_rejection};
 use hyperion_placement::model::Node;
@@ -139,7 +138,7 @@ impl Pass<'_> {
         entry: &PlacementEntry,
     ) -> Option<Why> {
         let node = entry.spec.node.clone();
-        let job = workload.object.spec.type_ == WorkloadType::Job;
+        let job = workload.is_job();
         let own_end = OWN_END.contains(&entry.status.reason.as_str());
         match entry.status.phase {
             PlacementPhase::Succeeded if job => return None,
@@ -220,15 +219,18 @@ impl Pass<'_> {
     /// there until the node is back, or lost. Forgotten before that, it would run twice when it is
     /// wanted again.
     pub(super) fn may_go_on_unseen(&mut self, replica: u32) -> bool {
-        let Some(workload) = self.index.workloads.get(&self.name).cloned() else {
+        let workload = self.index.workloads.get(&self.name);
+        // Asked first: most are not.
+        let exclusive = |w: &&WorkloadEntry| w.object.spec.policy.exclusive && !w.deleting();
+        let Some(workload) = workload.filter(exclusive).cloned() else {
             return false;
         };
-        let Some(entry) = self.index.placement(&self.name, replica).cloned() else {
+        let entry = self.index.placement(&self.name, replica);
+        let there = |e: &&PlacementEntry| !e.ended() && !e.deleting && e.key.uid == workload.uid();
+        let Some(node) = entry.filter(there).map(|e| e.spec.node.clone()) else {
             return false;
         };
-        let gone = entry.ended() || entry.deleting || entry.key.uid != workload.uid();
-        let node = &entry.spec.node;
-        if gone || workload.deleting() || !self.unseen(&workload, node) {
+        if !self.unseen(&workload, &node) {
             return false;
         }
         // As one that moves it is waited for when its node is back.
@@ -345,8 +347,7 @@ impl Pass<'_> {
         let replica = entry.key.index;
         let same_node = decided.node.id == entry.spec.node;
         let serves = !matches!(why, Why::Lost(_) | Why::Failing(..) | Why::Moving(_));
-        let alone = workload.object.spec.policy.exclusive
-            || workload.object.spec.type_ == WorkloadType::Job;
+        let alone = workload.runs_alone();
         if alone && !same_node && self.away(&entry.spec.node) && !matches!(why, Why::Lost(_)) {
             // Nobody can tell whether it still runs there: it waits for its node, or its loss.
             return;

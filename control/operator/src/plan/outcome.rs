@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use hyperion_api::workload::WorkloadType;
 use hyperion_placement::filter::Candidate;
 use hyperion_placement::latency;
 use hyperion_placement::model::Goal;
@@ -60,7 +59,7 @@ impl Pass<'_> {
     /// Its time there is over since it goes elsewhere. `lost`: the place was lost, or it failed there.
     pub(super) fn leaves(&mut self, replica: u32, lost: bool, violations: u32) {
         let workload = self.index.workloads.get(&self.name);
-        let job = workload.is_some_and(is_job);
+        let job = workload.is_some_and(WorkloadEntry::is_job);
         self.ended(replica, !(lost || job), !lost, violations);
     }
 
@@ -102,7 +101,7 @@ impl Pass<'_> {
     fn p99_now(&self, replica: u32) -> Option<f64> {
         let entry = self.index.placement(&self.name, replica)?;
         let workload = self.index.workloads.get(&self.name)?;
-        if is_job(workload) {
+        if workload.is_job() {
             return None;
         }
         let measured = workload.template.as_ref().ok().and_then(|template| {
@@ -115,8 +114,4 @@ impl Pass<'_> {
         });
         measured.or(entry.spec.p99_latency_ms)
     }
-}
-
-pub(super) fn is_job(workload: &WorkloadEntry) -> bool {
-    workload.object.spec.type_ == WorkloadType::Job
 }

@@ -9,9 +9,8 @@ mod words;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperion_api::conditions as told;
+use hyperion_api::conditions;
 use hyperion_api::placement::PlacementPhase;
-use hyperion_api::workload::WorkloadType;
 use hyperion_proto::agent_v1::{RecordState, ReplicaPhase};
 
 use self::judge::{Ours, Verdict};
@@ -115,7 +114,7 @@ impl Pass<'_> {
             if self.index.cant_take(key, why) {
                 let site = &claim.site;
                 let note = format!("site {site} runs another workload of this name: {why}");
-                self.event(workload, true, told::EVENT_NOT_TAKEN_OVER, note);
+                self.event(workload, true, conditions::EVENT_NOT_TAKEN_OVER, note);
             }
         } else {
             self.overrule(None, claim, "the workload was deleted and made again");
@@ -167,8 +166,7 @@ impl Pass<'_> {
             self.nothing_follows(claim);
             return;
         };
-        let job = workload.object.spec.type_ == WorkloadType::Job;
-        if job && claim.wire.outcome() == ReplicaPhase::Succeeded {
+        if workload.is_job() && claim.wire.outcome() == ReplicaPhase::Succeeded {
             // It had ended well before: that stands.
             let (node, generation) = (held.spec.node.clone(), held.spec.generation);
             let key = &claim.record.key;
@@ -336,7 +334,7 @@ impl Pass<'_> {
         let cause = cause(claim);
         let site = &claim.site;
         let note = format!("site {site} has no place for replica {}{cause}", key.index);
-        self.site_event(workload, claim, told::EVENT_DECIDED_BY_SITE, note);
+        self.site_event(workload, claim, conditions::EVENT_DECIDED_BY_SITE, note);
         self.index.claims.verdicts.adopted += 1;
         self.index
             .set_stage(key, Stage::Storing(claim.generation() + 1));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyperion_api::conditions as words;
 use hyperion_api::placement::{HyperionPlacementStatus, PlacementPhase};
-use hyperion_api::workload::{HyperionWorkloadStatus, WorkloadPhase, WorkloadType};
+use hyperion_api::workload::{HyperionWorkloadStatus, WorkloadPhase};
 use hyperion_api::{Invalid, LABEL_WORKLOAD};
 use hyperion_proto::domain::Report;
 use jiff::Timestamp;
@@ -289,7 +289,7 @@ impl Pass<'_> {
     fn count(&self, workload: &WorkloadEntry) -> Count {
         let mut count = Count {
             desired: workload.object.spec.replicas,
-            job: workload.object.spec.type_ == WorkloadType::Job,
+            job: workload.is_job(),
             ..Count::default()
         };
         let placements = self.index.placements.get(&self.name).into_iter().flatten();

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use hyperion_api::agent_pod;
 use hyperion_api::placement::{Explanation, GpuAssignment, HyperionPlacementSpec};
-use hyperion_api::workload::WorkloadType;
 use hyperion_placement::features;
 use hyperion_placement::filter::Candidate;
 use hyperion_placement::model::Node;
@@ -62,7 +61,7 @@ impl Pass<'_> {
             .map_or(template.request.resources, |i| i.wants.resources);
         let moved = held.as_ref().filter(|h| h.spec.node != spec.node);
         if let Some(old) = moved {
-            let until = (self.ours(claim, old) == Ours::Healthy && !alone(workload))
+            let until = (self.ours(claim, old) == Ours::Healthy && !workload.runs_alone())
                 .then(|| self.now + PATIENCE);
             self.index.leave(Leaving::of(old, until));
         }
@@ -157,7 +156,7 @@ impl Pass<'_> {
             || (claim.generation() == held.spec.generation
                 && (!ready || self.site_of(&held.spec.node) == claim.site));
         let pod = claim.wire.pod.clone().unwrap_or_default();
-        let serves = !alone(workload) && (!ready || renews);
+        let serves = !workload.runs_alone() && (!ready || renews);
         let until = serves.then(|| self.now + if ready { HANDOVER } else { PATIENCE });
         let node = held.spec.node.clone();
         self.say_overruled(
@@ -199,12 +198,7 @@ impl Pass<'_> {
     }
 }
 
-/// At most one copy, or one that must not run beside another.
-pub(super) fn alone(workload: &WorkloadEntry) -> bool {
-    workload.object.spec.policy.exclusive || workload.object.spec.type_ == WorkloadType::Job
-}
-
-pub(super) fn gpus_of(pod: &PodSpec) -> Vec<GpuAssignment> {
+fn gpus_of(pod: &PodSpec) -> Vec<GpuAssignment> {
     let share = |gpu: &hyperion_proto::agent_v1::GpuShare| GpuAssignment {
         uuid: gpu.uuid.clone(),
         millis: i32::try_from(gpu.millis).unwrap_or(i32::MAX),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use hyperion_api::conditions;
 use hyperion_api::placement::{HyperionPlacementStatus, PlacementPhase};
-use hyperion_api::workload::WorkloadType;
 use hyperion_proto::agent_v1::ReplicaPhase;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -21,7 +20,7 @@ impl Pass<'_> {
         held: Option<PlacementEntry>,
     ) {
         let (record, theirs) = (&claim.record, claim.generation());
-        let job = workload.object.spec.type_ == WorkloadType::Job;
+        let job = workload.is_job();
         let ended = held.as_ref().is_some_and(PlacementEntry::ended);
         let succeeded = claim.wire.outcome() == ReplicaPhase::Succeeded;
         if !job || ended || record.node.is_empty() || record.key.index >= workload.replicas() {

@@ -19,7 +19,7 @@ pub(super) enum Ours {
 
 /// How the copy of the site does, by the word of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Theirs {
+enum Theirs {
     Healthy,
     Unhealthy,
     /// Its node may still be on its way back.
@@ -65,8 +65,7 @@ impl Pass<'_> {
     }
 
     pub(super) fn ours(&self, claim: &Claim, held: &PlacementEntry) -> Ours {
-        let node = self.index.nodes.get(&held.spec.node);
-        if node.is_none_or(|n| !n.connected) || held.stopping.is_some() {
+        if self.away(&held.spec.node) || held.stopping.is_some() {
             return Ours::No;
         }
         let newer = claim.generation() > held.spec.generation;
@@ -89,7 +88,7 @@ impl Pass<'_> {
         }
     }
 
-    pub(super) fn theirs(&self, claim: &Claim) -> Theirs {
+    fn theirs(&self, claim: &Claim) -> Theirs {
         let record = &claim.record;
         let Some(node) = self.index.nodes.get(&record.node) else {
             return Theirs::Unhealthy;

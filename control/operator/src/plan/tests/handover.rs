@@ -17,6 +17,19 @@ fn moving() -> World {
     w
 }
 
+/// Replica 0 ran on a, which is lost, and has been told to start on b.
+fn lost() -> World {
+    let mut w = World::new();
+    w.node("a", json!({}), 0);
+    w.workload(service(1, "i"));
+    w.run_all();
+    w.node("b", json!({}), 0);
+    w.down("a");
+    w.wait(REPLACE_AFTER);
+    assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
+    w
+}
+
 /// The next control plane; its workload is read, its nodes are not connected.
 fn next(w: &World) -> World {
     let mut next = w.restart();
@@ -205,14 +218,7 @@ fn an_annotation_that_makes_no_sense_is_ignored() {
 #[test]
 fn a_copy_on_a_node_that_is_back_goes_on_until_the_one_placed_for_it_is_ready() {
     for back in [true, false] {
-        let mut w = World::new();
-        w.node("a", json!({}), 0);
-        w.workload(service(1, "i"));
-        w.run_all();
-        w.node("b", json!({}), 0);
-        w.down("a");
-        w.wait(REPLACE_AFTER);
-        assert_eq!(w.on(0), Some(("b".to_owned(), 2)));
+        let mut w = lost();
         reports(&mut w, "b", 2, ReplicaPhase::Starting);
         if back {
             w.connect("a", json!({}), 0);
@@ -235,13 +241,7 @@ fn a_copy_on_a_node_that_is_back_goes_on_until_the_one_placed_for_it_is_ready() 
 
 #[test]
 fn a_copy_on_a_node_that_never_comes_back_is_forgotten() {
-    let mut w = World::new();
-    w.node("a", json!({}), 0);
-    w.workload(service(1, "i"));
-    w.run_all();
-    w.node("b", json!({}), 0);
-    w.down("a");
-    w.wait(REPLACE_AFTER);
+    let mut w = lost();
     reports(&mut w, "b", 2, ReplicaPhase::Running);
     w.wait(HANDOVER * 15);
     assert!(over(&w), "{:?}", named(&w));
@@ -249,13 +249,7 @@ fn a_copy_on_a_node_that_never_comes_back_is_forgotten() {
 
 #[test]
 fn a_copy_that_is_back_serves_while_the_node_after_it_is_out_of_reach() {
-    let mut w = World::new();
-    w.node("a", json!({}), 0);
-    w.workload(service(1, "i"));
-    w.run_all();
-    w.node("b", json!({}), 0);
-    w.down("a");
-    w.wait(REPLACE_AFTER);
+    let mut w = lost();
     reports(&mut w, "b", 2, ReplicaPhase::Running);
     w.down("b");
     w.wait(REPLACE_AFTER / 2);
