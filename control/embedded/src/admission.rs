@@ -110,16 +110,10 @@ pub(crate) fn shape(call: &Call, resource: &Resource, value: &mut Value) -> Resu
         .map(|path| format!("unknown field {path:?}"))
         .collect();
     match call.query.field_validation(call.options())? {
-        FieldValidation::Strict if !wording.is_empty() && call.method == Method::PATCH => {
+        FieldValidation::Strict if !wording.is_empty() => {
             let why = format!("strict decoding error: {}", wording.join(", "));
-            Err(Status::invalid_patch(value, &why))
+            Err(call.unreadable(&resource.kind, &resource.version, value, &why))
         }
-        FieldValidation::Strict if !wording.is_empty() => Err(Status::bad_request(format!(
-            "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {list}",
-            kind = resource.kind,
-            version = resource.version,
-            list = wording.join(", ")
-        ))),
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Warn | FieldValidation::Strict => Ok(wording),
     }
@@ -218,15 +212,11 @@ fn is_unreadable(resource: &Resource, cause: &Cause) -> bool {
 }
 
 fn unreadable(call: &Call, resource: &Resource, value: &Value, cause: &Cause) -> Box<Status> {
-    let why = format!("{}: {}", cause.field, cause.message);
-    if call.method == Method::PATCH {
-        return Status::invalid_patch(value, &why);
+    let mut why = format!("{}: {}", cause.field, cause.message);
+    if call.method != Method::PATCH {
+        why.insert_str(0, "json: cannot unmarshal: ");
     }
-    Status::bad_request(format!(
-        "{kind} in version {version:?} cannot be handled as a {kind}: json: cannot unmarshal: {why}",
-        kind = resource.kind,
-        version = resource.version,
-    ))
+    call.unreadable(&resource.kind, &resource.version, value, &why)
 }
 
 /// Prepares an object of the body for creation in a namespace. Gives its stored form.

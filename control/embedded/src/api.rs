@@ -121,6 +121,16 @@ impl Call {
         }
     }
 
+    /// Refuses `value`, which the body gives or makes: Kubernetes could not read it as this kind.
+    pub fn unreadable(&self, kind: &str, version: &str, value: &Value, why: &str) -> Box<Status> {
+        if self.method == Method::PATCH {
+            return Status::invalid_patch(value, why);
+        }
+        Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
+        ))
+    }
+
     /// Whether nothing is to be stored.
     pub fn dry_run(&self) -> Result<bool> {
         self.query.dry_run(self.options())

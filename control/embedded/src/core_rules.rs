@@ -68,7 +68,8 @@ fn data(value: &Value, old: Option<&Value>, fields: &[&str], causes: &mut Vec<Ca
     }
 }
 
-fn unchanged(value: &Value, old: Option<&Value>, field: &str, causes: &mut Vec<Cause>) {
+/// A field that is given once.
+pub(crate) fn unchanged(value: &Value, old: Option<&Value>, field: &str, causes: &mut Vec<Cause>) {
     if old.is_some_and(|old| at(old, field) != at(value, field)) {
         let shown = at(value, field).to_string();
         causes.push(Cause::invalid(field, &shown, "field is immutable"));

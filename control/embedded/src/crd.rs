@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::builtin::{CRD_GROUP, metadata_schema};
+use crate::core_rules;
 use crate::names;
 use crate::object;
 use crate::resource::{
@@ -202,19 +203,16 @@ fn check_path(value: &Value, field: &str, path: &str, causes: &mut Vec<Cause>) {
 
 /// What may not change of a definition: stored objects would no longer be what they were.
 pub(crate) fn check_change(old: &Value, new: &Value) -> Vec<Cause> {
-    [
+    let mut causes = Vec::new();
+    for field in [
         "spec.group",
         "spec.scope",
         "spec.names.kind",
         "spec.names.plural",
-    ]
-    .into_iter()
-    .filter(|field| object::at(old, field) != object::at(new, field))
-    .map(|field| {
-        let shown = object::at(new, field).to_string();
-        Cause::invalid(field, &shown, "field is immutable")
-    })
-    .collect()
+    ] {
+        core_rules::unchanged(new, Some(old), field, &mut causes);
+    }
+    causes
 }
 
 fn resource(spec: &Value, version: &Value, stored: &str, schema: Schema) -> Resource {

@@ -68,13 +68,7 @@ fn changed(place: &Place, call: &Call, paths: &Scale, old: &Value, body: &Value)
         .is_none()
     {
         let why = "spec.replicas: cannot unmarshal into a number of type int32";
-        return Err(if call.method == Method::PATCH {
-            Status::invalid_patch(&scale, why)
-        } else {
-            Status::bad_request(format!(
-                "Scale in version \"v1\" cannot be handled as a Scale: {why}"
-            ))
-        });
+        return Err(call.unreadable("Scale", "v1", &scale, why));
     }
     let mut value = old.clone();
     let meta = meta_mut(&mut value);
