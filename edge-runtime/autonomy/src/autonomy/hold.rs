@@ -169,13 +169,11 @@ impl Autonomy {
         if self.members() == 1 || self.majority.told_linked || now < self.majority.grace_until {
             return true;
         }
-        let long = |since: Option<Duration>, time: Duration| {
-            since.is_some_and(|at| now.saturating_sub(at) >= time)
-        };
+        let alone = |since: Duration| now.saturating_sub(since) >= ALONE;
         // Until it has compared what it knows with a few of them. The control plane's word is not
         // enough: it may not have heard yet what they decided.
         (self.majority.since.is_some() && self.compares_until(now).is_none())
-            || (!self.majority.met && long(self.majority.complete_since, ALONE))
+            || (!self.majority.met && self.majority.complete_since.is_some_and(alone))
     }
 
     /// Why a replica must not run here now.
