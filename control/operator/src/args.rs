@@ -1,10 +1,10 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 use hyperion_placement::model::Provider;
 use hyperion_providers::feeds::run::Wanted;
 
@@ -20,6 +20,14 @@ pub struct Args {
     /// Kubeconfig of the cluster to run on; by default the cluster that this process runs in
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Write the CRDs, the namespace and the Service at the start; `false` where a chart has
+    /// installed them, and this process need not have the rights to
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pub install: bool,
+    /// Address of this process's Pod, whose name is in POD_NAME: while it leads, the Services
+    /// hyperion-control and hyperion-agents lead to it; only with --install=false
+    #[arg(long, value_name = "IP", conflicts_with = "embedded")]
+    pub publish_ip: Option<IpAddr>,
     /// Folder of the embedded API's store and of this process's identity
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -187,6 +195,9 @@ mod tests {
             vec!["--link-advertise", "::1:7444"],
             vec!["--link-advertise", "[host]:7444"],
             vec!["--link-advertise", "a b:7444"],
+            vec!["--install", "perhaps"],
+            vec!["--publish-ip", "hyperion-control"],
+            vec!["--publish-ip", "10.0.0.1", "--embedded", "--data-dir", "d"],
         ] {
             let words = std::iter::once("hyperion-control").chain(bad.iter().copied());
             assert!(Args::try_parse_from(words).is_err(), "{bad:?}");

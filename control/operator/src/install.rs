@@ -12,8 +12,12 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
+use crate::endpoint::HTTP_SERVICE;
+
 /// Time for a CRD to be served.
 const ESTABLISHED: Duration = Duration::from_secs(30);
+/// What our kinds are served as.
+const GROUP_VERSION: &str = "hyperion.io/v1alpha1";
 /// Time for the API server to answer for the first time.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
@@ -34,10 +38,48 @@ pub async fn install(client: &kube::Client, http_port: u16) -> anyhow::Result<()
         .with_context(|| format!("Namespace {NAMESPACE}"))?;
     if let Err(e) = service(client, http_port).await {
         // Only the console's live view and logs need it.
-        warn!(error = %e, "cannot write Service {NAMESPACE}/hyperion-control");
+        warn!(error = %e, "cannot write Service {NAMESPACE}/{HTTP_SERVICE}");
     }
     info!("CRDs are installed");
     Ok(())
+}
+
+/// Waits until the API server serves the kinds that somebody else has installed; needs no rights but
+/// those that everybody has.
+///
+/// # Errors
+/// The API server does not answer, or a kind is not served: the sentence names it.
+pub async fn installed(client: &kube::Client) -> anyhow::Result<()> {
+    answers(client).await?;
+    let deadline = tokio::time::Instant::now() + ESTABLISHED;
+    loop {
+        let missing = missing(client).await?;
+        if missing.is_empty() {
+            info!("CRDs are served");
+            return Ok(());
+        }
+        if tokio::time::Instant::now() > deadline {
+            bail!(
+                "the API server does not serve {}: install the chart's CRDs, or leave --install=false out",
+                missing.join(", ")
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Our kinds that are not served.
+async fn missing(client: &kube::Client) -> anyhow::Result<Vec<String>> {
+    let served = match client.list_api_group_resources(GROUP_VERSION).await {
+        Ok(list) => list.resources,
+        Err(kube::Error::Api(e)) if e.code == 404 => Vec::new(),
+        Err(e) => return Err(e).context("discovery of hyperion.io"),
+    };
+    let crds = hyperion_api::crds();
+    let names = crds.iter().map(|crd| crd.spec.names.plural.clone());
+    Ok(names
+        .filter(|name| !served.iter().any(|r| r.name == *name))
+        .collect())
 }
 
 async fn answers(client: &kube::Client) -> anyhow::Result<()> {
@@ -101,14 +143,14 @@ async fn service(client: &kube::Client, http_port: u16) -> Result<(), kube::Erro
     let object = json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": { "name": "hyperion-control", "namespace": NAMESPACE },
+        "metadata": { "name": HTTP_SERVICE, "namespace": NAMESPACE },
         "spec": {
             "selector": { "app": "hyperion-control" },
             "ports": [{ "name": "http", "port": http_port, "targetPort": http_port, "protocol": "TCP" }],
         },
     });
     let params = PatchParams::apply(MANAGER).force();
-    api.patch("hyperion-control", &params, &Patch::Apply(object))
+    api.patch(HTTP_SERVICE, &params, &Patch::Apply(object))
         .await
         .map(drop)
 }

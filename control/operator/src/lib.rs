@@ -20,6 +20,7 @@ pub mod apply;
 pub mod args;
 pub mod decider;
 pub mod directory;
+pub mod endpoint;
 pub mod events;
 pub mod experience;
 pub mod http;

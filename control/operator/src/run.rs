@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::args::{Args, LogFormat};
 use crate::decider::source::Asked;
 use crate::directory::{Directory, Role};
+use crate::endpoint::Pod;
 use crate::experience::Recorder;
 use crate::lead::{self, Leader};
 use crate::lease::Contender;
@@ -36,6 +37,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let Args {
         embedded,
         kubeconfig,
+        install,
+        publish_ip,
         data_dir,
         api_addr,
         link_addr,
@@ -58,6 +61,10 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         .iter()
         .map(|wanted| Source::standard(wanted, &price_region));
     let sources: Vec<Source> = sources.collect::<Result<_, _>>().context("--price-feed")?;
+    if install && publish_ip.is_some() {
+        bail!("--publish-ip needs --install=false: the Service that is installed has a selector");
+    }
+    let pod = publish_ip.map(Pod::from_env).transpose()?;
     let identity = identity(data_dir.as_deref())?;
     let listener = http::bind(http_addr).await?;
     let http_addr = listener.local_addr()?;
@@ -98,6 +105,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let control = Control {
         client,
         identity,
+        pod,
+        http_addr,
         directory,
         metrics,
         link_addr,
@@ -112,10 +121,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         prices,
     };
     let result = tokio::select! {
-        installed = install::install(&control.client, http_addr.port()) => match installed {
-            Ok(()) => control.contend(&stop).await,
-            Err(e) => Err(e),
-        },
+        result = control.start(install, &stop) => result,
         () = stop.cancelled() => Ok(()),
     };
     control.directory.step_down(Role::Stopping);
@@ -222,6 +228,9 @@ fn identity(data_dir: Option<&Path>) -> anyhow::Result<String> {
 struct Control {
     client: kube::Client,
     identity: String,
+    /// Where Services are told who leads.
+    pod: Option<Pod>,
+    http_addr: SocketAddr,
     directory: Arc<Directory>,
     metrics: Metrics,
     link_addr: SocketAddr,
@@ -237,6 +246,15 @@ struct Control {
 }
 
 impl Control {
+    async fn start(&self, install: bool, stop: &CancellationToken) -> anyhow::Result<()> {
+        if install {
+            install::install(&self.client, self.http_addr.port()).await?;
+        } else {
+            install::installed(&self.client).await?;
+        }
+        self.contend(stop).await
+    }
+
     /// Leads whenever it holds the lease.
     async fn contend(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut contender = Contender::new(&self.client, self.identity.clone());
@@ -279,6 +297,10 @@ impl Control {
         info!(address = %gateway.local_addr(), ca = gateway.ca_fingerprint(), identity = self.identity, "leading: agents are served");
         self.directory.lead(gateway.clone(), counters);
         self.metrics.leader.set(1);
+        if let Some(pod) = self.pod.clone() {
+            let (client, link) = (self.client.clone(), gateway.local_addr());
+            tokio::spawn(pod.publish(client, self.http_addr, link, leading.clone()));
+        }
         let leader = Leader {
             client: self.client.clone(),
             gateway: gateway.clone(),
