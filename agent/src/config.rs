@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::local::{self, LocalSocket};
+use crate::notice::{Base, Cloud, CloudMetadata};
 use crate::store::DEFAULT_RING;
 use crate::telemetry::Reserved;
 
@@ -78,6 +79,13 @@ pub struct Config {
     /// What the node keeps for itself, for example cpu=500m,memory=256Mi.
     #[arg(long, value_name = "LIST", default_value = "", value_parser = parse_reserved)]
     pub system_reserved: Reserved,
+    /// Whose notices of interruption are followed: auto (the cloud that the machine's firmware
+    /// names), aws, gcp, azure, or none.
+    #[arg(long, value_name = "CLOUD", default_value = "auto", value_parser = parse_cloud)]
+    pub cloud_metadata: CloudMetadata,
+    /// Where that cloud's metadata service is, `http://HOST:PORT`, for tests.
+    #[arg(long, value_name = "URL", hide = true)]
+    pub cloud_metadata_url: Option<Base>,
     /// Root of procfs and sysfs, for tests.
     #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
     pub root: PathBuf,
@@ -252,6 +260,18 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_cloud(text: &str) -> Result<CloudMetadata, String> {
+    match text {
+        "auto" => Ok(CloudMetadata::Auto),
+        "none" => Ok(CloudMetadata::None),
+        _ => [Cloud::Aws, Cloud::Gcp, Cloud::Azure]
+            .into_iter()
+            .find(|cloud| cloud.as_str() == text)
+            .map(CloudMetadata::Of)
+            .ok_or_else(|| "auto, aws, gcp, azure or none is expected".to_owned()),
+    }
+}
+
 fn parse_http(text: &str) -> Result<HttpAddr, String> {
     if text == "off" {
         return Ok(HttpAddr::Off);
@@ -383,6 +403,10 @@ mod tests {
             "80",
             "--local-socket",
             "off",
+            "--cloud-metadata",
+            "gcp",
+            "--cloud-metadata-url",
+            "http://127.0.0.1:8080",
         ])
         .unwrap();
         assert_eq!(
@@ -401,6 +425,9 @@ mod tests {
         assert_eq!(c.system_reserved.cpu_millis, 500);
         assert_eq!(c.system_reserved.memory_bytes, 256 << 20);
         assert_eq!(c.labels[1].1, "0.51");
+        assert_eq!(c.cloud_metadata, CloudMetadata::Of(Cloud::Gcp));
+        let base = c.cloud_metadata_url.unwrap().to_string();
+        assert_eq!(base, "http://127.0.0.1:8080");
     }
 
     #[test]
@@ -427,6 +454,10 @@ mod tests {
             ("--offline-buffer", "2Gi"),
             ("--throttle-celsius", "200"),
             ("--local-socket", "relative"),
+            ("--cloud-metadata", "oracle"),
+            ("--cloud-metadata-url", "https://169.254.169.254"),
+            ("--cloud-metadata-url", "http://user@host"),
+            ("--cloud-metadata-url", "http://a/b"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();
             assert!(error.contains(flag), "{flag} {value}: {error}");

@@ -21,6 +21,7 @@ pub mod http;
 pub mod identity;
 pub mod local;
 pub mod node;
+pub mod notice;
 pub mod peers;
 mod run;
 pub mod runtime;

@@ -21,6 +21,7 @@ use crate::config::{Config, HttpAddr, PeerAddr, ProfileName, Size};
 use crate::identity;
 use crate::local::{self, LocalRequest, LocalSocket};
 use crate::node::{NodeConfig, NodeFacts};
+use crate::notice;
 use crate::peers::{self, PeerEvent, PeerImages, PeersConfig, PeersError, PeersHandle};
 use crate::runtime::Cri;
 use crate::session::{self, Enrolment, PolicyShelf, SessionConfig, SiteConfig};
@@ -63,6 +64,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         throttle_celsius,
         local_socket: _,
         system_reserved,
+        cloud_metadata,
+        cloud_metadata_url,
         root,
         log_format: _,
     } = config.clone();
@@ -171,6 +174,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             sampler: Sampler::new(&root, &data_dir, gpus),
             telemetry_interval,
             status,
+            notices: notice::start(cloud_metadata, cloud_metadata_url, &root, &stop),
             site: SiteConfig {
                 peers,
                 shelf,

@@ -93,6 +93,7 @@ impl Agent {
             sampler: Sampler::new(root, dir, Box::new(NoGpu)),
             telemetry_interval: Duration::from_millis(100),
             status: status.clone(),
+            notices: hyperion_agent::notice::nobody(),
             site: SiteConfig {
                 peers: Some((peers.clone(), events)),
                 shelf,

@@ -36,7 +36,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use hyperion_autonomy::{Autonomy, Me, Mode, Profile, Start};
-use hyperion_proto::agent_v1::{NodeCapabilities, NodeState, ReplicaReport, SiteInfo};
+use hyperion_proto::agent_v1::{
+    Interruptions, NodeCapabilities, NodeState, ReplicaReport, SiteInfo,
+};
 use hyperion_proto::domain::ReplicaKey;
 use tracing::info;
 
@@ -148,6 +150,8 @@ pub struct Node<W> {
     /// The control plane has answered hello on this connection.
     linked: bool,
     draining: bool,
+    /// What the machine's cloud says is about to happen to it; none where nothing is known.
+    interruptions: Option<Interruptions>,
     /// Why the container runtime does not answer; empty where it does.
     runtime_problem: String,
     /// What this connection knows of that.
@@ -200,6 +204,7 @@ impl<W: Workloads> Node<W> {
             store_failed: false,
             linked: false,
             draining: false,
+            interruptions: None,
             runtime_problem: String::new(),
             reported_problem: String::new(),
             reported: BTreeMap::new(),

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use hyperion_proto::agent_v1::stream_message::Body;
-use hyperion_proto::agent_v1::{Event, NodeState, ReplicaPhase, ReplicaReport, RuntimeState};
+use hyperion_proto::agent_v1::{
+    Event, Interruption, InterruptionKind, Interruptions, NodeState, ReplicaPhase, ReplicaReport,
+    RuntimeState,
+};
 use hyperion_proto::domain::ReplicaKey;
 
 use super::glue::Work;
@@ -84,6 +87,26 @@ impl<W: Workloads> Node<W> {
         }
     }
 
+    /// Takes what the machine's cloud says is about to happen to it, the whole.
+    pub fn interruptions(&mut self, notices: Vec<Interruption>, now: Now, out: &dyn Outgoing) {
+        let before = self.interruptions.take().unwrap_or_default().notices;
+        let new = |list: &[Interruption], n: &Interruption| !list.iter().any(|o| o.id == n.id);
+        for notice in notices.iter().filter(|n| new(&before, n)) {
+            let reason = match notice.kind() {
+                InterruptionKind::Rebalance => "RebalanceRecommendation",
+                InterruptionKind::Maintenance => "Maintenance",
+                InterruptionKind::Spot | InterruptionKind::Unspecified => "SpotInterruption",
+            };
+            self.event(reason, notice.detail.clone(), true, None, now);
+        }
+        for notice in before.iter().filter(|n| new(&notices, n)) {
+            let detail = notice.detail.clone();
+            self.event("InterruptionWithdrawn", detail, false, None, now);
+        }
+        self.interruptions = Some(Interruptions { notices });
+        self.report(out);
+    }
+
     /// True where the supervisor has looked at the runtime: each replica that is held has a report
     /// of how it is, and not only that this is not known.
     #[must_use]
@@ -155,6 +178,7 @@ impl<W: Workloads> Node<W> {
             mode: self.mode().as_str().to_owned(),
             policy_hash: self.policy_hash().to_owned(),
             peer_addresses: self.me.addresses.clone(),
+            interruptions: self.interruptions.clone(),
         };
         if self.sent_state.as_ref() != Some(&state) && out.send(Body::NodeState(state.clone())) {
             self.sent_state = Some(state);

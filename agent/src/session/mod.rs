@@ -33,6 +33,7 @@ use self::site::Net;
 pub use self::site::{Holders, PolicyShelf, SiteConfig};
 use crate::identity;
 use crate::node::{Effect, Gone, Measured, Node, NodeConfig, Now};
+use crate::notice::Notices;
 use crate::status::{Mode, Status};
 use crate::store::Store;
 use crate::supervisor::SupervisorEvent;
@@ -67,6 +68,8 @@ pub struct SessionConfig<W> {
     pub telemetry_interval: Duration,
     /// For metrics and health.
     pub status: Arc<Status>,
+    /// What the machine's cloud says is about to happen to it.
+    pub notices: Notices,
     /// Peers and people at the site.
     pub site: SiteConfig,
 }
@@ -101,6 +104,7 @@ pub async fn run<W: Workloads>(
         sampler,
         telemetry_interval,
         status,
+        mut notices,
         site,
     } = config;
     let node = Node::new(node, store, workloads.clone(), now());
@@ -137,6 +141,8 @@ pub async fn run<W: Workloads>(
             Some(event) = session.net.events.recv() => session.peer_events(event),
             Some(request) = session.net.local.recv() => session.local_request(request),
             Some(done) = session.net.done.recv() => session.done(done, &link),
+            // Of a cloud that nobody asks there is never one.
+            Ok(()) = notices.changed() => session.notices(&mut notices),
             _ = telemetry.tick() => session.telemetry(),
             () = tokio::time::sleep_until(wake.into()) => session.tick(),
         }
@@ -281,6 +287,13 @@ impl<W: Workloads> Session<W> {
             }
         }
         lock(&self.node).supervisor(events, now(), &self.sender);
+    }
+
+    fn notices(&mut self, notices: &mut Notices) {
+        let Some(said) = notices.borrow_and_update().clone() else {
+            return;
+        };
+        lock(&self.node).interruptions(said, now(), &self.sender);
     }
 
     fn telemetry(&mut self) {

@@ -9,6 +9,15 @@ pub const READY: &str = "Ready";
 /// Job: all replicas ended well, or (False) one failed for good.
 pub const COMPLETE: &str = "Complete";
 
+/// Node: its cloud is about to take it back, or to restart it; there is no such condition otherwise.
+pub const INTERRUPTION: &str = "Interruption";
+/// Interruption=True: the cloud takes a spot machine back.
+pub const REASON_SPOT_INTERRUPTION: &str = "SpotInterruption";
+/// Interruption=True: a spot machine is at a higher risk of that.
+pub const REASON_REBALANCE: &str = "RebalanceRecommendation";
+/// Interruption=True: the machine is restarted, moved or ended, and its containers with it.
+pub const REASON_MAINTENANCE: &str = "Maintenance";
+
 /// Accepted=True.
 pub const REASON_VALID: &str = "Valid";
 /// Accepted=False: the message names the field.
@@ -67,3 +76,34 @@ pub const REASON_ENDED_ELSEWHERE: &str = "EndedElsewhere";
 
 /// Event on a workload: the spec is refused.
 pub const EVENT_INVALID: &str = "InvalidSpec";
+
+/// Ready=True of a cluster.
+pub const REASON_CLUSTER_READY: &str = "ClusterReady";
+/// Ready=Unknown of a cluster: it has not been read yet.
+pub const REASON_CONNECTING: &str = "Connecting";
+/// Ready=False of a cluster: there is no Secret of that name, or it has no key `kubeconfig`.
+pub const REASON_SECRET_MISSING: &str = "SecretMissing";
+/// Ready=False of a cluster: the kubeconfig can't be read or used.
+pub const REASON_KUBECONFIG_INVALID: &str = "KubeconfigInvalid";
+/// Ready=False of a cluster: its credential plugin gives none.
+pub const REASON_CREDENTIALS_FAILED: &str = "CredentialsFailed";
+/// Ready=False of a cluster: its API server does not answer.
+pub const REASON_UNREACHABLE: &str = "Unreachable";
+/// Ready=False of a cluster: its API server does not know who asks.
+pub const REASON_UNAUTHORIZED: &str = "Unauthorized";
+/// Ready=False of a cluster: a right is missing; the message names verb and resource.
+pub const REASON_FORBIDDEN: &str = "Forbidden";
+/// Ready=False of a cluster: names with dots can't be told from those of nodes.
+pub const REASON_INVALID_NAME: &str = "InvalidName";
+/// Ready=False of a cluster that is deleted: its Pods have not ended.
+pub const REASON_LEAVING: &str = "Leaving";
+/// Cluster: True where its clock and ours are far apart.
+pub const CLOCK_SKEW: &str = "ClockSkew";
+/// Event on a cluster: its Ready condition changed, or what was left behind in it.
+pub const EVENT_CLUSTER: &str = "Cluster";
+/// Event on a cluster: it was let go with Pods left in it.
+pub const EVENT_ABANDONED: &str = "Abandoned";
+/// Event on a workload: a Pod of its was deleted by others, and is made again.
+pub const EVENT_POD_DELETED: &str = "PodDeleted";
+/// Event on a workload: a Pod of its was changed by others, and is made again.
+pub const EVENT_POD_CHANGED: &str = "PodChanged";

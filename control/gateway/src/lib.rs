@@ -7,6 +7,7 @@
 //! - [`service`]: the gRPC service; one task per session.
 //! - [`away`]: what a node brings of the time without a link; [`history`] keeps its telemetry.
 //! - [`sites`]: what nodes are told of their site; [`policies`]: the policy for devices.
+//! - [`notices`]: what a node's cloud is about to do to it.
 //! - [`nodes`]: writes `HyperionNode` objects, and watches them for revocation.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
@@ -17,6 +18,7 @@ pub mod history;
 pub mod logs;
 pub mod metrics;
 pub mod nodes;
+pub mod notices;
 pub mod pki;
 pub mod policies;
 pub mod service;
@@ -45,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::history::Histories;
 use crate::metrics::Metrics;
+use crate::notices::Notice;
 use crate::policies::{DevicePolicy, SignError};
 use crate::service::{AgentEndpoint, Shared};
 use crate::state::{Decision, State};
@@ -109,6 +112,14 @@ pub enum GatewayEvent {
         node: String,
         /// Why its container runtime does not answer; empty where it does.
         problem: String,
+    },
+    /// What a node's cloud is about to do to it, the whole; also when a stream was opened, where
+    /// the node knows.
+    Notices {
+        /// Node id.
+        node: String,
+        /// Sane; empty where nothing is.
+        notices: Vec<Notice>,
     },
     /// What a node says of a replica.
     Report {

@@ -211,14 +211,16 @@ pub fn set_ready(status: &mut HyperionNodeStatus, ready: bool, reason: &str, mes
         .filter(|c| c.status == word)
         .map_or_else(|| now.clone(), |c| c.last_transition_time.clone());
     status.last_transition = Some(now);
-    status.conditions = vec![Condition {
+    let condition = Condition {
         type_: "Ready".to_owned(),
         status: word.to_owned(),
         reason: reason.to_owned(),
         message: message.to_owned(),
         last_transition_time: since,
         observed_generation: None,
-    }];
+    };
+    status.conditions.retain(|c| c.type_ != "Ready");
+    status.conditions.insert(0, condition);
 }
 
 /// A node in reach is ready, unless its container runtime does not answer.

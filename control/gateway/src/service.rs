@@ -31,6 +31,7 @@ use crate::facts;
 use crate::history::Histories;
 use crate::metrics::Metrics;
 use crate::nodes::{self, NodeWriter};
+use crate::notices;
 use crate::pki::{self, Authority};
 use crate::sites;
 use crate::state::{Admission, Decision, NewSession, OUTGOING, Outgoing, Standing, State};
@@ -556,7 +557,8 @@ impl Session {
 
     async fn runtime(&self, problem: String, status: &mut HyperionNodeStatus) {
         // The condition's message is the problem, empty where there is none.
-        if status.conditions.iter().any(|c| c.message == problem) {
+        let mut ready = status.conditions.iter().filter(|c| c.type_ == "Ready");
+        if ready.any(|c| c.message == problem) {
             return;
         }
         nodes::set_runtime(status, &problem);
@@ -625,7 +627,14 @@ impl Session {
             Body::NodeState(said) => {
                 let addresses = sites::addresses(&said.peer_addresses);
                 self.shared.state.set_addresses(&self.node, &addresses);
-                if away::note(status, &said, addresses) {
+                let mut news = away::note(status, &said, addresses);
+                if let Some(said) = &said.interruptions {
+                    let notices = notices::read(said);
+                    news |= notices::note(status, &notices);
+                    let node = self.node.clone();
+                    self.tell(GatewayEvent::Notices { node, notices }).await;
+                }
+                if news {
                     self.shared.nodes.write(&self.node, status.clone());
                 }
             }

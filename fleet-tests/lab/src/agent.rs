@@ -130,6 +130,10 @@ impl Agent {
             }
         }
         args.push("--no-mdns".to_owned());
+        // The machine that the lab runs on may be a cloud's.
+        if !spec.args.iter().any(|a| a == "--cloud-metadata") {
+            args.extend(["--cloud-metadata".to_owned(), "none".to_owned()]);
+        }
         args.extend(spec.args.iter().cloned());
         let mut program = needs::programs().join("hyperion-agent");
         if let Some(device) = &device {

@@ -1,7 +1,8 @@
 //! The link comes back.
 
 use hyperion_proto::agent_v1::{
-    DecisionsTaken, RecordState, SiteDecisions, StopReplica, TakenRecord,
+    DecisionsTaken, Interruption, InterruptionKind, RecordState, SiteDecisions, StopReplica,
+    TakenRecord,
 };
 
 use super::*;
@@ -203,6 +204,53 @@ fn the_control_plane_hears_of_mode_policy_and_addresses_when_they_change() {
     alone.disconnect();
     alone.connect(&welcome(Vec::new(), &["edge-1"]));
     assert_eq!(states(&alone).len(), 1, "again on a new connection");
+}
+
+#[test]
+fn notices_are_told_again_on_each_connection_and_are_events_once() {
+    let mut alone = Alone::fresh("edge-1");
+    let told = |alone: &Alone| {
+        let sent = alone.out.take();
+        let mut states = sent.iter().filter_map(|body| match body {
+            Body::NodeState(state) => Some(state.interruptions.clone()),
+            _ => None,
+        });
+        let state = states.next_back().map(|i| i.map(|i| i.notices.len()));
+        let mut events: Vec<String> = Vec::new();
+        for body in sent {
+            if let Body::Event(event) = body {
+                events.push(event.reason);
+            }
+        }
+        (state, events)
+    };
+    let say = |alone: &mut Alone, notices: Vec<Interruption>| {
+        let now = alone.now();
+        alone.node.interruptions(notices, now, &alone.out);
+    };
+    let notice = |id: &str, kind: InterruptionKind| Interruption {
+        kind: kind.into(),
+        id: id.to_owned(),
+        ..Interruption::default()
+    };
+    alone.connect(&welcome(Vec::new(), &["edge-1"]));
+    assert_eq!(told(&alone).0, Some(None), "nothing is known");
+    say(&mut alone, Vec::new());
+    assert_eq!(told(&alone), (Some(Some(0)), Vec::new()));
+    let both = vec![
+        notice("a", InterruptionKind::Spot),
+        notice("b", InterruptionKind::Rebalance),
+    ];
+    alone.disconnect();
+    say(&mut alone, both.clone());
+    say(&mut alone, both);
+    alone.connect(&welcome(Vec::new(), &["edge-1"]));
+    let reasons = ["SpotInterruption", "RebalanceRecommendation"].map(str::to_owned);
+    assert_eq!(told(&alone), (Some(Some(2)), reasons.to_vec()));
+    say(&mut alone, vec![notice("b", InterruptionKind::Rebalance)]);
+    let (state, events) = told(&alone);
+    assert_eq!(state, Some(Some(1)));
+    assert_eq!(events, ["InterruptionWithdrawn"]);
 }
 
 #[test]
