@@ -32,8 +32,9 @@ const (
 )
 
 // runControllers empties namespaces that are deleted, collects objects whose owner is gone, and
-// makes the service account of each namespace, as kube-controller-manager does.
-func runControllers(ctx context.Context, config *rest.Config) error {
+// makes the service account of each namespace, as kube-controller-manager does. With a grace period
+// above zero it also looks after nodes: it is how long one may keep silent.
+func runControllers(ctx context.Context, config *rest.Config, nodeGrace time.Duration) error {
 	config = rest.CopyConfig(config)
 	// No limit on requests.
 	config.QPS = -1
@@ -68,11 +69,18 @@ func runControllers(ctx context.Context, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
+	nodes := func() {}
+	if nodeGrace > 0 {
+		if nodes, err = nodeControllers(ctx, client, shared, nodeGrace); err != nil {
+			return err
+		}
+	}
 	shared.Start(ctx.Done())
 	sharedMeta.Start(ctx.Done())
 	close(started)
 
 	var running sync.WaitGroup
+	running.Go(nodes)
 	running.Go(func() { namespaces.Run(ctx, workers) })
 	running.Go(func() { accounts.Run(ctx, 1) })
 	running.Go(func() { garbage.Run(ctx, workers, resync) })

@@ -1,8 +1,11 @@
 // Command apiserver is a real Kubernetes API server with its etcd in one process, for tests: what
 // kube-apiserver serves, from its own packages, and of the controllers those without which objects
-// that are deleted never go. There are no nodes.
+// that are deleted never go. With --node-grace there are also those that look after nodes, which
+// are another program's; and the first argument scheduler makes it kube-scheduler instead.
 //
-//	apiserver --data-dir DIR --port PORT --kubeconfig FILE [--end-with-parent] [-- FLAGS OF kube-apiserver]
+//	apiserver --data-dir DIR --port PORT --kubeconfig FILE [--node-grace TIME] [--end-with-parent]
+//	          [-- FLAGS OF kube-apiserver]
+//	apiserver scheduler --kubeconfig FILE [--end-with-parent] [-- FLAGS OF kube-scheduler]
 //
 // It listens on loopback. FILE gets the credentials of a cluster administrator before anything
 // listens; /readyz tells when it serves. A restart in the same DIR is the same cluster.
@@ -35,17 +38,19 @@ func main() {
 }
 
 func run() (int, error) {
+	if len(os.Args) > 1 && os.Args[1] == "scheduler" {
+		return runScheduler(os.Args[2:])
+	}
 	dataDir := flag.String("data-dir", "", "folder of etcd and of the certificates")
 	port := flag.Int("port", 0, "port on 127.0.0.1")
 	kubeconfigFlag := flag.String("kubeconfig", "", "where to write the administrator's kubeconfig")
-	withParent := flag.Bool("end-with-parent", false, "end when the process that started this has ended")
+	nodeGrace := flag.Duration("node-grace", 0, "how long a node may keep silent; 0: nobody looks after nodes")
+	withParent := endWithParentFlag(flag.CommandLine)
 	flag.Parse()
 	if *dataDir == "" || *kubeconfigFlag == "" || *port < 1 || *port > 65535 {
 		return 2, errors.New("--data-dir, --kubeconfig and --port (1 to 65535) are needed")
 	}
-	if *withParent {
-		go endWithParent(os.Getppid())
-	}
+	withParent()
 	kubeconfig, err := filepath.Abs(*kubeconfigFlag)
 	if err != nil {
 		return 1, err
@@ -80,11 +85,22 @@ func run() (int, error) {
 	ctx, cancel := context.WithCancel(command.Context())
 	defer cancel()
 	go func() {
-		if err := runControllers(ctx, config); err != nil && ctx.Err() == nil {
+		if err := runControllers(ctx, config, *nodeGrace); err != nil && ctx.Err() == nil {
 			klog.ErrorS(err, "the controllers do not run")
 		}
 	}()
 	return cli.Run(command), nil
+}
+
+// endWithParentFlag adds the flag; what it gives does as the flag says, and begins before anything
+// that takes time.
+func endWithParentFlag(flags *flag.FlagSet) func() {
+	given := flags.Bool("end-with-parent", false, "end when the process that started this has ended")
+	return func() {
+		if *given {
+			go endWithParent(os.Getppid())
+		}
+	}
 }
 
 // endWithParent leaves at once when another process has become the parent.

@@ -1,4 +1,4 @@
-//! Builds the API server and keeps it.
+//! Builds the programs in Go and keeps them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -7,10 +7,70 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-/// The sources of the API server.
-#[must_use]
-pub fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("apiserver")
+/// A program that is built with Go, from the folder of its name beside this crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// kube-apiserver with etcd and controllers; or kube-scheduler.
+    ApiServer,
+    /// kwok's controller: runs the nodes of a cluster.
+    Kwok,
+}
+
+impl Program {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::ApiServer, Self::Kwok];
+
+    /// Its name, and its folder's.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ApiServer => "apiserver",
+            Self::Kwok => "kwok",
+        }
+    }
+
+    /// Where its sources are.
+    #[must_use]
+    pub fn sources(self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(self.name())
+    }
+
+    /// The program of these sources, if it was built before.
+    ///
+    /// # Errors
+    /// The sources can't be read.
+    pub fn kept(self) -> Result<Option<PathBuf>> {
+        let program = place(self.name(), &self.sources(), &cache()?)?;
+        Ok(program.is_file().then_some(program))
+    }
+
+    /// Module whose version the program tells as its own.
+    fn module(self) -> &'static str {
+        match self {
+            Self::ApiServer => "k8s.io/kubernetes",
+            Self::Kwok => "sigs.k8s.io/kwok",
+        }
+    }
+
+    /// Without symbols, and with the version that it tells of itself.
+    fn link_flags(self, version: &str) -> String {
+        let mut numbers = version.trim_start_matches('v').split('.');
+        let mut next = || numbers.next().unwrap_or_default();
+        let (major, minor) = (next(), next());
+        let names: &[(&str, &str)] = match self {
+            Self::ApiServer => &[
+                ("k8s.io/component-base/version.gitVersion", version),
+                ("k8s.io/component-base/version.gitMajor", major),
+                ("k8s.io/component-base/version.gitMinor", minor),
+            ],
+            Self::Kwok => &[("sigs.k8s.io/kwok/pkg/consts.Version", version)],
+        };
+        let mut flags = "-s -w".to_owned();
+        for (name, value) in names {
+            flags.push_str(&format!(" -X {name}={value}"));
+        }
+        flags
+    }
 }
 
 /// Folder of programs that were built: in `XDG_CACHE_HOME`, else in `~/.cache`.
@@ -27,15 +87,6 @@ pub fn cache() -> Result<PathBuf> {
     Ok(base.join("hyperion-ci/go"))
 }
 
-/// The API server of these sources, if it was built before.
-///
-/// # Errors
-/// The sources can't be read.
-pub fn kept() -> Result<Option<PathBuf>> {
-    let program = place(&sources(), &cache()?)?;
-    Ok(program.is_file().then_some(program))
-}
-
 /// What became of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -45,14 +96,14 @@ pub enum Outcome {
     Impossible(String),
 }
 
-/// Builds the API server, which takes long the first time, or finds the one that was kept. What Go
-/// says goes to standard error.
+/// Builds a program, which takes long the first time, or finds the one that was kept. What Go says
+/// goes to standard error.
 ///
 /// # Errors
 /// Go refuses the sources, or the cache can't be written.
-pub fn build() -> Result<Outcome> {
-    let (sources, cache) = (sources(), cache()?);
-    let program = place(&sources, &cache)?;
+pub fn build(what: Program) -> Result<Outcome> {
+    let (name, sources, cache) = (what.name(), what.sources(), cache()?);
+    let program = place(name, &sources, &cache)?;
     if program.is_file() {
         return Ok(Outcome::Built(program));
     }
@@ -67,11 +118,11 @@ pub fn build() -> Result<Outcome> {
         return Ok(Outcome::Impossible(reason));
     }
     std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-    let version = version(&sources)?;
-    let new = cache.join(format!("apiserver.{}", std::process::id()));
+    let version = version(&sources, what.module())?;
+    let new = cache.join(format!("{name}.{}", std::process::id()));
     let status = command(&go)
         .current_dir(&sources)
-        .args(["build", "-trimpath", "-ldflags", &link_flags(&version)])
+        .args(["build", "-trimpath", "-ldflags", &what.link_flags(&version)])
         .arg("-o")
         .arg(&new)
         .arg(".")
@@ -80,7 +131,11 @@ pub fn build() -> Result<Outcome> {
     ensure!(status.success(), "go build: {status}");
     // Programs of older sources have no use any more.
     for old in std::fs::read_dir(&cache)?.flatten() {
-        if old.file_name().to_string_lossy().starts_with("apiserver-") {
+        if old
+            .file_name()
+            .to_string_lossy()
+            .starts_with(&format!("{name}-"))
+        {
             // Another build may have removed it first.
             let _gone = std::fs::remove_file(old.path());
         }
@@ -179,7 +234,7 @@ fn unreachable(line: &str) -> bool {
 }
 
 /// Where the program of these sources is kept.
-fn place(sources: &Path, cache: &Path) -> Result<PathBuf> {
+fn place(program: &str, sources: &Path, cache: &Path) -> Result<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(sources)
         .with_context(|| sources.display().to_string())?
         .flatten()
@@ -198,39 +253,20 @@ fn place(sources: &Path, cache: &Path) -> Result<PathBuf> {
     }
     let hash = hash.finalize();
     let hash: String = hash.iter().take(8).map(|b| format!("{b:02x}")).collect();
-    Ok(cache.join(format!("apiserver-{hash}")))
+    Ok(cache.join(format!("{program}-{hash}")))
 }
 
-/// The version of Kubernetes that the sources pin, as in `v1.36.3`.
-fn version(sources: &Path) -> Result<String> {
+/// The version of a module that the sources pin, as in `v1.36.3`.
+fn version(sources: &Path, module: &str) -> Result<String> {
     let file = sources.join("go.mod");
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let mut words = text.lines().map(str::split_whitespace);
-    let found = words.find_map(|mut line| {
-        (line.next() == Some("k8s.io/kubernetes"))
-            .then(|| line.next())
-            .flatten()
-    });
+    let found =
+        words.find_map(|mut line| (line.next() == Some(module)).then(|| line.next()).flatten());
     match found {
         Some(version) => Ok(version.to_owned()),
-        None => bail!("{} does not require k8s.io/kubernetes", file.display()),
+        None => bail!("{} does not require {module}", file.display()),
     }
-}
-
-/// Without symbols, and with the version that /version says.
-fn link_flags(version: &str) -> String {
-    let mut numbers = version.trim_start_matches('v').split('.');
-    let mut next = || numbers.next().unwrap_or_default();
-    let (major, minor) = (next(), next());
-    let mut flags = "-s -w".to_owned();
-    for (name, value) in [
-        ("gitVersion", version),
-        ("gitMajor", major),
-        ("gitMinor", minor),
-    ] {
-        flags.push_str(&format!(" -X k8s.io/component-base/version.{name}={value}"));
-    }
-    flags
 }
 
 fn go() -> Option<PathBuf> {
@@ -251,15 +287,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (sources, cache) = (dir.path(), Path::new("/cache"));
         std::fs::write(sources.join("main.go"), "package main").unwrap();
-        let before = place(sources, cache).unwrap();
+        let placed = |sources: &Path| place("program", sources, cache);
+        let before = placed(sources).unwrap();
         assert!(before.starts_with(cache));
-        assert_eq!(place(sources, cache).unwrap(), before);
+        assert_eq!(placed(sources).unwrap(), before);
         std::fs::write(sources.join("main.go"), "package other").unwrap();
-        let after = place(sources, cache).unwrap();
+        let after = placed(sources).unwrap();
         assert_ne!(after, before);
         std::fs::rename(sources.join("main.go"), sources.join("mein.go")).unwrap();
-        assert_ne!(place(sources, cache).unwrap(), after);
-        assert!(place(Path::new("/no/such"), cache).is_err());
+        assert_ne!(placed(sources).unwrap(), after);
+        assert!(placed(Path::new("/no/such")).is_err());
     }
 
     #[test]
@@ -302,13 +339,16 @@ mod tests {
 
     #[test]
     fn the_version_is_the_pinned_one() {
-        let version = version(&sources()).unwrap();
-        assert!(version.starts_with("v1."), "{version}");
-        let flags = link_flags("v1.36.3");
-        assert!(flags.contains("gitVersion=v1.36.3 "), "{flags}");
+        for program in Program::ALL {
+            let version = version(&program.sources(), program.module()).unwrap();
+            assert!(version.starts_with('v'), "{version}");
+            let flags = program.link_flags(&version);
+            assert!(flags.contains(&format!("ersion={version}")), "{flags}");
+        }
+        let flags = Program::ApiServer.link_flags("v1.36.3");
         assert!(flags.ends_with("gitMinor=36"), "{flags}");
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("go.mod"), "module x\n").unwrap();
-        assert!(super::version(dir.path()).is_err());
+        assert!(version(dir.path(), "k8s.io/kubernetes").is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::build;
+use crate::build::Program;
 
 /// Variable that chooses the API: `real`, or `embedded`, which is also meant where it is not set.
 pub const API: &str = "HYPERION_TEST_API";
@@ -53,7 +53,7 @@ impl Choice {
     pub fn missing(&self) -> Option<String> {
         match self {
             Self::Embedded => None,
-            Self::Real => match build::kept() {
+            Self::Real => match Program::ApiServer.kept() {
                 Ok(Some(_)) => None,
                 Ok(None) => Some(
                     "the API server is not built: run `make test-cluster`, which needs Go the \

@@ -1,4 +1,5 @@
-//! Builds the real API server for tests, for `make test-cluster`, and says where it is.
+//! Builds the real API server for tests, and the program that runs its nodes, for `make test-cluster`,
+//! and says where the API server is.
 //!
 //! ```text
 //! hyperion-test-apiserver [--no-build]
@@ -11,7 +12,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use hyperion_cluster::build::{self, Outcome};
+use hyperion_cluster::build::{self, Outcome, Program};
 use hyperion_cluster::{Choice, chosen};
 
 const SKIPPED: u8 = 3;
@@ -48,15 +49,28 @@ fn run() -> Result<Outcome> {
         ["--no-build"] => false,
         _ => bail!("usage: hyperion-test-apiserver [--no-build]"),
     };
-    if let Some(program) = build::kept()? {
+    let server = get(Program::ApiServer, build)?;
+    if let Outcome::Built(_) = server
+        && let Outcome::Impossible(reason) = get(Program::Kwok, build)?
+    {
+        tell(&format!("clusters have no nodes: {reason}"));
+    }
+    Ok(server)
+}
+
+fn get(program: Program, build: bool) -> Result<Outcome> {
+    let name = program.name();
+    if let Some(program) = program.kept()? {
         return Ok(Outcome::Built(program));
     }
     if !build {
-        let reason = "the API server is not built: `make test-cluster` builds it, once";
-        return Ok(Outcome::Impossible(reason.to_owned()));
+        let reason = format!("{name} is not built: `make test-cluster` builds it, once");
+        return Ok(Outcome::Impossible(reason));
     }
-    tell("building the Kubernetes API server; the first time takes many minutes");
-    build::build()
+    tell(&format!(
+        "building {name}; the first time takes many minutes"
+    ));
+    build::build(program)
 }
 
 fn tell(text: &str) {

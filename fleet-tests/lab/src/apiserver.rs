@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use hyperion_cluster::Program;
 
 use crate::Kubectl;
 use crate::process::{Process, ProcessId};
@@ -26,6 +27,7 @@ pub struct ApiServer {
     dir: PathBuf,
     port: u16,
     flags: Vec<String>,
+    node_grace: Option<Duration>,
     ends_with_parent: bool,
 }
 
@@ -36,7 +38,9 @@ impl ApiServer {
     /// # Errors
     /// It is not built (see [`hyperion_cluster::build::build`]), or no port is free.
     pub fn prepare(dir: &Path, kubeconfig: &Path, logs: &Path) -> Result<Self> {
-        let program = hyperion_cluster::build::kept()?.context("the API server is not built")?;
+        let program = Program::ApiServer
+            .kept()?
+            .context("the API server is not built")?;
         let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
         let mut server = Self {
             process: Process::new("apiserver", &program, Vec::new(), logs),
@@ -44,6 +48,7 @@ impl ApiServer {
             dir: dir.to_owned(),
             port: listener.local_addr()?.port(),
             flags: Vec::new(),
+            node_grace: None,
             ends_with_parent: false,
         };
         server.set_args();
@@ -63,6 +68,12 @@ impl ApiServer {
         self.set_args();
     }
 
+    /// For the next start: controllers look after nodes, of which each may keep silent this long.
+    pub fn look_after_nodes(&mut self, grace: Duration) {
+        self.node_grace = Some(grace);
+        self.set_args();
+    }
+
     fn set_args(&mut self) {
         let kubeconfig = self.kubectl.kubeconfig().display().to_string();
         let mut args = vec![
@@ -70,6 +81,9 @@ impl ApiServer {
             format!("--kubeconfig={kubeconfig}"),
             format!("--port={}", self.port),
         ];
+        if let Some(grace) = self.node_grace {
+            args.push(format!("--node-grace={}s", grace.as_secs()));
+        }
         if self.ends_with_parent {
             args.push("--end-with-parent".to_owned());
         }

@@ -27,6 +27,7 @@ pub mod state;
 pub mod truth;
 pub mod wait;
 pub mod watch;
+pub mod workload_cluster;
 
 pub use agent::{Agent, AgentSpec};
 pub use fleet::{Fleet, FleetOptions};
