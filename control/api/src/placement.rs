@@ -97,6 +97,10 @@ pub struct Explanation {
     /// Why rules decided although a policy was to; empty where it did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fallback: String,
+    /// Why this is not the best candidate: now and then another is tried, to learn from it. Empty
+    /// where it is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tried: String,
     /// Candidates left after the filter.
     pub candidates: i32,
     /// Nodes and offers ruled out, by constraint.

@@ -64,6 +64,10 @@ pub struct Args {
     /// Rules decide, and the policy only watches: what it would have chosen is counted and shown
     #[arg(long)]
     pub shadow: bool,
+    /// Share of the policy's new placements, 0 to 1, that are drawn from its best candidates by their
+    /// scores where it would take the best: what becomes of them teaches `hyperion-train learn`
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    pub explore: f64,
     /// Services that run well are looked at again this often, and moved where another place has
     /// become clearly better; 0 for never
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = interval)]
@@ -124,6 +128,13 @@ fn region(text: &str) -> Result<(Provider, String), String> {
     Ok((provider, region.to_owned()))
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a number from 0 to 1".to_owned()),
+    }
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -178,6 +189,10 @@ mod tests {
             vec!["--replace-after", "soon"],
             vec!["--fleet", "a/b"],
             vec!["--policy", ""],
+            vec!["--explore", "1.5"],
+            vec!["--explore", "-0.1"],
+            vec!["--explore", "NaN"],
+            vec!["--explore", "5%"],
             vec!["--reconsider", "1s"],
             vec!["--reconsider", "sometimes"],
             vec!["--api-addr", "localhost"],

@@ -63,6 +63,8 @@ pub struct Leader {
     pub policy: Asked,
     /// Rules decide, and the policy watches.
     pub shadow: bool,
+    /// Share of the policy's new placements that are left to chance.
+    pub explore: f64,
     /// How often replicas that run well are looked at again; none for never.
     pub reconsider: Option<Duration>,
     /// Where outcomes of placements go.
@@ -192,9 +194,11 @@ impl Work {
         let latency = hyperion_providers::latency_matrix();
         let mut index = Index::new(leader.replace_after, latency);
         index.reconsider = leader.reconsider;
+        let mut decider = Decider::new(leader.shadow);
+        decider.explore = leader.explore;
         let mut work = Self {
             index,
-            decider: Decider::new(leader.shadow),
+            decider,
             chosen: None,
             map: None,
             map_known: false,

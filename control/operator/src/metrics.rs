@@ -45,6 +45,7 @@ pub struct Metrics {
     /// Policies that were refused.
     pub policy_refused: Counter,
     policy_decisions: Counter,
+    policy_explored: Counter,
     policy_fallback: Family<Fallback, Counter>,
     compared: Counter,
     agreed: Counter,
@@ -92,6 +93,7 @@ impl Metrics {
             policy_info: Family::default(),
             policy_refused: Counter::default(),
             policy_decisions: Counter::default(),
+            policy_explored: Counter::default(),
             policy_fallback: Family::default(),
             compared: Counter::default(),
             agreed: Counter::default(),
@@ -154,6 +156,11 @@ impl Metrics {
             self.policy_decisions.clone(),
         );
         r.register(
+            "explored",
+            "Of those, where not the best candidate was taken, to learn from it",
+            self.policy_explored.clone(),
+        );
+        r.register(
             "fallback",
             "Decisions that a guard rail left to rules, by reason",
             self.policy_fallback.clone(),
@@ -205,6 +212,7 @@ impl Metrics {
     pub fn count_decider(&self, now: &Sums, before: &Sums) {
         self.policy_decisions
             .inc_by(now.by_policy - before.by_policy);
+        self.policy_explored.inc_by(now.tried - before.tried);
         for reason in Reason::ALL {
             let at = reason as usize;
             let more = now.fallbacks[at] - before.fallbacks[at];

@@ -147,6 +147,12 @@ pub fn placement_lines(row: &Placement, ascii: bool) -> Vec<Line> {
             format!("  rules decided: {}", why.fallback),
         )]);
     }
+    if !why.tried.is_empty() {
+        lines.push(vec![
+            (Tone::Dim, "  left to chance: ".to_owned()),
+            (Tone::Plain, why.tried.clone()),
+        ]);
+    }
     lines.extend(other_line("rules", why.rules_choice.as_ref(), &row.node));
     lines.extend(other_line(
         &format!("policy {}", why.policy),

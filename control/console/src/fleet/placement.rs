@@ -146,6 +146,7 @@ fn clean_explanation(why: &mut Explanation) {
         &mut why.scorer,
         &mut why.policy,
         &mut why.fallback,
+        &mut why.tried,
         &mut why.second_wins,
     ] {
         clean_in_place(text);

@@ -1,9 +1,11 @@
 //! Who decides: rules, or a policy with rules as its guard rail and beside it. No I/O.
 //!
 //! - here: one decision, and what is counted of it;
+//! - [`explore`]: now and then another choice than the best, to learn from;
 //! - [`policy`]: a policy read from bytes, or the reason why it is refused;
 //! - [`source`]: where policies come from, and which of them counts.
 
+mod explore;
 pub mod policy;
 pub mod source;
 #[cfg(test)]
@@ -16,10 +18,13 @@ use hyperion_placement::choose::{self, CandidateRef};
 use hyperion_placement::features::{self, REQUEST_LEN, Summary, encode_request};
 use hyperion_placement::filter::Candidate;
 use hyperion_placement::fleet::{Fleet, Scratch};
-use hyperion_placement::model::{LatencyMatrix, Request, Snapshot};
+use hyperion_placement::model::{LatencyMatrix, Node, Request, Snapshot};
 use hyperion_placement::{Choice, Decision, RulesScorer, Scorer, Violation};
-use hyperion_policy::{Encoded, Reason, Shadow, Side, log_probability};
+use hyperion_policy::{Encoded, Reason, Shadow, Side};
+use rand::SeedableRng as _;
+use rand::rngs::Xoshiro256PlusPlus;
 
+pub use explore::{Chance, Tried};
 pub use policy::{Policy, Refused};
 
 /// By how much the rules' score of another place must be above that of staying: a twentieth of the
@@ -30,6 +35,18 @@ pub const RULES_MARGIN: f64 = 0.5;
 /// `runs_here` is part of: ln 2, so that the policy as it was trained would choose the other place
 /// twice as often.
 pub const POLICY_MARGIN: f64 = std::f64::consts::LN_2;
+
+/// A fleet with this node alone.
+#[must_use]
+pub fn alone(fleet: &Fleet, node: Node) -> Snapshot {
+    Snapshot {
+        version: fleet.version(),
+        nodes: vec![node],
+        offers: Vec::new(),
+        latency: fleet.latency().clone(),
+        queue: fleet.summary().queue,
+    }
+}
 
 /// The fleet that a decision is made on.
 #[derive(Clone, Copy)]
@@ -106,14 +123,16 @@ impl<'a> View<'a> {
 }
 
 /// What is learnt from, once the outcome of a decision is known: the request and the best
-/// candidates as they were, the chosen one first.
+/// candidates as they were, the best first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Memory {
     /// The request.
     pub request: [f32; REQUEST_LEN],
-    /// The chosen candidate, then the next best.
+    /// The best candidates.
     pub candidates: Vec<Encoded>,
-    /// Logarithm of the probability of the choice among these, by the scores of who decided.
+    /// Index of the chosen one.
+    pub chosen: usize,
+    /// Logarithm of the probability with which it was chosen: 0 where nothing was left to chance.
     pub log_probability: f64,
 }
 
@@ -126,6 +145,8 @@ pub struct Verdict {
     pub policy: String,
     /// Why rules decided although the policy was to.
     pub fallback: Option<(Reason, String)>,
+    /// Why the choice is not the best candidate; none where it is.
+    pub tried: Option<Tried>,
     /// What rules would have chosen, where the policy decided.
     pub rules: Option<Choice>,
     /// What the policy would have chosen, where rules decided and it watched.
@@ -139,6 +160,8 @@ pub struct Verdict {
 pub struct Sums {
     /// Decisions by the policy.
     pub by_policy: u64,
+    /// Of these, those that did not take the best candidate, to learn from.
+    pub tried: u64,
     /// Decisions that were left to rules, in the order of [`Reason::ALL`].
     pub fallbacks: [u64; 3],
     /// The policy beside rules, whoever decided.
@@ -151,9 +174,12 @@ pub struct Decider {
     shadow: bool,
     /// Age of what is known of the fleet; set before decisions.
     pub age: Duration,
+    /// Share of the policy's new placements that are left to chance, 0 to 1.
+    pub explore: f64,
     /// Since the beginning.
     pub sums: Sums,
     scratch: Scratch,
+    dice: Xoshiro256PlusPlus,
 }
 
 impl Decider {
@@ -164,8 +190,10 @@ impl Decider {
             policy: None,
             shadow,
             age: Duration::ZERO,
+            explore: 0.0,
             sums: Sums::default(),
             scratch: Scratch::new(),
+            dice: Xoshiro256PlusPlus::seed_from_u64(rand::random()),
         }
     }
 
@@ -206,7 +234,7 @@ impl Decider {
     }
 
     /// Decides for one replica, and says why.
-    pub fn decide(&mut self, view: View<'_>, request: &Request) -> Verdict {
+    pub fn decide(&mut self, view: View<'_>, request: &Request, chance: Chance) -> Verdict {
         let Some(policy) = self.policy.take() else {
             let decision = self.by_rules(view, request);
             return self.verdict(view, request, decision, &RulesScorer);
@@ -214,7 +242,7 @@ impl Decider {
         let verdict = if self.shadow {
             self.with_shadow(view, request, &policy)
         } else {
-            self.with_policy(view, request, &policy)
+            self.with_policy(view, request, &policy, chance)
         };
         self.policy = Some(policy);
         verdict
@@ -256,7 +284,13 @@ impl Decider {
         (reason, text)
     }
 
-    fn with_policy(&mut self, view: View<'_>, request: &Request, policy: &Policy) -> Verdict {
+    fn with_policy(
+        &mut self,
+        view: View<'_>,
+        request: &Request,
+        policy: &Policy,
+        chance: Chance,
+    ) -> Verdict {
         let mut verdict = match self.by_policy(view, request, policy) {
             Ok(decision) => {
                 self.sums.by_policy += 1;
@@ -265,6 +299,11 @@ impl Decider {
                     verdict.rules = self.by_rules(view, request).choice;
                     let chosen = verdict.decision.choice.clone();
                     self.compare(request, policy, verdict.rules.as_ref(), chosen.as_ref());
+                }
+                if let (Chance::Sometimes, View::Fleet(fleet)) = (chance, view)
+                    && self.explore > 0.0
+                {
+                    self.leave_to_chance(fleet, request, policy, &mut verdict);
                 }
                 verdict
             }
@@ -323,24 +362,18 @@ impl Decider {
         mut decision: Decision,
         scorer: &dyn Scorer,
     ) -> Verdict {
-        let memory = decision.choice.as_ref().and_then(|_| {
-            let scores: Vec<f32> = decision
-                .explanation
-                .top
-                .iter()
-                .map(|ranked| ranked.score as f32)
-                .collect();
-            Some(Memory {
-                request: encode_request(request, &view.summary()),
-                candidates: view.encoded(request, &decision),
-                log_probability: log_probability(&scores, 0)?,
-            })
+        let memory = decision.choice.as_ref().map(|_| Memory {
+            request: encode_request(request, &view.summary()),
+            candidates: view.encoded(request, &decision),
+            chosen: 0,
+            log_probability: 0.0,
         });
         view.explain(request, scorer, &mut decision);
         Verdict {
             decision,
             policy: String::new(),
             fallback: None,
+            tried: None,
             rules: None,
             watching: None,
             memory,

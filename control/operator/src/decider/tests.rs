@@ -1,5 +1,6 @@
 //! Who decides, and what is said of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +80,7 @@ fn node(id: &str, price: f64) -> Node {
         allocatable: all,
         free: all,
         gpus: Vec::new(),
-        labels: std::collections::BTreeMap::new(),
+        labels: BTreeMap::new(),
         taints: Vec::new(),
         schedulable: true,
         ready: true,
@@ -118,7 +119,7 @@ fn with(policy: Policy, shadow: bool) -> Decider {
 
 fn decide(decider: &mut Decider, request: &Request) -> Verdict {
     let fleet = fleet(decider);
-    decider.decide(View::Fleet(&fleet), request)
+    decider.decide(View::Fleet(&fleet), request, Chance::Never)
 }
 
 fn chosen(choice: Option<&Choice>) -> Option<&str> {
@@ -142,7 +143,7 @@ fn the_policy_decides_and_what_rules_would_have_chosen_is_beside_it() {
     assert!(sums.beside.policy_regret > 0.0, "{sums:?}");
     let memory = verdict.memory.unwrap();
     assert_eq!(memory.candidates.len(), 3);
-    assert!(memory.log_probability < 0.0);
+    assert_eq!((memory.chosen, memory.log_probability), (0, 0.0));
 }
 
 #[test]
@@ -218,11 +219,74 @@ fn staying_is_scored_where_the_best_do_not_name_it() {
     }
     let mut request = request();
     request.current = Some("cheap".to_owned());
-    let verdict = decider.decide(View::Fleet(&fleet), &request);
+    let verdict = decider.decide(View::Fleet(&fleet), &request, Chance::Never);
     let best = verdict.decision.choice.clone().unwrap().score;
     let staying = decider.score_of_staying(&fleet, &request, &verdict);
     assert!(staying.unwrap() < best - POLICY_MARGIN);
     assert_eq!(decider.margin(&verdict), POLICY_MARGIN);
+}
+
+// Now and then another choice.
+
+/// 400 decisions, of which `explore` are left to chance, and how often each node was chosen.
+fn chosen_of_400(explore: f64, chance: Chance) -> (Decider, BTreeMap<String, u32>) {
+    let mut decider = with(spendthrift(0.0), false);
+    decider.explore = explore;
+    decider.dice = Xoshiro256PlusPlus::seed_from_u64(7);
+    let mut fleet = fleet(&decider);
+    // Not much worse than the dearest, by the policy.
+    fleet.upsert_node(node("second", 3.5));
+    let mut counts = BTreeMap::new();
+    for _ in 0..400 {
+        let verdict = decider.decide(View::Fleet(&fleet), &request(), chance);
+        let memory = verdict.memory.unwrap();
+        let top = &verdict.decision.explanation.top;
+        let choice = verdict.decision.choice.unwrap();
+        assert_eq!(top[memory.chosen].candidate, choice.candidate);
+        assert_eq!(top[memory.chosen].score, choice.score);
+        // What it costs is the price of the place that was drawn.
+        let price = fleet.node(chosen(Some(&choice)).unwrap()).unwrap();
+        assert!((choice.hourly_cost - price.price_per_hour / 4.0).abs() < 1e-9);
+        assert_eq!(verdict.tried.is_some(), memory.chosen > 0);
+        let scores: Vec<f32> = top.iter().map(|r| r.score as f32).collect();
+        let drawn = hyperion_policy::log_probability(&scores, memory.chosen).unwrap();
+        let best = if memory.chosen == 0 {
+            1.0 - explore
+        } else {
+            0.0
+        };
+        let expected = if chance == Chance::Never {
+            1.0
+        } else {
+            best + explore * drawn.exp()
+        };
+        assert!((memory.log_probability.exp() - expected).abs() < 1e-6);
+        *counts
+            .entry(chosen(Some(&choice)).unwrap().to_owned())
+            .or_insert(0) += 1;
+    }
+    (decider, counts)
+}
+
+#[test]
+fn what_is_left_to_chance_is_drawn_by_the_scores_and_noted() {
+    let (decider, counts) = chosen_of_400(0.5, Chance::Sometimes);
+    let second = counts["second"];
+    assert_eq!(decider.sums.by_policy, 400);
+    assert_eq!(u64::from(400 - counts["dear"]), decider.sums.tried);
+    assert!((4..200).contains(&second), "{counts:?}");
+    // What the policy likes least is hardly ever tried.
+    assert!(
+        counts.get("cheap").copied().unwrap_or(0) < second / 2,
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn nothing_is_left_to_chance_where_that_was_not_asked_for() {
+    let all_best = BTreeMap::from([("dear".to_owned(), 400)]);
+    assert_eq!(chosen_of_400(0.0, Chance::Sometimes).1, all_best);
+    assert_eq!(chosen_of_400(1.0, Chance::Never).1, all_best);
 }
 
 // Where policies come from.

@@ -87,7 +87,7 @@ impl Pass<'_> {
             goal: pending.goal,
             request: pending.memory.request,
             candidates: pending.memory.candidates,
-            chosen: 0,
+            chosen: pending.memory.chosen,
             log_probability: pending.memory.log_probability,
             outcome,
         };

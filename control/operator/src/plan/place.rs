@@ -7,7 +7,7 @@ use hyperion_api::placement::{
     GpuAssignment, HyperionPlacement, HyperionPlacementSpec, PlacementPhase,
 };
 use hyperion_api::{LABEL_NODE, LABEL_WORKLOAD};
-use hyperion_placement::model::{Location, Node, Provider, Request, Snapshot};
+use hyperion_placement::model::{Location, Node, Provider, Request};
 use hyperion_placement::{CandidateRef, Choice, Explanation};
 use hyperion_proto::domain::ReplicaKey;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -15,7 +15,7 @@ use tracing::error;
 
 use super::status::round;
 use super::{Action, DECISIONS, Pass, why};
-use crate::decider::{Decider, Verdict, View};
+use crate::decider::{Chance, Decider, Verdict, View, alone};
 use crate::index::{LEAVING, Name, PlacementEntry, Template, WorkloadEntry};
 
 /// Written into placements that this program decides.
@@ -48,8 +48,13 @@ impl Pass<'_> {
             return None;
         }
         self.out.decisions += 1;
-        let decided = decide_on(self.decider, View::Fleet(&self.index.fleet), &request);
-        let decided = decided.map_err(|explanation| *explanation);
+        let view = View::Fleet(&self.index.fleet);
+        let verdict = self.decider.decide(view, &request, Chance::Sometimes);
+        let decided = checked(verdict, view, &request);
+        let decided = match decided.map_err(|explanation| *explanation) {
+            Err(explanation) => self.decide_on_cold(&request).ok_or(explanation),
+            decided => decided,
+        };
         if let (Err(explanation), true) = (&decided, request.avoid.is_empty()) {
             self.hopeless = Some(explanation.clone());
         }
@@ -63,14 +68,7 @@ impl Pass<'_> {
         entry: &PlacementEntry,
     ) -> Option<Decided> {
         let node = self.without(entry)?;
-        let fleet = &self.index.fleet;
-        let part = Snapshot {
-            version: fleet.version(),
-            nodes: vec![node],
-            offers: Vec::new(),
-            latency: fleet.latency().clone(),
-            queue: fleet.summary().queue,
-        };
+        let part = alone(&self.index.fleet, node);
         let mut request = self.request(template, entry.key.index);
         request.avoid.clear();
         request.current = Some(entry.spec.node.clone());
@@ -216,13 +214,22 @@ impl Pass<'_> {
     }
 }
 
-/// Decides; the check has the last word, whoever decided.
+/// Decides, by what is known to be best.
 pub(super) fn decide_on(
     decider: &mut Decider,
     view: View<'_>,
     request: &Request,
 ) -> Result<Decided, Box<Explanation>> {
-    let verdict = decider.decide(view, request);
+    let verdict = decider.decide(view, request, Chance::Never);
+    checked(verdict, view, request)
+}
+
+/// The check has the last word, whoever decided.
+fn checked(
+    verdict: Verdict,
+    view: View<'_>,
+    request: &Request,
+) -> Result<Decided, Box<Explanation>> {
     let Some(choice) = verdict.decision.choice.clone() else {
         return Err(Box::new(verdict.decision.explanation));
     };

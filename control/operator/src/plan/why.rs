@@ -5,7 +5,7 @@ use hyperion_api::workload::Rejection;
 use hyperion_placement::{CandidateRef, Choice, Explanation};
 
 use super::status::round;
-use crate::decider::Verdict;
+use crate::decider::{Tried, Verdict};
 
 /// Why the choice of this verdict was made.
 pub(super) fn explanation(verdict: &Verdict) -> Why {
@@ -21,6 +21,7 @@ pub(super) fn explanation(verdict: &Verdict) -> Why {
             .fallback
             .as_ref()
             .map_or_else(String::new, |(_, text)| text.clone()),
+        tried: verdict.tried.as_ref().map_or_else(String::new, tried),
         candidates: i32::try_from(explanation.candidates).unwrap_or(i32::MAX),
         rejected: rejections(explanation),
         terms: terms(&explanation.terms),
@@ -82,6 +83,14 @@ fn some(mut terms: Vec<ScoreTerm>) -> Vec<ScoreTerm> {
 pub(super) fn id(candidate: &CandidateRef) -> &str {
     let (CandidateRef::Node(id) | CandidateRef::Offer(id)) = candidate;
     id
+}
+
+fn tried(tried: &Tried) -> String {
+    format!(
+        "{} was the best; this one was drawn with probability {:.3}, to learn from it",
+        id(&tried.best),
+        tried.probability
+    )
 }
 
 fn other(choice: &Choice) -> OtherChoice {

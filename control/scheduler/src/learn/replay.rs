@@ -6,11 +6,7 @@ use serde::Serialize;
 use super::Figure;
 use super::lessons::{Error, Lesson};
 use crate::eval::stats::mean;
-use crate::ppo::Actor;
-
-/// Weights are cut here: one experience never counts as much as all others. It biases the estimate
-/// towards who decided, and only where a policy wants what was hardly ever tried.
-pub const MOST_WEIGHT: f64 = 20.0;
+use crate::ppo::{Actor, MOST_WEIGHT};
 
 /// What one policy would have earned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]

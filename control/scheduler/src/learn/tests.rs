@@ -31,6 +31,8 @@ enum Truth {
 enum Chooser {
     Drawn,
     Greedy,
+    /// As the operator with `--explore 0.2`.
+    Sometimes,
 }
 
 struct Dice(Xoshiro256PlusPlus);
@@ -117,8 +119,9 @@ fn experience(dice: &mut Dice, truth: Truth, chooser: Chooser) -> Experience {
     let scores = actor.scores(&turn).to_vec();
     let likelihood = |i: usize| log_probability(&scores, i).unwrap();
     made.chosen = match chooser {
+        Chooser::Sometimes if dice.uniform() < 0.8 => actor.best(&turn),
         Chooser::Greedy => actor.best(&turn),
-        Chooser::Drawn => {
+        Chooser::Drawn | Chooser::Sometimes => {
             let mut left = dice.uniform();
             (0..scores.len())
                 .find(|i| {
@@ -128,7 +131,15 @@ fn experience(dice: &mut Dice, truth: Truth, chooser: Chooser) -> Experience {
                 .unwrap_or(scores.len() - 1)
         }
     };
-    made.log_probability = likelihood(made.chosen);
+    let best = made.chosen == actor.best(&turn);
+    made.log_probability = match chooser {
+        Chooser::Drawn => likelihood(made.chosen),
+        Chooser::Greedy => 0.0,
+        Chooser::Sometimes => {
+            let best = if best { 0.8 } else { 0.0 };
+            (best + 0.2 * likelihood(made.chosen).exp()).ln()
+        }
+    };
     let images = made.candidates[made.chosen].fit[FitSlot::Images as usize] > 0.5;
     let cheap = match truth {
         Truth::Images => images,
@@ -231,6 +242,16 @@ fn what_pays_is_learnt_and_promoted() {
         replay.experiences
     );
     assert_eq!(verdict.rehearsal.unwrap().violations, 0);
+}
+
+#[test]
+fn what_pays_is_learnt_from_the_few_choices_that_were_left_to_chance() {
+    let text = text(1, 3000, Truth::Images, Chooser::Sometimes);
+    let (network, verdict) = learn(&text, Judging::default());
+    assert!(verdict.promoted, "{verdict:?}");
+    let (before, after) = (prefers_images(&running()), prefers_images(&network));
+    assert!(after > before + 0.08, "{before} {after}");
+    assert!(verdict.learning.kl <= Offline::default().max_kl);
 }
 
 #[test]

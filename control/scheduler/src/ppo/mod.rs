@@ -39,7 +39,7 @@ pub use config::{Adam, Config, Schedule, Taste};
 pub use error::Error;
 pub use imitate::{Example, Imitation, ImitationProgress, demonstrate};
 pub use model::{CRITIC_HIDDEN, POOLED};
-pub use offline::{Logged, Offline, OfflineProgress, learn_from_log};
+pub use offline::{Logged, MOST_WEIGHT, Offline, OfflineProgress, learn_from_log};
 pub use rollout::{Episode, play};
 pub use stats::{FeatureStats, SlotStats};
 pub use trainer::{Progress, Trainer};

@@ -78,16 +78,21 @@ pub struct OfflineProgress {
     pub kl: f64,
 }
 
-/// The least of a logarithm of a probability that counts: e^20 is finite in 32 bits, and far out
-/// of the clip.
+/// The least of a logarithm of a probability that counts: e^20 is finite in 32 bits.
 const LEAST_LOG: f64 = -20.0;
 /// A bad choice that has become likely is not pushed away harder than by this many times its
 /// advantage (Ye et al., "Mastering complex control in MOBA games", 2020, "dual clip").
 const WORST: f64 = 3.0;
+/// Importance weights are cut here: one choice never counts as much as all others. It biases what is
+/// learnt and estimated towards who decided, and only where a policy wants what was hardly ever tried.
+pub const MOST_WEIGHT: f64 = 20.0;
 /// Halvings of a pass that went too far.
 const HALVINGS: u32 = 12;
 
-/// A better policy by the clipped objective with the probabilities of the log, close to `network`.
+/// A better policy by the clipped objective, close to `network`; each choice counts by how much
+/// more probable it is by `network` than it was by who made it (Hilton et al., "Batch
+/// size-invariance for policy optimization", 2022: the policy that drew and the one that the clip
+/// is about are two).
 /// The same settings and choices give the same policy.
 ///
 /// # Errors
@@ -217,16 +222,21 @@ fn objective(
     count: usize,
 ) -> candle_core::Result<Vec<f32>> {
     let batch = Batch::new(&turns_of(logged))?;
-    let choices = logged.iter().map(|l| l.choice as u32).collect();
-    let (chosen, all) = probabilities(&model.scores(&batch)?.scores, choices)?;
-    let old = logged.iter().map(|l| l.log_probability.max(LEAST_LOG));
-    let old = column(old.map(|l| l as f32).collect())?;
+    let choices: Vec<u32> = logged.iter().map(|l| l.choice as u32).collect();
+    let (chosen, all) = probabilities(&model.scores(&batch)?.scores, choices.clone())?;
+    let (was_chosen, was) =
+        probabilities(&before.scores(&batch)?.scores.detach(), choices.clone())?;
+    // How much each choice counts is by who made it, and how far the policy may go is by what it
+    // was: else a choice that was left to chance once in ten times would be beyond the clip at once.
+    let made = logged.iter().map(|l| l.log_probability.max(LEAST_LOG));
+    let made = column(made.map(|l| l as f32).collect())?;
+    let weight = (&was_chosen - made)?.exp()?.minimum(MOST_WEIGHT)?;
     let advantage = column(logged.iter().map(|l| l.advantage as f32).collect())?;
-    let ratio = (chosen - old)?.exp()?;
+    let advantage = (advantage * weight)?;
+    let ratio = (chosen - was_chosen)?.exp()?;
     let clipped = ratio.clamp(1.0 - settings.clip, 1.0 + settings.clip)?;
     let gain = (&ratio * &advantage)?.minimum(&(&clipped * &advantage)?)?;
     let gain = gain.maximum(&(advantage.abs()? * -WORST)?)?;
-    let was = log_softmax(&before.scores(&batch)?.scores.detach(), 1)?;
     let kl = (was.exp()? * (&was - &all)?)?.sum_all()?;
     let loss = ((kl * settings.kl_weight)? - gain.sum_all()?)?;
     model.gradient(&(loss / count as f64)?)
