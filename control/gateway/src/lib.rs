@@ -263,7 +263,23 @@ impl Gateway {
 
     /// The node should not run the replica with this generation or a lower one.
     pub fn remove_desired(&self, node: &str, key: &ReplicaKey, generation: u64) {
-        self.shared.state.remove_desired(node, key, generation);
+        self.stop_within(node, key, generation, None);
+    }
+
+    /// The same, with at most so much time between SIGTERM and SIGKILL; none for the pod's own.
+    pub fn stop_within(
+        &self,
+        node: &str,
+        key: &ReplicaKey,
+        generation: u64,
+        within: Option<Duration>,
+    ) {
+        // 0 would be the pod's own.
+        let grace = within.map_or(0, |w| w.as_secs().clamp(1, u64::from(u32::MAX)));
+        let grace = u32::try_from(grace).unwrap_or(u32::MAX);
+        self.shared
+            .state
+            .remove_desired(node, key, generation, grace);
     }
 
     /// Nodes that hold replicas which can't be described to them now: they are not told that their

@@ -292,8 +292,8 @@ impl State {
         inner.send(node, Body::StartReplica(start));
     }
 
-    /// See [`crate::Gateway::remove_desired`].
-    pub fn remove_desired(&self, node: &str, key: &ReplicaKey, generation: u64) {
+    /// See [`crate::Gateway::stop_within`].
+    pub fn remove_desired(&self, node: &str, key: &ReplicaKey, generation: u64, grace: u32) {
         let mut inner = self.lock();
         if let Some(wanted) = inner.desired.get_mut(node) {
             if wanted
@@ -312,7 +312,7 @@ impl State {
         let stop = StopReplica {
             key: Some(key.into()),
             generation,
-            grace_seconds: 0,
+            grace_seconds: grace,
             command_id: generation,
         };
         inner.send(node, Body::StopReplica(stop));

@@ -392,6 +392,12 @@ impl Work {
                 info!(node, problem, "container runtime");
                 self.index.node_runtime(&node, problem);
             }
+            GatewayEvent::Notices { node, notices } => {
+                debug!(node, notices = notices.len(), "notices of interruption");
+                let clock = jiff::Timestamp::now();
+                self.index
+                    .node_notices(&node, &notices, Instant::now(), clock);
+            }
             GatewayEvent::Report { node, report } => {
                 debug!(node, replica = %report.key, generation = report.generation, phase = ?report.phase, reason = report.reason, "report");
                 self.index.report(&node, &report, Instant::now());
@@ -416,6 +422,9 @@ impl Work {
             self.timers.remove(&(at, name.clone()));
             self.due.remove(&name);
             self.queue.push(name, Priority::Normal);
+        }
+        if self.index.warm_at().is_some_and(|at| at <= now) {
+            self.index.warm(now);
         }
         if now >= self.hope_at && self.index.hopeful() > 0 {
             let many = self.index.hopeful() > FEW;
@@ -517,7 +526,10 @@ impl Work {
                 } => {
                     debug!(node, replica = %key, generation, "stop");
                     let generation = u64::try_from(generation).unwrap_or(0);
-                    self.leader.gateway.remove_desired(&node, &key, generation);
+                    let within = self.index.time_to_stop(&node, Instant::now());
+                    self.leader
+                        .gateway
+                        .stop_within(&node, &key, generation, within);
                 }
                 Action::Event {
                     workload,
@@ -612,6 +624,7 @@ impl Work {
             .into_iter()
             .chain(soon)
             .chain(hope)
+            .chain(self.index.warm_at())
             .min()
             .unwrap_or(idle)
     }

@@ -7,6 +7,7 @@
 
 mod handover;
 mod nodes;
+mod notices;
 mod placements;
 mod site;
 mod workloads;
@@ -26,6 +27,8 @@ use crate::plan::{Look, Pending};
 
 pub use handover::{HANDOVER, LEAVING};
 pub use nodes::NodeEntry;
+pub use notices::Interruption;
+pub(crate) use notices::LAST_WORDS;
 pub use placements::{Failure, Leaving, PlacementEntry, phase_of};
 pub use site::{Answer, Claim, Decision, NodeNote, Stage, Verdicts};
 pub use workloads::{Broken, Template, WorkloadEntry, is_site_uid};
@@ -76,6 +79,8 @@ pub struct Index {
     pub(crate) broken: BTreeMap<Name, Broken>,
     pub(crate) placements: BTreeMap<Name, BTreeMap<u32, PlacementEntry>>,
     pub(crate) nodes: BTreeMap<String, NodeEntry>,
+    /// Pools that are left alone for a while.
+    pub(crate) pools: notices::Pools,
     /// Live prices, for nodes whose price no label says.
     prices: Arc<Prices>,
     /// Nodes with what is left of them, kept up to date with every promise: the view on which
@@ -116,6 +121,7 @@ impl Index {
             broken: BTreeMap::new(),
             placements: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            pools: notices::Pools::default(),
             prices: Arc::default(),
             fleet,
             by_node: BTreeMap::new(),

@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use tracing::warn;
 
-use super::{Index, Priority};
+use super::{Index, Interruption, Priority};
 
 /// A node.
 #[derive(Debug, Clone, Default)]
@@ -25,11 +25,15 @@ pub struct NodeEntry {
     /// What people set; none while there is no object.
     pub spec: Option<HyperionNodeSpec>,
     /// What it has: the agent's word, or until it connects what the object says.
-    facts: Option<HyperionNodeStatus>,
+    pub(super) facts: Option<HyperionNodeStatus>,
     /// Its stream is open.
     pub connected: bool,
     /// Why its container runtime does not answer; empty where it does, or is not known.
     pub runtime_problem: String,
+    /// What its cloud is about to do to it.
+    pub notice: Option<Interruption>,
+    /// Its pool is left alone.
+    pub cold: bool,
     /// It was connected at some time since this control plane began.
     pub seen: bool,
     /// Since when it is not connected.
@@ -51,6 +55,13 @@ impl NodeEntry {
             self.down_since
                 .map_or(Duration::ZERO, |since| now.duration_since(since)),
         )
+    }
+
+    /// Nobody has said that it takes no new replicas. Without an object it was just deleted, or its
+    /// agent enrolled a moment ago.
+    pub(super) fn takes_replicas(&self) -> bool {
+        let shut = |s: &HyperionNodeSpec| s.unschedulable || s.draining || s.revoked;
+        self.spec.as_ref().is_some_and(|s| !shut(s))
     }
 
     fn node(&self, id: &str, prices: &Prices) -> Option<Node> {
@@ -112,9 +123,7 @@ impl NodeEntry {
                     effect: t.effect.clone(),
                 })
                 .collect(),
-            // No object: it was just deleted, or its agent enrolled a moment ago.
-            schedulable: self.spec.is_some()
-                && !(spec.unschedulable || spec.draining || spec.revoked),
+            schedulable: self.takes_replicas() && self.notice.is_none() && !self.cold,
             ready: self.connected && self.runtime_problem.is_empty(),
             price_per_hour: live.map_or(facts.price_per_hour, |offer| offer.price_per_hour),
             cpu_utilization: 0.0,
@@ -205,6 +214,7 @@ impl Index {
         let news = entry.facts.is_none() && node.status.is_some();
         if news {
             entry.facts = node.status;
+            self.cool(&id);
         }
         if changed || news {
             self.refresh_node(&id);
@@ -271,6 +281,7 @@ impl Index {
         // until the node says that it does not. Its reports say the rest.
         entry.held = told.into_iter().collect();
         entry.stray.clear();
+        self.cool(id);
         self.forget_asker(id);
         self.refresh_node(id);
         self.touch_node(id, Priority::High);

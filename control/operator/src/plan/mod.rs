@@ -5,6 +5,7 @@
 //!
 //! - here: the course of a pass, and how replicas end;
 //! - [`place`]: where a replica goes;
+//! - [`notice`]: what is done where a node is about to be taken back;
 //! - [`moves`]: why a replica leaves its node;
 //! - [`better`]: whether one that runs well would do better elsewhere;
 //! - [`site`]: what sites decided while they were cut off;
@@ -13,6 +14,7 @@
 
 mod better;
 mod moves;
+mod notice;
 mod outcome;
 mod place;
 mod site;

@@ -25,6 +25,10 @@ pub enum Why {
     Lost(String),
     /// Its node is being drained.
     Draining(String),
+    /// Its cloud is about to take the node back, in these words.
+    Interrupted(String, String),
+    /// Its cloud may be about to, in these words.
+    AtRisk(String, String),
     /// The node no longer satisfies a hard constraint.
     Constraint(String, Constraint),
     /// The template changed.
@@ -43,6 +47,10 @@ impl fmt::Display for Why {
             Self::New => write!(f, "it has no place yet"),
             Self::Lost(node) => write!(f, "node {node} is lost"),
             Self::Draining(node) => write!(f, "node {node} is draining"),
+            Self::Interrupted(node, words) => {
+                write!(f, "node {node} is about to be taken away: {words}")
+            }
+            Self::AtRisk(node, words) => write!(f, "node {node} may be taken away: {words}"),
             Self::Constraint(node, constraint) => {
                 write!(f, "node {node} no longer satisfies {constraint}")
             }
@@ -151,6 +159,9 @@ impl Pass<'_> {
         if entry.moving {
             return Some(Why::Moving(node));
         }
+        if let Some(why) = self.interrupted(workload, &node) {
+            return Some(why);
+        }
         if let Some(why) = self.failing(job, entry) {
             return Some(why);
         }
@@ -184,6 +195,10 @@ impl Pass<'_> {
             template.replace_after.max(FIRST_CONTACT)
         };
         let mut down = down;
+        if let Some(end) = entry.ends_at() {
+            // It went when its cloud said that it would: it does not come back.
+            after = after.min((end + down).saturating_duration_since(self.now));
+        }
         if workload.object.spec.policy.exclusive {
             // At most one copy: nobody can tell what a node that is out of reach still runs, unless
             // it stops by itself. Its site may have moved the replica to any node that was cut off
@@ -316,7 +331,10 @@ impl Pass<'_> {
             Err(explanation) => {
                 if let Why::Failing(..) = &why {
                     self.try_again(workload, template, entry);
-                } else if must_stop(&why) {
+                } else if let Why::AtRisk(..) = &why {
+                    self.stays_at_risk();
+                    return;
+                } else if must_stop(&why) || self.runs_out(workload, entry, &why) {
                     self.stopped(replica, true);
                 }
                 self.unplaced.push((replica, why, explanation));
@@ -363,8 +381,12 @@ impl Pass<'_> {
             // Nothing presses a move to a better place: a slow start must not cost the service. Nor
             // is a copy on a node that is back to be stopped for one that is not ready.
             let patience = match why {
-                Why::Better(..) | Why::Lost(_) => HANDOVER * 15,
+                Why::Better(..) | Why::AtRisk(..) | Why::Lost(_) => HANDOVER * 15,
                 _ => HANDOVER,
+            };
+            let patience = match why {
+                Why::Interrupted(node, _) => self.serves_until(node, patience) - self.now,
+                _ => patience,
             };
             let may_return = matches!(why, Why::Lost(_)) && self.may_return(entry);
             let until = ((serves || may_return) && !alone).then(|| self.now + patience);

@@ -2,6 +2,7 @@
 
 mod better;
 mod handover;
+mod notice;
 mod prices;
 mod site;
 
