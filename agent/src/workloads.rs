@@ -1,9 +1,12 @@
 //! What the session needs of whoever runs containers.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use hyperion_proto::agent_v1::ReplicaReport;
+use hyperion_proto::domain::ReplicaKey;
 
 use crate::supervisor::{Desired, LogError, LogQuery, Supervisor};
 
@@ -12,6 +15,8 @@ use crate::supervisor::{Desired, LogError, LogQuery, Supervisor};
 pub trait Workloads: Clone + Send + Sync + 'static {
     /// Takes what should run, complete. Until the first call nothing is stopped.
     fn set_desired(&self, desired: Vec<Desired>);
+    /// A replica that is to stop gets at most so much time for it: its node is about to end.
+    fn hurry(&self, _key: &ReplicaKey, _grace: Duration) {}
     /// The last report of each replica.
     fn reports(&self) -> Vec<ReplicaReport>;
     /// Output of a container.
@@ -21,6 +26,10 @@ pub trait Workloads: Clone + Send + Sync + 'static {
 impl Workloads for Supervisor {
     fn set_desired(&self, desired: Vec<Desired>) {
         Self::set_desired(self, desired);
+    }
+
+    fn hurry(&self, key: &ReplicaKey, grace: Duration) {
+        Self::hurry(self, key, grace);
     }
 
     fn reports(&self) -> Vec<ReplicaReport> {

@@ -211,6 +211,9 @@ impl<W: Workloads> Node<W> {
 
     /// Writes, then acts, then answers.
     fn commit(&mut self, mut batch: Batch, now: Now, out: &dyn Outgoing) {
+        for (key, grace) in batch.hurried.drain(..) {
+            self.workloads.hurry(&key, grace);
+        }
         let told = std::mem::take(&mut batch.told);
         let work = Work {
             changes: std::mem::take(&mut batch.changes),

@@ -2,6 +2,7 @@
 //! and answers.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use hyperion_proto::agent_v1::{
     CommandResult, ReplicaPhase, ReplicaReport, RestartPolicy, StartReplica, StopReplica, Welcome,
@@ -23,6 +24,8 @@ pub struct Batch {
     pub refused: Vec<(Option<ReplicaKey>, String)>,
     /// Replicas to be stopped that this node does not hold, with the order's generation.
     pub absent: Vec<(ReplicaKey, u64)>,
+    /// Replicas to be stopped that get at most so much time for it.
+    pub hurried: Vec<(ReplicaKey, Duration)>,
     /// What the site is to be told, in order.
     pub told: Vec<Told>,
     keys: BTreeSet<ReplicaKey>,
@@ -68,6 +71,9 @@ impl Batch {
         };
         if store.held(&key).is_none() {
             self.absent.push((key.clone(), order.generation));
+        } else if order.grace_seconds > 0 {
+            let grace = Duration::from_secs(u64::from(order.grace_seconds));
+            self.hurried.push((key.clone(), grace));
         }
         self.told.push(Told::Stop(key.clone(), order.generation));
         if store.held(&key).is_some() || order.generation > store.highest(&key) {
@@ -374,14 +380,16 @@ mod tests {
         let mut stop = StopReplica {
             key: Some((&key("web", 0)).into()),
             generation: 4,
-            grace_seconds: 0,
+            grace_seconds: 9,
             command_id: 1,
         };
         let mut batch = Batch::default();
         batch.stop(&store, &stop);
         assert!(batch.changes.is_empty() && !batch.results[0].ok);
+        assert!(batch.hurried.is_empty());
         stop.generation = 5;
         batch.stop(&store, &stop);
+        assert_eq!(batch.hurried, [(key("web", 0), Duration::from_secs(9))]);
         assert!(matches!(&batch.changes[..], [Change::Remove(_, 5)]));
     }
 

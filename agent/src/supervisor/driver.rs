@@ -201,6 +201,7 @@ impl Driver {
             self.event(reason, message, warning, key);
         }
         if plan.gone {
+            lock(&self.shared.hurried).remove(key);
             self.forget(key);
         } else if let Some(step) = plan.step {
             self.begin_step(key, step);
@@ -226,7 +227,12 @@ impl Driver {
             .map(|(other, _)| other.clone())
     }
 
-    fn begin_step(&mut self, key: &ReplicaKey, step: Step) {
+    fn begin_step(&mut self, key: &ReplicaKey, mut step: Step) {
+        if let Step::StopSandbox { grace, .. } = &mut step
+            && let Some(most) = lock(&self.shared.hurried).get(key)
+        {
+            *grace = (*grace).min(*most);
+        }
         let Some(replica) = self.replicas.get_mut(key) else {
             return;
         };
@@ -345,6 +351,7 @@ impl Driver {
         let mut wanted: BTreeSet<&ReplicaKey> = BTreeSet::new();
         for one in desired {
             wanted.insert(&one.start.key);
+            lock(&self.shared.hurried).remove(&one.start.key);
             self.want(one);
         }
         for (key, replica) in &mut self.replicas {

@@ -19,6 +19,7 @@ fn driver() -> Driver {
         log_dir: config.log_dir.clone(),
         desired: sender,
         reports: Mutex::default(),
+        hurried: Mutex::default(),
         runtime: Mutex::new(RuntimeState::Unavailable {
             reason: String::new(),
         }),
@@ -121,6 +122,32 @@ async fn what_runs_is_adopted_at_a_higher_generation() {
         (2, ReplicaPhase::Running)
     );
     assert_eq!(step(&mut driver), None);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_hurried_gets_no_more_time_to_stop_than_that() {
+    let mut driver = driver();
+    let grace = |driver: &mut Driver| {
+        let mut running = sandbox(driver, State::Running);
+        running.grace = Duration::from_secs(30);
+        only(driver).seen = vec![running];
+        driver.take_desired(Some(&Vec::new()));
+        driver.advance();
+        match step(driver) {
+            Some(Step::StopSandbox { grace, .. }) => grace,
+            other => panic!("{other:?}"),
+        }
+    };
+    let web = desired("web", 0, 1);
+    for (said, got) in [(60, 30), (7, 7)] {
+        driver.take_desired(Some(&vec![web.clone()]));
+        let key = web.start.key.clone();
+        lock(&driver.shared.hurried).insert(key, Duration::from_secs(said));
+        assert_eq!(grace(&mut driver), Duration::from_secs(got));
+    }
+    // Wanted again, it has its own time again.
+    driver.take_desired(Some(&vec![web]));
+    assert_eq!(grace(&mut driver), Duration::from_secs(30));
 }
 
 #[tokio::test]

@@ -184,6 +184,8 @@ struct Shared {
     log_dir: PathBuf,
     desired: watch::Sender<Option<Arc<Vec<Desired>>>>,
     reports: Mutex<BTreeMap<ReplicaKey, ReplicaReport>>,
+    /// Time to stop of replicas that have less than their own.
+    hurried: Mutex<BTreeMap<ReplicaKey, Duration>>,
     runtime: Mutex<RuntimeState>,
     images: Arc<OnceLock<Arc<dyn ImageSource>>>,
 }
@@ -211,6 +213,7 @@ pub fn start_tuned(
         log_dir: config.log_dir.clone(),
         desired,
         reports: Mutex::default(),
+        hurried: Mutex::default(),
         runtime: Mutex::new(RuntimeState::Unavailable {
             reason: format!("{}: not tried yet", config.socket.display()),
         }),
@@ -225,6 +228,12 @@ impl Supervisor {
     /// removed.
     pub fn set_desired(&self, desired: Vec<Desired>) {
         self.shared.desired.send_replace(Some(Arc::new(desired)));
+    }
+
+    /// A replica that is to stop gets at most so much time for it. To be said before it is no longer
+    /// desired; forgotten when it is gone, or desired again.
+    pub fn hurry(&self, key: &ReplicaKey, grace: Duration) {
+        lock(&self.shared.hurried).insert(key.clone(), grace);
     }
 
     /// Gives a second source of images, besides their registries. The first one given stays.
