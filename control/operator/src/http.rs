@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::directory::{Directory, Role};
+use crate::fleet_metrics;
 use crate::index::Name;
 
 /// How long a node may take to begin its answer.
@@ -65,6 +66,7 @@ pub async fn serve(
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/metrics/fleet", get(metrics_of_fleet))
         .route("/fleet/v1/nodes", get(nodes))
         .route("/fleet/v1/history", get(history))
         .route("/fleet/v1/logs", get(logs))
@@ -117,8 +119,18 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     let encoded = prometheus_client::encoding::text::encode_registry(&mut text, &shared.registry)
         .and_then(|()| shared.directory.encode(&mut text))
         .and_then(|()| prometheus_client::encoding::text::encode_eof(&mut text));
+    open_metrics(encoded.map(|()| text))
+}
+
+/// Telemetry of all nodes. One that stands by knows none, which is no fault of its own.
+async fn metrics_of_fleet(State(shared): State<Shared>) -> Response {
+    let live = shared.directory.gateway().map(|g| g.live_since(0));
+    open_metrics(fleet_metrics::text(live.unwrap_or_default().nodes))
+}
+
+fn open_metrics(encoded: Result<String, std::fmt::Error>) -> Response {
     match encoded {
-        Ok(()) => (
+        Ok(text) => (
             [(
                 CONTENT_TYPE,
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",

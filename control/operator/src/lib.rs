@@ -23,6 +23,7 @@ pub mod directory;
 pub mod endpoint;
 pub mod events;
 pub mod experience;
+pub mod fleet_metrics;
 pub mod http;
 pub mod index;
 pub mod install;
