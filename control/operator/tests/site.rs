@@ -4,16 +4,13 @@
 
 mod common;
 
-use common::{Agent, Control, Replica, eventually, get};
+use common::{Agent, Control, Replica, before, eventually, get, took_over};
+use hyperion_api::SITE_UID;
 use hyperion_api::fleet::History;
 use hyperion_api::placement::HyperionPlacement;
 use hyperion_api::workload::HyperionWorkload;
-use hyperion_api::{SITE_UID, agent_pod, intent};
 use hyperion_proto::agent_v1::stream_message::Body;
-use hyperion_proto::agent_v1::{
-    Event as DeviceEvent, RecordState, ReplicaKey, ReplicaRecord, SiteExplanation,
-    StampedTelemetry, Telemetry, TelemetryBatch,
-};
+use hyperion_proto::agent_v1::{Event as DeviceEvent, StampedTelemetry, Telemetry, TelemetryBatch};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
@@ -23,38 +20,6 @@ fn service(name: &str) -> Value {
         "metadata": { "name": name },
         "spec": { "template": { "spec": { "containers": [
             { "name": "c", "image": "i", "resources": { "limits": { "cpu": "500m", "memory": "128Mi" } } }] } } } })
-}
-
-/// An hour before now, when the site decided.
-fn before() -> i64 {
-    jiff::Timestamp::now().as_millisecond() - 3_600_000
-}
-
-/// `to` takes replica 0 over, as its site decided.
-fn took_over(workload: &HyperionWorkload, to: &Agent, generation: u64) -> ReplicaRecord {
-    let metadata = &workload.metadata;
-    ReplicaRecord {
-        key: Some(ReplicaKey {
-            namespace: metadata.namespace.clone().unwrap(),
-            workload: metadata.name.clone().unwrap(),
-            workload_uid: metadata.uid.clone().unwrap(),
-            index: 0,
-        }),
-        generation,
-        decider: to.id(),
-        state: RecordState::Placed.into(),
-        node: to.id(),
-        pod: Some(agent_pod::pod_spec(&workload.spec, &[]).unwrap()),
-        intent: Some(intent::intent(&workload.spec).unwrap()),
-        explanation: Some(SiteExplanation {
-            cause: "the node is dead".to_owned(),
-            scorer: "rules".to_owned(),
-            candidates: 1,
-            ..SiteExplanation::default()
-        }),
-        unix_ms: before(),
-        ..ReplicaRecord::default()
-    }
 }
 
 async fn taken(agent: &Agent) {
