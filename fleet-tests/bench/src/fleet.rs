@@ -1,7 +1,8 @@
 //! What is measured on a whole fleet with real containers: `hyperion-lab` starts it and looks.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hyperion_lab::measure::{self, Measured};
+use hyperion_lab::metadata::Cloud;
 
 use crate::report::Report;
 
@@ -27,11 +28,15 @@ pub struct AgentArgs {
     pub containers: u32,
 }
 
-/// Measure what a site does alone, with real containers.
+/// Measure what a site does alone, or what a spot machine that is taken back costs, with real
+/// containers.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LabArgs {
-    /// takeover, reboot, uplink, one-way, partial or split.
+    /// takeover, reboot, uplink, one-way, partial, split or spot.
     pub scenario: String,
+    /// Whose notices, for spot: aws, gcp or azure.
+    #[arg(long, default_value = "aws")]
+    pub cloud: String,
     /// Times of the site: default or fast.
     #[arg(long, default_value = "default")]
     pub profile: String,
@@ -69,6 +74,15 @@ pub fn agent(args: &AgentArgs) -> Result<Report> {
 /// # Errors
 /// The scenario is not known, a fleet can't run here, or what had to happen did not.
 pub fn lab(args: &LabArgs) -> Result<Report> {
+    if args.scenario == "spot" {
+        let mut clouds = Cloud::ALL.into_iter();
+        let cloud = clouds.find(|cloud| cloud.as_str() == args.cloud);
+        let options = measure::spot::Options {
+            cloud: cloud.with_context(|| format!("--cloud {:?} is none", args.cloud))?,
+            runs: args.runs,
+        };
+        return Ok(report("lab-spot", measure::spot::run(&options)?));
+    }
     let options = measure::site::Options {
         scenario: args.scenario.clone(),
         profile: args.profile.clone(),

@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod http;
 pub mod kubectl;
 pub mod measure;
+pub mod metadata;
 pub mod needs;
 pub mod proc;
 pub mod process;

@@ -135,7 +135,7 @@ impl Pools {
 }
 
 impl NodeEntry {
-    /// A notice that says when the node ends, and that it does.
+    /// When its containers end, where its cloud says so.
     #[must_use]
     pub fn ends_at(&self) -> Option<Instant> {
         let notice = self.notice.as_ref().filter(|n| n.ends())?;
@@ -232,10 +232,16 @@ impl Index {
             .map(|(id, _)| id.as_str())
     }
 
+    /// When a node's containers end, where its cloud says so.
+    #[must_use]
+    pub fn ends_at(&self, node: &str) -> Option<Instant> {
+        self.nodes.get(node)?.ends_at()
+    }
+
     /// Time that is left to stop something on a node before it ends; none where no end is told.
     #[must_use]
     pub fn time_to_stop(&self, node: &str, now: Instant) -> Option<Duration> {
-        let end = self.nodes.get(node)?.ends_at()?;
+        let end = self.ends_at(node)?;
         Some(
             end.saturating_duration_since(now)
                 .saturating_sub(LAST_WORDS),

@@ -4,14 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use hyperion_placement::Explanation;
-use hyperion_placement::model::{Node, Request, Snapshot};
+use hyperion_placement::model::{Node, Request};
 
 use super::Pass;
 use super::better::LATER;
 use super::moves::Why;
 use super::place::{Decided, decide_on};
-use crate::decider::View;
+use crate::decider::{View, alone};
 use crate::index::{LAST_WORDS, PlacementEntry, WorkloadEntry};
 
 /// Time for an old copy to end what it is at, before its node ends.
@@ -32,7 +31,7 @@ impl Pass<'_> {
 
     /// Until when the old copy on this node goes on for a successor that is not ready.
     pub(super) fn serves_until(&self, node: &str, patience: Duration) -> Instant {
-        let end = self.index.nodes.get(node).and_then(|n| n.ends_at());
+        let end = self.index.ends_at(node);
         match end {
             Some(end) => end
                 .checked_sub(CLOSING)
@@ -52,7 +51,7 @@ impl Pass<'_> {
         let Why::Interrupted(node, _) = why else {
             return false;
         };
-        let end = self.index.nodes.get(node).and_then(|n| n.ends_at());
+        let end = self.index.ends_at(node);
         let Some(end) = end.filter(|_| workload.runs_alone() && !entry.ended()) else {
             return false;
         };
@@ -74,27 +73,13 @@ impl Pass<'_> {
     /// Decides among the nodes whose pools are left alone: better there than nowhere.
     pub(super) fn decide_on_cold(&mut self, request: &Request) -> Option<Decided> {
         let fleet = &self.index.fleet;
-        let nodes: Vec<Node> = self
-            .index
-            .cold_nodes()
-            .filter_map(|id| fleet.node(id).cloned())
-            .map(|node| Node {
-                schedulable: true,
-                ..node
-            })
-            .collect();
-        if nodes.is_empty() {
-            return None;
-        }
-        let part = Snapshot {
-            version: fleet.version(),
-            nodes,
-            offers: Vec::new(),
-            latency: fleet.latency().clone(),
-            queue: fleet.summary().queue,
-        };
-        let decided: Result<Decided, Box<Explanation>> =
-            decide_on(self.decider, View::Part(&part), request);
-        decided.ok()
+        let cold = self.index.cold_nodes();
+        let mut nodes = cold.filter_map(|id| fleet.node(id)).map(|node| Node {
+            schedulable: true,
+            ..node.clone()
+        });
+        let mut part = alone(fleet, nodes.next()?);
+        part.nodes.extend(nodes);
+        decide_on(self.decider, View::Part(&part), request).ok()
     }
 }

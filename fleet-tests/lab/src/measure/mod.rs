@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod site;
+pub mod spot;
 pub mod start;
 
 use std::time::Duration;
