@@ -1,4 +1,6 @@
-//! `HyperionCluster`: a Kubernetes cluster that workloads may run on.
+//! `HyperionCluster`: a Kubernetes cluster whose nodes workloads may run on.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
@@ -7,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::workload::Provider;
 
-/// A cluster of a provider.
+/// A Kubernetes cluster. Its nodes become nodes of the fleet, named `CLUSTER.NODE`, and replicas that
+/// are placed on them run as Pods.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "hyperion.io",
@@ -19,6 +22,14 @@ use crate::workload::Provider;
     printcolumn(name = "Provider", type_ = "string", json_path = ".spec.provider"),
     printcolumn(name = "Region", type_ = "string", json_path = ".spec.region"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes"),
+    printcolumn(
+        name = "Version",
+        type_ = "string",
+        json_path = ".status.version",
+        priority = 1
+    ),
     printcolumn(
         name = "Age",
         type_ = "date",
@@ -27,12 +38,17 @@ use crate::workload::Provider;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HyperionClusterSpec {
-    /// Provider.
+    /// Provider: nodes of another one are not used. `edge` is for clusters on machines of one's own.
     pub provider: Provider,
-    /// Region in the provider's words.
+    /// Region in the provider's words: nodes of another one are not used.
     pub region: String,
     /// Name of a Secret in namespace hyperion-system whose key `kubeconfig` reaches the cluster.
-    pub kubeconfig_secret: String,
+    /// Without one it is the cluster that holds this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig_secret: Option<String>,
+    /// Labels of the nodes that are ours to use; all nodes where there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
 }
 
 /// Status of a cluster.
@@ -42,9 +58,21 @@ pub struct HyperionClusterStatus {
     /// "True", "False" or "Unknown": the Ready condition, for the table.
     #[serde(default)]
     pub ready: String,
+    /// The reason of the Ready condition, for the table.
+    #[serde(default)]
+    pub reason: String,
     /// Conditions.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// Nodes that replicas may be placed on.
+    #[serde(default)]
+    pub nodes: i32,
+    /// Nodes that are selected and can't be used; their objects say why.
+    #[serde(default)]
+    pub unusable_nodes: i32,
+    /// Version of the API server.
+    #[serde(default)]
+    pub version: String,
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,

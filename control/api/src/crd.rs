@@ -210,6 +210,7 @@ fn bounded(crd: CustomResourceDefinition, bounds: &[Bound]) -> CustomResourceDef
                     field[key.as_str()] = value.clone();
                 }
             }
+        ("spec.nodeSelector", json!({ "maxProperties": 64 })),
         }
         tidy(schema);
         // `kubectl explain` begins with it.

@@ -1,4 +1,4 @@
-//! `HyperionNode`: one machine with an agent.
+//! `HyperionNode`: one machine, with an agent or in a workload cluster.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::workload::{CapacityType, Geography, Provider, Tier};
 
-/// A machine of the fleet. Made at enrolment; `unschedulable`, `draining`, `revoked` and `taints`
-/// are for people and tools to set.
+/// A machine of the fleet. Made at enrolment, or for a node of a HyperionCluster; `unschedulable`,
+/// `draining`, `revoked` and `taints` are for people and tools to set.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "hyperion.io",
@@ -42,6 +42,9 @@ pub struct HyperionNodeSpec {
     /// Site that the join token stood for.
     #[serde(default)]
     pub site: String,
+    /// HyperionCluster that it is a node of; none for a machine with an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// Cordoned: takes no new replicas.
     #[serde(default)]
     pub unschedulable: bool,
@@ -51,7 +54,7 @@ pub struct HyperionNodeSpec {
     /// Its certificate is no longer accepted.
     #[serde(default)]
     pub revoked: bool,
-    /// Taints, with Kubernetes' meaning.
+    /// Taints, with Kubernetes' meaning. Those that a node has in its cluster come on top.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<NodeTaint>,
 }
@@ -136,6 +139,12 @@ pub struct HyperionNodeStatus {
     /// Labels that the agent reported.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Taints that it has in its cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<NodeTaint>,
+    /// Cordoned in its cluster, or nothing can be placed on it there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
     /// What it has for replicas, as Kubernetes quantities: cpu, memory, nvidia.com/gpu.
     #[serde(default)]
     pub allocatable: BTreeMap<String, String>,

@@ -339,6 +339,10 @@ impl Seen {
             }
         };
         let name = node.name_any();
+        if node.spec.cluster.is_some() {
+            // No agent will ever speak for it.
+            return Some(name);
+        }
         let member = member(&node.spec, node.status.as_ref());
         self.shared.state.set_node(&name, &node.spec.site, member);
         if listed

@@ -10,18 +10,20 @@ use std::time::{Duration, Instant};
 use hyperion_api::conditions;
 use hyperion_gateway::{Gateway, GatewayEvent};
 use hyperion_proto::agent_v1::StartReplica;
+use hyperion_proto::domain::ReplicaKey;
 use hyperion_providers::feeds::Prices;
 use tokio::sync::{mpsc, watch as latest};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::apply::{self, Applied};
+use crate::clusters::{self, Clusters};
 use crate::decider::source::{self, Asked, Chosen, Map};
 use crate::decider::{Decider, Policy, Sums};
 use crate::directory::Directory;
 use crate::events::{self, Note, Publisher};
 use crate::experience::Recorder;
-use crate::index::{Index, Name, Priority};
+use crate::index::{Index, Name, PlacementEntry, Priority};
 use crate::metrics::Metrics;
 use crate::plan::{self, Action, Outcome};
 use crate::queue::Queue;
@@ -92,7 +94,9 @@ pub async fn run(
     let mut prices = leader.prices.clone();
     let mut maps = source::watch(&leader.client, stop.clone());
     let publisher = events::start(leader.client.clone(), &leader.identity, stop.clone());
-    let mut work = Work::new(leader, actions, publisher);
+    let home = leader.client.clone();
+    let (clusters, mut machines) = clusters::start(home, publisher.clone(), stop.clone());
+    let mut work = Work::new(leader, clusters, actions, publisher);
     if let Some(prices) = &mut prices {
         work.prices(prices.borrow_and_update().clone());
     }
@@ -162,6 +166,7 @@ struct Work {
     chosen: Option<Chosen>,
     /// The ConfigMap of the policy.
     map: Map,
+    clusters: Clusters,
     /// It was read.
     map_known: bool,
     /// What `/metrics` has of the decider's sums.
@@ -194,6 +199,7 @@ impl Work {
         let latency = hyperion_providers::latency_matrix();
         let mut index = Index::new(leader.replace_after, latency);
         index.reconsider = leader.reconsider;
+        clusters: Clusters,
         let mut decider = Decider::new(leader.shadow);
         decider.explore = leader.explore;
         let mut work = Self {
@@ -211,6 +217,7 @@ impl Work {
             timers: BTreeSet::new(),
             due: HashMap::new(),
             listed: [false; 3],
+            clusters,
             listed_at: None,
             complete: false,
             held_back: BTreeSet::new(),
@@ -527,9 +534,16 @@ impl Work {
                     debug!(node, replica = %key, generation, "stop");
                     let generation = u64::try_from(generation).unwrap_or(0);
                     let within = self.index.time_to_stop(&node, Instant::now());
-                    self.leader
-                        .gateway
-                        .stop_within(&node, &key, generation, within);
+                    match self.cluster_of(&node) {
+                        Some(cluster) => {
+                            self.clusters
+                                .stop(&cluster, &node, &key, generation, within);
+                        }
+                        None => self
+                            .leader
+                            .gateway
+                            .stop_within(&node, &key, generation, within),
+                    }
                 }
                 Action::Event {
                     workload,
@@ -561,6 +575,10 @@ impl Work {
     /// Tells nodes that their lists are complete, once everything due at the start is stored. Nodes
     /// that may run what can't be described to them are held back.
     fn complete(&mut self, now: Instant) {
+                    if let Some(cluster) = self.cluster_of(&node) {
+                        self.start_in(&cluster, &node, &key, generation);
+                        continue;
+                    }
         if self.complete {
             return;
         }
@@ -609,6 +627,19 @@ impl Work {
         let metrics = &self.leader.metrics;
         metrics
             .workloads
+    /// Has a Pod made. Clusters take the template as it was written, and not as agents read it.
+    fn start_in(&self, cluster: &str, node: &str, key: &ReplicaKey, generation: u64) {
+        let name = Name::new(&key.namespace, &key.workload);
+        let Some(workload) = self.index.workloads.get(&name) else {
+            return;
+        };
+        let placement = self.index.placement(&name, key.index);
+        let ended = placement.is_some_and(PlacementEntry::ended);
+        let workload = workload.object.clone();
+        self.clusters
+            .start(cluster, node, key, generation, workload, ended);
+    }
+
             .set(i64::try_from(self.index.workloads()).unwrap_or(i64::MAX));
         metrics.count_placements(self.index.placements().map(|p| p.status.phase));
     }
@@ -627,5 +658,8 @@ impl Work {
             .chain(self.index.warm_at())
             .min()
             .unwrap_or(idle)
+            self.clusters.hold_back(self.held_back.clone());
+            self.clusters.mark_complete();
     }
 }
+            self.clusters.hold_back(self.held_back.clone());

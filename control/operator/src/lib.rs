@@ -10,6 +10,7 @@
 //!
 //! - [`index`] and [`plan`] are pure: no I/O, time is an argument.
 //! - [`decider`] is who decides: rules, or a policy.
+//! - [`clusters`] runs replicas as Pods, as the gateway does through agents.
 //! - [`lead`] is the one task that owns the index; [`watch`], [`apply`] and [`events`] are its
 //!   hands.
 //! - [`lease`] says who leads; [`run`] is the program; [`http`] answers people and tools.
@@ -18,6 +19,7 @@
 
 pub mod apply;
 pub mod args;
+pub mod clusters;
 pub mod decider;
 pub mod directory;
 pub mod endpoint;

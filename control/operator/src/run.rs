@@ -122,9 +122,15 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         recorder,
         prices,
     };
-    let result = tokio::select! {
-        result = control.start(install, &stop) => result,
-        () = stop.cancelled() => Ok(()),
+    // What leads is not cut off: it ends by itself, and frees its ports.
+    let ready = tokio::select! {
+        ready = control.prepare(install) => ready.map(|()| true),
+        () = stop.cancelled() => Ok(false),
+    };
+    let result = match ready {
+        Ok(true) => control.contend(&stop).await,
+        Ok(false) => Ok(()),
+        Err(e) => Err(e),
     };
     control.directory.step_down(Role::Stopping);
     if let Some(api) = api
@@ -249,13 +255,12 @@ struct Control {
 }
 
 impl Control {
-    async fn start(&self, install: bool, stop: &CancellationToken) -> anyhow::Result<()> {
+    async fn prepare(&self, install: bool) -> anyhow::Result<()> {
         if install {
-            install::install(&self.client, self.http_addr.port()).await?;
+            install::install(&self.client, self.http_addr.port()).await
         } else {
-            install::installed(&self.client).await?;
+            install::installed(&self.client).await
         }
-        self.contend(stop).await
     }
 
     /// Leads whenever it holds the lease.

@@ -2,7 +2,9 @@
 //! every hard constraint, whoever decided.
 
 use crate::choose::{CandidateRef, Choice};
-use crate::model::{CapacityType, Node, Offer, Request, Resources, Snapshot, Taint, Toleration};
+use crate::model::{
+    CLUSTER_LABEL, CapacityType, Node, Offer, Request, Resources, Snapshot, Taint, Toleration,
+};
 
 /// A broken hard constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,8 +72,12 @@ pub(crate) fn check_place(
             if let Some(taint) = unwelcome {
                 broken("taints", format!("{id} has {}={}", taint.key, taint.value));
             }
-            if let Some(field) = request.cluster_only_fields.first() {
+            let in_cluster = node.labels.contains_key(CLUSTER_LABEL);
+            if let Some(field) = request.cluster_only_fields.first().filter(|_| !in_cluster) {
                 broken("clusterOnlyFields", format!("{id} can't carry out {field}"));
+            }
+            if in_cluster && request.gpu.count > 0 && request.gpu.millis != crate::gpu::WHOLE {
+                broken("nvidia.com/gpu", format!("{id} gives whole GPUs only"));
             }
             if request.avoid.contains_key(id) {
                 broken("recentFailure", format!("{id} is to be avoided"));

@@ -191,9 +191,15 @@ pub fn first_rejection(request: &Request, candidate: &Candidate<'_>) -> Option<C
         (Constraint::Taints, !taints_tolerated(request, candidate)),
         (
             Constraint::ClusterOnly,
-            !request.cluster_only_fields.is_empty() && candidate.node.is_some(),
+            !request.cluster_only_fields.is_empty()
+                && candidate.node.is_some_and(|n| !n.in_cluster()),
         ),
-        (Constraint::Gpu, !gpu::fits(&request.gpu, candidate.gpus)),
+        (
+            Constraint::Gpu,
+            // Clusters hand out whole devices.
+            (request.gpu.is_share() && candidate.node.is_some_and(Node::in_cluster))
+                || !gpu::fits(&request.gpu, candidate.gpus),
+        ),
         (
             Constraint::Cpu,
             request.resources.cpu_millis > candidate.free.cpu_millis,

@@ -149,6 +149,14 @@ pub struct GpuRequest {
     pub millis: u32,
 }
 
+impl GpuRequest {
+    /// True where less than whole devices are asked for.
+    #[must_use]
+    pub fn is_share(&self) -> bool {
+        self.count > 0 && self.millis < crate::gpu::WHOLE
+    }
+}
+
 /// A node's repellent, with Kubernetes' meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taint {
@@ -211,7 +219,10 @@ impl Default for Supply {
     }
 }
 
-/// A machine with a Hyperion agent, as one decision sees it.
+/// Label of nodes of a workload cluster, with its name: they run Pods, and have no agent.
+pub const CLUSTER_LABEL: &str = "hyperion.io/cluster";
+
+/// A machine of the fleet, as one decision sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Node {
     /// Unique id.
@@ -247,6 +258,14 @@ pub struct Node {
     /// How long it can be expected to stay.
     #[serde(default)]
     pub supply: Supply,
+}
+
+impl Node {
+    /// True for a node of a workload cluster.
+    #[must_use]
+    pub fn in_cluster(&self) -> bool {
+        self.labels.contains_key(CLUSTER_LABEL)
+    }
 }
 
 /// Capacity that does not exist yet but can be bought.

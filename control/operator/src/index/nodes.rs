@@ -9,7 +9,8 @@ use hyperion_api::quantity;
 use hyperion_gateway::facts::PRICE_LABEL;
 use hyperion_placement::gpu;
 use hyperion_placement::model::{
-    CapacityType, GpuDevice, Location, Node, Provider, Resources, Supply, Taint, Tier,
+    CLUSTER_LABEL, CapacityType, GpuDevice, Location, Node, Provider, Resources, Supply, Taint,
+    Tier,
 };
 use hyperion_proto::domain::{Capabilities, ReplicaKey, Report};
 use hyperion_providers::feeds::Prices;
@@ -73,7 +74,11 @@ impl NodeEntry {
         let mut labels = facts.labels.clone();
         for (key, value) in [
             ("kubernetes.io/arch", facts.arch.as_str()),
+        // Not for a node to say of itself.
+        labels.remove(CLUSTER_LABEL);
+        let cluster = spec.cluster.as_deref().unwrap_or_default();
             ("kubernetes.io/os", "linux"),
+            (CLUSTER_LABEL, cluster),
             ("hyperion.io/node", id),
             ("hyperion.io/site", spec.site.as_str()),
             ("topology.kubernetes.io/region", facts.region.as_str()),
@@ -114,9 +119,8 @@ impl NodeEntry {
             free: capacity,
             gpus: gpus(facts),
             labels,
-            taints: spec
-                .taints
-                .iter()
+            taints: (spec.taints.iter())
+                .chain(&facts.taints)
                 .map(|t| Taint {
                     key: t.key.clone(),
                     value: t.value.clone(),
@@ -264,6 +268,11 @@ impl Index {
         let moving: Vec<_> = self
             .promised(id)
             .filter(|p| p.moves_away())
+        self.machine_up(id, facts, runtime_problem);
+    }
+
+    /// A node is in reach, and is this; `runtime_problem` is empty where it can start replicas.
+    pub fn machine_up(&mut self, id: &str, facts: HyperionNodeStatus, runtime_problem: String) {
             .map(|p| (p.workload(), p.key.index))
             .collect();
         for (name, replica) in moving {
@@ -296,6 +305,22 @@ impl Index {
         };
         let back = problem.is_empty();
         entry.runtime_problem = problem;
+    /// A node in reach is or has something else than before.
+    pub fn machine_changed(&mut self, id: &str, facts: HyperionNodeStatus) {
+        let Some(entry) = self.nodes.get_mut(id).filter(|n| n.connected) else {
+            return;
+        };
+        let before = entry.facts.replace(facts);
+        let places = |f: &HyperionNodeStatus| (f.taints.clone(), f.labels.clone());
+        let other = before.as_ref().map(places) != entry.facts.as_ref().map(places);
+        self.refresh_node(id);
+        if other {
+            // It may no longer be a place for what it runs.
+            self.touch_node(id, Priority::Normal);
+        }
+        self.touch_unplaced();
+    }
+
         self.refresh_node(id);
         if back {
             self.touch_unplaced();
@@ -340,9 +365,11 @@ impl Index {
             free.cpu_millis = free.cpu_millis.saturating_sub(asked.cpu_millis);
             free.memory_bytes = free.memory_bytes.saturating_sub(asked.memory_bytes);
             for share in gpus {
-                if let Some(gpu) = node.gpus.iter_mut().find(|g| g.uuid == share.uuid) {
-                    let millis = u32::try_from(share.millis).unwrap_or(0);
-                    gpu.free_millis = gpu.free_millis.saturating_sub(millis);
+                let millis = u32::try_from(share.millis).unwrap_or(0);
+                match node.gpus.iter_mut().find(|g| g.uuid == share.uuid) {
+                    Some(gpu) => gpu.free_millis = gpu.free_millis.saturating_sub(millis),
+                    None => elsewhere += 1,
+        let mut elsewhere = 0;
                 }
             }
         }
@@ -353,3 +380,9 @@ impl Index {
         }
     }
 }
+        if node.in_cluster() {
+            // Clusters hand out any device: what was promised is of those that are left.
+            let whole = node.gpus.iter_mut().rev();
+            let whole = whole.filter(|g| g.free_millis == gpu::WHOLE);
+            whole.take(elsewhere).for_each(|g| g.free_millis = 0);
+        }

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub mod agent;
+pub mod cloud;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

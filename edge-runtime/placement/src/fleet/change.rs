@@ -414,6 +414,7 @@ impl Fleet {
         });
         let key = Key {
             offer: candidate.node.is_none(),
+            cluster: candidate.node.is_some_and(Node::in_cluster),
             class: self.places.class(place, candidate.location),
             tier: candidate.location.tier,
             capacity_type: candidate.capacity_type,

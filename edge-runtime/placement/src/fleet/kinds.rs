@@ -19,6 +19,8 @@ pub(super) const EXACT: u64 = 1 << 53;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) offer: bool,
+    /// Nodes of a workload cluster.
+    pub(super) cluster: bool,
     pub(super) class: super::places::Class,
     pub(super) tier: Tier,
     pub(super) capacity_type: CapacityType,
@@ -101,8 +103,10 @@ impl Kind {
         if !self.taints.iter().all(|taint| tolerated(request, taint)) {
             return Some(Constraint::Taints);
         }
-        (!request.cluster_only_fields.is_empty() && !self.key.offer)
-            .then_some(Constraint::ClusterOnly)
+        if !request.cluster_only_fields.is_empty() && !self.key.offer && !self.key.cluster {
+            return Some(Constraint::ClusterOnly);
+        }
+        (self.key.cluster && request.gpu.is_share()).then_some(Constraint::Gpu)
     }
 }
 

@@ -1,0 +1,373 @@
+//! Workload clusters: replicas that run as Pods on nodes of Kubernetes clusters.
+//!
+//! ```text
+//! HyperionClusters ──> a task per cluster ──events──> the leader's loop
+//!                        │        ▲                        │
+//!            HyperionNodes        └────────orders──────────┘
+//!                        │
+//!                        └──watches, Pods──> the cluster's API server
+//! ```
+//!
+//! - [`node`], [`usage`], [`pod`]: translations. No I/O.
+//! - [`state`]: what is known of a cluster and what has to be done, as a plain struct. No I/O.
+//! - [`connect`]: how a cluster is reached; [`task`] and [`session`]: its task; [`writes`]: Pods;
+//!   [`objects`]: HyperionNodes; [`health`]: its status.
+//! - here: which clusters there are, and which of them an order is for.
+
+pub mod connect;
+pub mod health;
+pub mod node;
+pub mod objects;
+pub mod pod;
+mod session;
+pub mod state;
+pub mod task;
+pub mod usage;
+pub mod writes;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use hyperion_api::cluster::HyperionCluster;
+use hyperion_api::node::HyperionNode;
+use hyperion_api::workload::HyperionWorkload;
+use hyperion_api::{LABEL_CLUSTER, conditions};
+use hyperion_proto::domain::ReplicaKey;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, ListParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::events::{Note, Publisher};
+
+pub use state::{Event, Order};
+
+/// Events that may wait for the leader's loop before clusters are slowed down.
+const EVENTS: usize = 4096;
+/// Time for a task that is done to end.
+const ENDS: Duration = Duration::from_secs(1);
+
+/// Handle of the clusters.
+#[derive(Clone, Default)]
+pub struct Clusters {
+    routes: Arc<Mutex<Routes>>,
+}
+
+#[derive(Default)]
+struct Routes {
+    by_cluster: HashMap<String, Route>,
+    complete: bool,
+    held_back: BTreeSet<String>,
+}
+
+/// Where orders for a cluster go.
+struct Route {
+    orders: mpsc::UnboundedSender<Order>,
+    /// Until its task takes it.
+    waiting: Option<mpsc::UnboundedReceiver<Order>>,
+}
+
+impl Routes {
+    fn route(&mut self, cluster: &str) -> &mut Route {
+        self.by_cluster
+            .entry(cluster.to_owned())
+            .or_insert_with(|| {
+                let (orders, waiting) = mpsc::unbounded_channel();
+                // What every cluster has to know; the receiver is in our hands.
+                let _ = orders.send(Order::HoldBack(self.held_back.clone()));
+                if self.complete {
+                    let _ = orders.send(Order::Complete);
+                }
+                Route {
+                    orders,
+                    waiting: Some(waiting),
+                }
+            })
+    }
+
+    fn send(&mut self, cluster: &str, order: Order) {
+        // A task that has ended has nothing left to run.
+        let _ = self.route(cluster).orders.send(order);
+    }
+
+    fn tell_all(&self, order: &Order) {
+        for route in self.by_cluster.values() {
+            let _ = route.orders.send(order.clone());
+        }
+    }
+}
+
+impl Clusters {
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cluster that a node is of, by its id; none for nodes with agents, whose ids have no dots,
+    /// and where there is no such cluster.
+    #[must_use]
+    pub fn of_node(&self, node: &str) -> Option<String> {
+        let (cluster, _) = node.split_once('.')?;
+        let known = self.routes().by_cluster.contains_key(cluster);
+        known.then(|| cluster.to_owned())
+    }
+
+    /// The node should run this replica; `ended` where its end is known.
+    pub fn start(
+        &self,
+        cluster: &str,
+        node: &str,
+        key: &ReplicaKey,
+        generation: u64,
+        workload: Arc<HyperionWorkload>,
+        ended: bool,
+    ) {
+        let order = Order::Start {
+            node: node.to_owned(),
+            key: key.clone(),
+            generation,
+            workload,
+            ended,
+        };
+        self.routes().send(cluster, order);
+    }
+
+    /// The node should not run the replica with this generation or a lower one. `within` is the most
+    /// time between SIGTERM and SIGKILL; none for the template's own.
+    pub fn stop(
+        &self,
+        cluster: &str,
+        node: &str,
+        key: &ReplicaKey,
+        generation: u64,
+        within: Option<Duration>,
+    ) {
+        let order = Order::Stop {
+            node: node.to_owned(),
+            key: key.clone(),
+            generation,
+            within,
+        };
+        self.routes().send(cluster, order);
+    }
+
+    /// Nodes that may run what can't be described now: nothing stops there for not being ordered.
+    pub fn hold_back(&self, nodes: BTreeSet<String>) {
+        let mut routes = self.routes();
+        routes.tell_all(&Order::HoldBack(nodes.clone()));
+        routes.held_back = nodes;
+    }
+
+    /// All that should run has been ordered: what was not is stopped, but for nodes that are held
+    /// back.
+    pub fn mark_complete(&self) {
+        let mut routes = self.routes();
+        routes.tell_all(&Order::Complete);
+        routes.complete = true;
+    }
+
+    fn take(&self, cluster: &str) -> Option<mpsc::UnboundedReceiver<Order>> {
+        self.routes().route(cluster).waiting.take()
+    }
+
+    fn forget(&self, cluster: &str) {
+        self.routes().by_cluster.remove(cluster);
+    }
+}
+
+/// Starts following clusters.
+#[must_use]
+pub fn start(
+    home: kube::Client,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> (Clusters, mpsc::Receiver<Event>) {
+    let clusters = Clusters::default();
+    let (events, receiver) = mpsc::channel(EVENTS);
+    let manager = Manager {
+        home,
+        clusters: clusters.clone(),
+        events,
+        publisher,
+        tasks: HashMap::new(),
+        stop,
+    };
+    tokio::spawn(manager.run());
+    (clusters, receiver)
+}
+
+struct Task {
+    object: watch::Sender<Arc<HyperionCluster>>,
+    stop: CancellationToken,
+    done: tokio::task::JoinHandle<()>,
+}
+
+struct Manager {
+    home: kube::Client,
+    clusters: Clusters,
+    events: mpsc::Sender<Event>,
+    publisher: Publisher,
+    tasks: HashMap<String, Task>,
+    stop: CancellationToken,
+}
+
+impl Manager {
+    async fn run(mut self) {
+        let api: Api<DeserializeGuard<HyperionCluster>> = Api::all(self.home.clone());
+        let mut seen = watcher(api, watcher::Config::default())
+            .default_backoff()
+            .boxed();
+        let mut list = Vec::new();
+        loop {
+            let event = tokio::select! {
+                event = seen.next() => event,
+                () = self.stop.cancelled() => break,
+            };
+            match event {
+                None => break,
+                Some(Err(e)) => warn!(kind = "HyperionCluster", error = %e, "watch"),
+                Some(Ok(watcher::Event::Init)) => list.clear(),
+                Some(Ok(watcher::Event::InitApply(object))) => list.push(object),
+                Some(Ok(watcher::Event::InitDone)) => self.reset(std::mem::take(&mut list)).await,
+                Some(Ok(watcher::Event::Apply(object))) => self.apply(object).await,
+                Some(Ok(watcher::Event::Delete(object))) => {
+                    let name = match &object.0 {
+                        Ok(cluster) => cluster.name_any(),
+                        Err(e) => e.metadata.name.clone().unwrap_or_default(),
+                    };
+                    self.delete(&name).await;
+                }
+            }
+        }
+        for task in self.tasks.into_values() {
+            task.stop.cancel();
+            let _ = task.done.await;
+        }
+    }
+
+    async fn reset(&mut self, list: Vec<DeserializeGuard<HyperionCluster>>) {
+        let mut gone: BTreeSet<String> = self.tasks.keys().cloned().collect();
+        let mut known = BTreeSet::new();
+        for object in list {
+            let name = match &object.0 {
+                Ok(cluster) => cluster.name_any(),
+                Err(e) => e.metadata.name.clone().unwrap_or_default(),
+            };
+            gone.remove(&name);
+            known.insert(name);
+            self.apply(object).await;
+        }
+        for name in gone {
+            self.delete(&name).await;
+        }
+        sweep(&self.home, |cluster| !known.contains(cluster)).await;
+    }
+
+    async fn apply(&mut self, object: DeserializeGuard<HyperionCluster>) {
+        let cluster = match object.0 {
+            Ok(cluster) => Arc::new(cluster),
+            Err(e) => {
+                // It goes on as it was.
+                let name = e.metadata.name.unwrap_or_default();
+                warn!(cluster = name, error = %e.error, "bad HyperionCluster");
+                return;
+            }
+        };
+        let name = cluster.name_any();
+        if let Some(task) = self.tasks.get(&name) {
+            let same = task.object.borrow().uid() == cluster.uid();
+            if same && !task.done.is_finished() {
+                let _ = task.object.send(cluster);
+                return;
+            }
+            self.delete(&name).await;
+        }
+        let Some(orders) = self.clusters.take(&name) else {
+            return;
+        };
+        info!(cluster = name, "cluster is followed");
+        let stop = self.stop.child_token();
+        let (sender, receiver) = watch::channel(cluster.clone());
+        let of = task::identity(&cluster).unwrap_or_else(|_| node::Identity {
+            name: name.clone(),
+            uid: cluster.uid().unwrap_or_default(),
+            provider: cluster.spec.provider.into(),
+            region: cluster.spec.region.clone(),
+            selector: cluster.spec.node_selector.clone(),
+        });
+        let publisher = self.publisher.clone();
+        let task = task::Cluster {
+            home: self.home.clone(),
+            object: receiver,
+            orders,
+            events: self.events.clone(),
+            objects: objects::start(&self.home, &cluster, stop.clone()),
+            health: health::Health::start(&self.home, &cluster, publisher, stop.clone()),
+            state: state::State::new(of),
+            stop: stop.clone(),
+            heard: None,
+        };
+        let done = tokio::spawn(task.run());
+        let task = Task {
+            object: sender,
+            stop,
+            done,
+        };
+        self.tasks.insert(name, task);
+    }
+
+    /// A cluster's object is gone. Where its finalizer was taken off by others, its Pods are left.
+    async fn delete(&mut self, name: &str) {
+        let Some(mut task) = self.tasks.remove(name) else {
+            return;
+        };
+        // One that took its finalizer off itself is about to end.
+        let ended = tokio::time::timeout(ENDS, &mut task.done).await.is_ok();
+        if !ended {
+            self.publisher.publish(Note {
+                about: health::about(&task.object.borrow()),
+                warning: true,
+                reason: conditions::EVENT_ABANDONED.to_owned(),
+                text: "it is gone without its finalizer: Pods with label hyperion.io/cluster-uid may be left in the cluster".to_owned(),
+                past: None,
+            });
+        }
+        task.stop.cancel();
+        if !ended {
+            let _ = task.done.await;
+        }
+        self.clusters.forget(name);
+        sweep(&self.home, |cluster| cluster == name).await;
+        info!(cluster = name, "cluster is not followed any more");
+    }
+}
+
+/// Deletes the nodes of clusters that are gone.
+async fn sweep(home: &kube::Client, gone: impl Fn(&str) -> bool) {
+    let api: Api<HyperionNode> = Api::all(home.clone());
+    let params = ListParams::default().labels(LABEL_CLUSTER);
+    let nodes = match api.list_metadata(&params).await {
+        Ok(list) => list.items,
+        Err(e) => {
+            warn!(error = %e, "nodes of clusters that are gone may be left");
+            return;
+        }
+    };
+    for node in nodes {
+        let of = node
+            .labels()
+            .get(LABEL_CLUSTER)
+            .cloned()
+            .unwrap_or_default();
+        if gone(&of) {
+            let name = node.name_any();
+            if let Err(e) = api.delete(&name, &DeleteParams::default()).await {
+                warn!(node = name, error = %e, "cannot delete HyperionNode");
+            }
+        }
+    }
+}
