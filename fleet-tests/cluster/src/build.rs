@@ -14,11 +14,13 @@ pub enum Program {
     ApiServer,
     /// kwok's controller: runs the nodes of a cluster.
     Kwok,
+    /// Karpenter with its own provider of nodes that kwok runs.
+    Karpenter,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::ApiServer, Self::Kwok];
+    pub const ALL: [Self; 3] = [Self::ApiServer, Self::Kwok, Self::Karpenter];
 
     /// Its name, and its folder's.
     #[must_use]
@@ -26,6 +28,7 @@ impl Program {
         match self {
             Self::ApiServer => "apiserver",
             Self::Kwok => "kwok",
+            Self::Karpenter => "karpenter",
         }
     }
 
@@ -33,6 +36,19 @@ impl Program {
     #[must_use]
     pub fn sources(self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join(self.name())
+    }
+
+    /// Why a test that needs it can't run here, or none if it is built.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        let name = self.name();
+        match self.kept() {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(format!(
+                "{name} is not built: run `make test-cluster`, which needs Go the first time"
+            )),
+            Err(e) => Some(format!("{name}: {e:#}")),
+        }
     }
 
     /// The program of these sources, if it was built before.
@@ -49,6 +65,7 @@ impl Program {
         match self {
             Self::ApiServer => "k8s.io/kubernetes",
             Self::Kwok => "sigs.k8s.io/kwok",
+            Self::Karpenter => "sigs.k8s.io/karpenter",
         }
     }
 
@@ -64,6 +81,7 @@ impl Program {
                 ("k8s.io/component-base/version.gitMinor", minor),
             ],
             Self::Kwok => &[("sigs.k8s.io/kwok/pkg/consts.Version", version)],
+            Self::Karpenter => &[("sigs.k8s.io/karpenter/pkg/operator.Version", version)],
         };
         let mut flags = "-s -w".to_owned();
         for (name, value) in names {

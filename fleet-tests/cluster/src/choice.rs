@@ -53,15 +53,7 @@ impl Choice {
     pub fn missing(&self) -> Option<String> {
         match self {
             Self::Embedded => None,
-            Self::Real => match Program::ApiServer.kept() {
-                Ok(Some(_)) => None,
-                Ok(None) => Some(
-                    "the API server is not built: run `make test-cluster`, which needs Go the \
-                     first time"
-                        .to_owned(),
-                ),
-                Err(e) => Some(format!("{e:#}")),
-            },
+            Self::Real => Program::ApiServer.missing(),
             Self::Given(path) if path.is_file() => None,
             Self::Given(path) => Some(format!("{KUBECONFIG}: no file {}", path.display())),
             Self::Unknown(other) => Some(format!("{API} is {other:?}, not real or embedded")),

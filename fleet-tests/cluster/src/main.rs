@@ -1,5 +1,5 @@
-//! Builds the real API server for tests, and the program that runs its nodes, for `make test-cluster`,
-//! and says where the API server is.
+//! Builds the real API server for tests, and the programs that run and launch its nodes, for
+//! `make test-cluster`, and says where the API server is.
 //!
 //! ```text
 //! hyperion-test-apiserver [--no-build]
@@ -50,10 +50,12 @@ fn run() -> Result<Outcome> {
         _ => bail!("usage: hyperion-test-apiserver [--no-build]"),
     };
     let server = get(Program::ApiServer, build)?;
-    if let Outcome::Built(_) = server
-        && let Outcome::Impossible(reason) = get(Program::Kwok, build)?
-    {
-        tell(&format!("clusters have no nodes: {reason}"));
+    if let Outcome::Built(_) = server {
+        for program in [Program::Kwok, Program::Karpenter] {
+            if let Outcome::Impossible(reason) = get(program, build)? {
+                tell(&format!("tests that need it are left out: {reason}"));
+            }
+        }
     }
     Ok(server)
 }

@@ -16,6 +16,7 @@ pub mod control;
 pub mod device;
 pub mod fleet;
 pub mod http;
+pub mod karpenter;
 pub mod kubectl;
 pub mod measure;
 pub mod metadata;

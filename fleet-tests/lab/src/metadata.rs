@@ -212,7 +212,7 @@ impl Request {
             .query
             .split('&')
             .filter_map(|pair| pair.split_once('='));
-        pairs.filter(|(n, _)| *n == name).map(|(_, v)| v).last()
+        pairs.filter(|(n, _)| *n == name).map(|(_, v)| v).next_back()
     }
 }
 

@@ -1,12 +1,15 @@
 //! Microsoft's: scale sets; spot pools have Microsoft's own taint, GPU pools the documented one.
 
-use super::{Allocatable, BASE36, Parts, Place, digits, gpu, reserved_memory, seen_by_kernel};
+use super::types::zone_name;
+use super::{
+    Allocatable, BASE36, Parts, Place, Service, digits, gpu, reserved_memory, seen_by_kernel,
+};
 
 const SUBSCRIPTION: &str = "00000000-0000-4000-8000-000000000001";
 
 pub(super) fn node(place: &Place<'_>) -> Parts {
     let (pool, region) = (place.pool, place.region);
-    let zone = format!("{region}-{}", place.zone + 1);
+    let zone = zone_name(Service::Aks, region, place.zone);
     // At most 12 lower-case letters and digits.
     let plain: String = pool
         .shape

@@ -1,13 +1,14 @@
 //! Amazon's: managed node groups, GPU feature discovery, GPU groups with the usual taint.
 
+use super::types::zone_name;
 use super::{
-    Allocatable, Parts, Place, address, digits, gpu, hash, pool_name, reserved_cpu, seen_by_kernel,
+    Allocatable, Parts, Place, Service, address, digits, gpu, hash, pool_name, reserved_cpu,
+    seen_by_kernel,
 };
 
 pub(super) fn node(place: &Place<'_>) -> Parts {
     let (pool, region) = (place.pool, place.region);
-    let letter = char::from(b'a' + u8::try_from(place.zone).unwrap_or_default());
-    let zone = format!("{region}{letter}");
+    let zone = zone_name(Service::Eks, region, place.zone);
     let dashes = address(place.number).replace('.', "-");
     // Only Amazon's first region has a short domain.
     let domain = if region == "us-east-1" {

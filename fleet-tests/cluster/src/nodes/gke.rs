@@ -1,14 +1,14 @@
 //! Google's: node pools; GPU nodes have Google's own labels and taint.
 
+use super::types::zone_name;
 use super::{
-    Allocatable, BASE36, Parts, Place, digits, hash, pool_name, reserved_cpu, reserved_memory,
-    seen_by_kernel,
+    Allocatable, BASE36, Parts, Place, Service, digits, hash, pool_name, reserved_cpu,
+    reserved_memory, seen_by_kernel,
 };
 
 pub(super) fn node(place: &Place<'_>) -> Parts {
     let (pool, region) = (place.pool, place.region);
-    let letter = char::from(b'a' + u8::try_from(place.zone).unwrap_or_default());
-    let zone = format!("{region}-{letter}");
+    let zone = zone_name(Service::Gke, region, place.zone);
     let name = pool_name(pool);
     let of_pool = name
         .bytes()

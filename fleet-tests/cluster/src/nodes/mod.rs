@@ -9,11 +9,13 @@ mod aks;
 mod eks;
 mod gke;
 mod gpu;
+mod types;
 
 use hyperion_placement::model::Provider;
 use hyperion_providers::prices::PRICES;
 use hyperion_providers::shapes::{Shape, shape};
 use serde_json::{Map, Value, json};
+pub use types::instance_types;
 
 /// A Kubernetes service of a cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

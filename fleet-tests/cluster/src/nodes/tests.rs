@@ -138,3 +138,24 @@ fn what_is_kept_from_pods_is_what_the_services_document() {
         }
     }
 }
+
+#[test]
+fn karpenter_may_launch_what_the_nodes_are() {
+    for service in Service::ALL {
+        let types = instance_types(service, service.region());
+        let types = types.as_array().unwrap();
+        assert!(types.len() >= 6, "{service:?}");
+        let all = nodes(service, service.region(), 300);
+        for node in &all {
+            let name = label(node, "node.kubernetes.io/instance-type").unwrap();
+            let found = types.iter().find(|t| t["name"] == name).unwrap();
+            let zone = label(node, "topology.kubernetes.io/zone").unwrap();
+            assert!(
+                found.to_string().contains(&format!("[\"{zone}\"]")),
+                "{zone}: {found}"
+            );
+            let gpus = node.pointer("/status/capacity/nvidia.com~1gpu");
+            assert_eq!(found.pointer("/resources/nvidia.com~1gpu"), gpus);
+        }
+    }
+}
