@@ -3,6 +3,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
+pub mod cluster;
+pub mod clusters;
 pub mod decide;
 pub mod fleet;
 pub mod gossip;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hyperion_bench::report::Report;
-use hyperion_bench::{decide, fleet, gossip, link, offline, packing, sim, tui};
+use hyperion_bench::{cluster, clusters, decide, fleet, gossip, link, offline, packing, sim, tui};
 
 /// Measure Hyperion.
 #[derive(Parser)]
@@ -20,6 +20,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Bench {
+    Cluster(cluster::Args),
+    Clusters(clusters::Args),
     Link(link::Args),
     Start(fleet::StartArgs),
     Agent(fleet::AgentArgs),
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
 /// None where the program was the server of another one.
 fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
     match bench {
+        Bench::Cluster(args) => cluster::run(&args).map(Some),
+        Bench::Clusters(args) => clusters::run(&args).map(Some),
         Bench::Start(args) => fleet::start(&args).map(Some),
         Bench::Agent(args) => fleet::agent(&args).map(Some),
         Bench::Lab(args) => fleet::lab(&args).map(Some),
