@@ -187,6 +187,7 @@ fn cluster_bounds() -> Vec<Bound> {
             "spec.kubeconfigSecret",
             json!({ "minLength": 1, "maxLength": 253 }),
         ),
+        ("spec.nodeSelector", json!({ "maxProperties": 64 })),
     ]
 }
 
@@ -210,7 +211,6 @@ fn bounded(crd: CustomResourceDefinition, bounds: &[Bound]) -> CustomResourceDef
                     field[key.as_str()] = value.clone();
                 }
             }
-        ("spec.nodeSelector", json!({ "maxProperties": 64 })),
         }
         tidy(schema);
         // `kubectl explain` begins with it.

@@ -37,7 +37,6 @@ pub const MANAGER: &str = "hyperion-control";
 pub const FINALIZER: &str = "hyperion.io/stop-replicas";
 /// Label of placements: the workload's name.
 pub const LABEL_WORKLOAD: &str = "hyperion.io/workload";
-/// Label of placements: the node's id.
 /// Holds a deleted cluster back until its Pods and nodes are gone.
 pub const CLUSTER_FINALIZER: &str = "hyperion.io/leave-cluster";
 /// Annotation of a deleted cluster that can't be reached, set to "true" by a person: it may go, and
@@ -45,6 +44,7 @@ pub const CLUSTER_FINALIZER: &str = "hyperion.io/leave-cluster";
 pub const ABANDON: &str = "hyperion.io/abandon";
 /// Label of nodes, and of the Pods of replicas: the HyperionCluster's name.
 pub const LABEL_CLUSTER: &str = "hyperion.io/cluster";
+/// Label of placements: the node's id.
 pub const LABEL_NODE: &str = "hyperion.io/node";
 
 /// Annotation of a workload that was applied at a site first: the uid by which the site and its nodes

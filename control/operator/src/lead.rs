@@ -2,6 +2,7 @@
 //! by one, and what follows goes to the gateway and to the API. One task owns the index.
 
 mod away;
+mod machines;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use std::time::{Duration, Instant};
 use hyperion_api::conditions;
 use hyperion_gateway::{Gateway, GatewayEvent};
 use hyperion_proto::agent_v1::StartReplica;
-use hyperion_proto::domain::ReplicaKey;
 use hyperion_providers::feeds::Prices;
 use tokio::sync::{mpsc, watch as latest};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::decider::{Decider, Policy, Sums};
 use crate::directory::Directory;
 use crate::events::{self, Note, Publisher};
 use crate::experience::Recorder;
-use crate::index::{Index, Name, PlacementEntry, Priority};
+use crate::index::{Index, Name, Priority};
 use crate::metrics::Metrics;
 use crate::plan::{self, Action, Outcome};
 use crate::queue::Queue;
@@ -116,6 +116,11 @@ pub async fn run(
         {
             work.agent(event);
         }
+        while work.listed_at.is_some()
+            && let Ok(event) = machines.try_recv()
+        {
+            work.machine(event);
+        }
         let busy = work.passes();
         if busy {
             tokio::task::yield_now().await;
@@ -138,6 +143,7 @@ pub async fn run(
                 Some(event) => work.agent(event),
                 None => break,
             },
+            Some(event) = machines.recv(), if work.listed_at.is_some() => work.machine(event),
             () = timer => {}
         }
     }
@@ -160,13 +166,13 @@ async fn changed(prices: &mut Option<latest::Receiver<Arc<Prices>>>) -> Arc<Pric
 
 struct Work {
     leader: Leader,
+    clusters: Clusters,
     index: Index,
     decider: Decider,
     /// What was loaded last; none before the first.
     chosen: Option<Chosen>,
     /// The ConfigMap of the policy.
     map: Map,
-    clusters: Clusters,
     /// It was read.
     map_known: bool,
     /// What `/metrics` has of the decider's sums.
@@ -193,13 +199,13 @@ struct Work {
 impl Work {
     fn new(
         leader: Leader,
+        clusters: Clusters,
         actions: mpsc::UnboundedSender<Vec<Action>>,
         publisher: Publisher,
     ) -> Self {
         let latency = hyperion_providers::latency_matrix();
         let mut index = Index::new(leader.replace_after, latency);
         index.reconsider = leader.reconsider;
-        clusters: Clusters,
         let mut decider = Decider::new(leader.shadow);
         decider.explore = leader.explore;
         let mut work = Self {
@@ -211,6 +217,7 @@ impl Work {
             counted_sums: Sums::default(),
             heard: Instant::now(),
             leader,
+            clusters,
             queue: Queue::default(),
             actions,
             publisher,
@@ -517,6 +524,10 @@ impl Work {
                 } => {
                     debug!(node, replica = %key, generation, "start");
                     let generation = u64::try_from(generation).unwrap_or(0);
+                    if let Some(cluster) = self.cluster_of(&node) {
+                        self.start_in(&cluster, &node, &key, generation);
+                        continue;
+                    }
                     let start = StartReplica {
                         key: Some((&key).into()),
                         generation,
@@ -575,10 +586,6 @@ impl Work {
     /// Tells nodes that their lists are complete, once everything due at the start is stored. Nodes
     /// that may run what can't be described to them are held back.
     fn complete(&mut self, now: Instant) {
-                    if let Some(cluster) = self.cluster_of(&node) {
-                        self.start_in(&cluster, &node, &key, generation);
-                        continue;
-                    }
         if self.complete {
             return;
         }
@@ -594,6 +601,8 @@ impl Work {
             self.released = now;
             self.leader.gateway.hold_back(self.held_back.clone());
             self.leader.gateway.mark_desired_complete();
+            self.clusters.hold_back(self.held_back.clone());
+            self.clusters.mark_complete();
             let held_back = self.held_back.len();
             info!(
                 settled,
@@ -615,6 +624,7 @@ impl Work {
         let held_back = self.held_back.len();
         if held_back < before {
             self.leader.gateway.hold_back(self.held_back.clone());
+            self.clusters.hold_back(self.held_back.clone());
             info!(held_back, "nodes get complete lists");
         }
     }
@@ -627,19 +637,6 @@ impl Work {
         let metrics = &self.leader.metrics;
         metrics
             .workloads
-    /// Has a Pod made. Clusters take the template as it was written, and not as agents read it.
-    fn start_in(&self, cluster: &str, node: &str, key: &ReplicaKey, generation: u64) {
-        let name = Name::new(&key.namespace, &key.workload);
-        let Some(workload) = self.index.workloads.get(&name) else {
-            return;
-        };
-        let placement = self.index.placement(&name, key.index);
-        let ended = placement.is_some_and(PlacementEntry::ended);
-        let workload = workload.object.clone();
-        self.clusters
-            .start(cluster, node, key, generation, workload, ended);
-    }
-
             .set(i64::try_from(self.index.workloads()).unwrap_or(i64::MAX));
         metrics.count_placements(self.index.placements().map(|p| p.status.phase));
     }
@@ -658,8 +655,5 @@ impl Work {
             .chain(self.index.warm_at())
             .min()
             .unwrap_or(idle)
-            self.clusters.hold_back(self.held_back.clone());
-            self.clusters.mark_complete();
     }
 }
-            self.clusters.hold_back(self.held_back.clone());

@@ -72,13 +72,13 @@ impl NodeEntry {
         let capacity = allocatable(id, facts);
         let edge = provider == Provider::Edge;
         let mut labels = facts.labels.clone();
-        for (key, value) in [
-            ("kubernetes.io/arch", facts.arch.as_str()),
         // Not for a node to say of itself.
         labels.remove(CLUSTER_LABEL);
         let cluster = spec.cluster.as_deref().unwrap_or_default();
-            ("kubernetes.io/os", "linux"),
+        for (key, value) in [
             (CLUSTER_LABEL, cluster),
+            ("kubernetes.io/arch", facts.arch.as_str()),
+            ("kubernetes.io/os", "linux"),
             ("hyperion.io/node", id),
             ("hyperion.io/site", spec.site.as_str()),
             ("topology.kubernetes.io/region", facts.region.as_str()),
@@ -127,7 +127,10 @@ impl NodeEntry {
                     effect: t.effect.clone(),
                 })
                 .collect(),
-            schedulable: self.takes_replicas() && self.notice.is_none() && !self.cold,
+            schedulable: self.takes_replicas()
+                && !facts.cordoned
+                && self.notice.is_none()
+                && !self.cold,
             ready: self.connected && self.runtime_problem.is_empty(),
             price_per_hour: live.map_or(facts.price_per_hour, |offer| offer.price_per_hour),
             cpu_utilization: 0.0,
@@ -260,6 +263,11 @@ impl Index {
     /// A node's stream is open; `runtime_problem` is empty where it can start replicas.
     pub fn node_up(&mut self, id: &str, capabilities: &Capabilities, runtime_problem: String) {
         let (facts, _) = hyperion_gateway::facts::describe(capabilities);
+        self.machine_up(id, facts, runtime_problem);
+    }
+
+    /// A node is in reach, and is this; `runtime_problem` is empty where it can start replicas.
+    pub fn machine_up(&mut self, id: &str, facts: HyperionNodeStatus, runtime_problem: String) {
         let told: Vec<(ReplicaKey, u64)> = self
             .promised(id)
             .filter(|p| p.moves_away() || (p.stopping.is_none() && p.may_be_told()))
@@ -268,11 +276,6 @@ impl Index {
         let moving: Vec<_> = self
             .promised(id)
             .filter(|p| p.moves_away())
-        self.machine_up(id, facts, runtime_problem);
-    }
-
-    /// A node is in reach, and is this; `runtime_problem` is empty where it can start replicas.
-    pub fn machine_up(&mut self, id: &str, facts: HyperionNodeStatus, runtime_problem: String) {
             .map(|p| (p.workload(), p.key.index))
             .collect();
         for (name, replica) in moving {
@@ -297,14 +300,6 @@ impl Index {
         self.touch_unplaced();
     }
 
-    /// A node's container runtime went or came back. It takes no new replicas without one; those that
-    /// it has run on, or are what its reports say.
-    pub fn node_runtime(&mut self, id: &str, problem: String) {
-        let Some(entry) = self.nodes.get_mut(id).filter(|n| n.connected) else {
-            return;
-        };
-        let back = problem.is_empty();
-        entry.runtime_problem = problem;
     /// A node in reach is or has something else than before.
     pub fn machine_changed(&mut self, id: &str, facts: HyperionNodeStatus) {
         let Some(entry) = self.nodes.get_mut(id).filter(|n| n.connected) else {
@@ -321,6 +316,14 @@ impl Index {
         self.touch_unplaced();
     }
 
+    /// A node's container runtime went or came back. It takes no new replicas without one; those that
+    /// it has run on, or are what its reports say.
+    pub fn node_runtime(&mut self, id: &str, problem: String) {
+        let Some(entry) = self.nodes.get_mut(id).filter(|n| n.connected) else {
+            return;
+        };
+        let back = problem.is_empty();
+        entry.runtime_problem = problem;
         self.refresh_node(id);
         if back {
             self.touch_unplaced();
@@ -360,6 +363,7 @@ impl Index {
             .leaving_on(id)
             .filter(|c| c.takes_room())
             .map(|c| (&c.resources, &c.gpus));
+        let mut elsewhere = 0;
         for (asked, gpus) in promised.chain(leaving) {
             let free = &mut node.free;
             free.cpu_millis = free.cpu_millis.saturating_sub(asked.cpu_millis);
@@ -369,9 +373,14 @@ impl Index {
                 match node.gpus.iter_mut().find(|g| g.uuid == share.uuid) {
                     Some(gpu) => gpu.free_millis = gpu.free_millis.saturating_sub(millis),
                     None => elsewhere += 1,
-        let mut elsewhere = 0;
                 }
             }
+        }
+        if node.in_cluster() {
+            // Clusters hand out any device: what was promised is of those that are left.
+            let whole = node.gpus.iter_mut().rev();
+            let whole = whole.filter(|g| g.free_millis == gpu::WHOLE);
+            whole.take(elsewhere).for_each(|g| g.free_millis = 0);
         }
         let held = self.fleet.node(id);
         node.cpu_utilization = held.map_or(0.0, |held| held.cpu_utilization);
@@ -380,9 +389,3 @@ impl Index {
         }
     }
 }
-        if node.in_cluster() {
-            // Clusters hand out any device: what was promised is of those that are left.
-            let whole = node.gpus.iter_mut().rev();
-            let whole = whole.filter(|g| g.free_millis == gpu::WHOLE);
-            whole.take(elsewhere).for_each(|g| g.free_millis = 0);
-        }
