@@ -38,10 +38,14 @@ pub fn image_tar(image: &Image, entrypoint: &str, layer: Vec<u8>) -> Result<Vec<
     let layer_digest = digest(&layer);
     let mut command = vec![entrypoint.to_owned()];
     command.extend(image.args.iter().cloned());
+    let mut run = json!({ "Entrypoint": command, "Env": image.env, "WorkingDir": "/" });
+    if let Some(user) = image.user {
+        run["User"] = json!(format!("{user}:{user}"));
+    }
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": { "Entrypoint": command, "Env": image.env, "WorkingDir": "/" },
+        "config": run,
         "rootfs": { "type": "layers", "diff_ids": [layer_digest] },
         "history": [{ "created_by": "hyperion-images" }],
     })

@@ -69,6 +69,10 @@ pub struct Image {
     pub args: Vec<String>,
     /// Environment, `NAME=value`.
     pub env: Vec<String>,
+    /// Number of the user that it runs as; root where there is none.
+    pub user: Option<u32>,
+    /// Files of this machine that come along under the path that they have here.
+    pub files: Vec<PathBuf>,
 }
 
 impl Image {
@@ -80,6 +84,8 @@ impl Image {
             program: program.to_owned(),
             args: Vec::new(),
             env: vec!["PATH=/bin".to_owned()],
+            user: None,
+            files: Vec::new(),
         }
     }
 
@@ -99,6 +105,25 @@ pub fn standard(programs: &Path) -> [Image; 2] {
         Image::new(DEMO_IMAGE, &programs.join("demo-inference")).env("RAYON_NUM_THREADS", "1"),
         Image::new(PAUSE_IMAGE, &programs.join("hyperion-pause")),
     ]
+}
+
+/// Who the control plane runs as: a user that no machine has.
+pub const NOBODY: u32 = 65532;
+/// Certificates of the authorities that clouds' APIs are known by, where Debian has them.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The images that the Helm chart runs, from the programs in `programs`: the control plane and the
+/// agent. They are named `host/hyperion-control:version` and so on.
+#[must_use]
+pub fn product(programs: &Path, host: &str, version: &str) -> [Image; 2] {
+    let image = |program: &str| {
+        let name = format!("{host}/{program}:{version}");
+        Image::new(&name, &programs.join(program))
+    };
+    let mut control = image("hyperion-control");
+    control.user = Some(NOBODY);
+    control.files = vec![AUTHORITIES.into()];
+    [control, image("hyperion-agent")]
 }
 
 /// Builds `image` and writes it to `to`.
@@ -132,10 +157,16 @@ pub fn build(image: &Image) -> Result<Vec<u8>, ImageError> {
         0o644,
         b"root:x:0:0:root:/:/bin/false\n",
     )?;
-    let mut folders = std::collections::BTreeSet::new();
-    for library in libraries::needed_by(&image.program)? {
-        let bytes = std::fs::read(&library.found).map_err(ImageError::file(&library.found))?;
-        let inside = library.inside.trim_start_matches('/');
+    let libraries = libraries::needed_by(&image.program)?;
+    let libraries = libraries
+        .iter()
+        .map(|l| (&l.found, l.inside.clone(), 0o755));
+    let files = image.files.iter();
+    let files = files.map(|f| (f, f.to_string_lossy().into_owned(), 0o644));
+    let mut folders = std::collections::BTreeSet::from(["etc".to_owned()]);
+    for (found, inside, mode) in libraries.chain(files) {
+        let bytes = std::fs::read(found).map_err(ImageError::file(found))?;
+        let inside = inside.trim_start_matches('/');
         for (at, _) in inside.match_indices('/') {
             if let Some(folder) = inside.get(..at)
                 && folders.insert(folder.to_owned())
@@ -143,7 +174,7 @@ pub fn build(image: &Image) -> Result<Vec<u8>, ImageError> {
                 layer.folder(folder, 0o755)?;
             }
         }
-        layer.file(inside.to_owned(), 0o755, &bytes)?;
+        layer.file(inside.to_owned(), mode, &bytes)?;
     }
     layout::image_tar(image, &entrypoint, layer.finish())
 }
@@ -196,6 +227,23 @@ mod tests {
         let names = String::from_utf8(out.stdout).unwrap();
         assert!(names.lines().any(|n| n == "bin/sh"), "{names}");
         assert!(names.contains("libc.so.6"), "{names}");
+    }
+
+    #[test]
+    fn the_control_plane_is_nobody_and_brings_what_it_trusts() {
+        let programs = Path::new("/programs");
+        let [control, agent] = product(programs, "registry.example", "1.2.3");
+        assert_eq!(control.name, "registry.example/hyperion-control:1.2.3");
+        assert_eq!((control.user, agent.user), (Some(NOBODY), None));
+        let mut image = shell();
+        (image.user, image.files) = (control.user, vec!["/etc/hostname".into()]);
+        let bytes = build(&image).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains(r#""User":"65532:65532""#), "the config");
+        assert!(text.contains("etc/hostname\0"), "the file");
+        image.files = vec!["/etc/no-such-file".into()];
+        let error = build(&image).unwrap_err().to_string();
+        assert!(error.contains("/etc/no-such-file"), "{error}");
     }
 
     #[test]

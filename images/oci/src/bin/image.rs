@@ -1,11 +1,11 @@
 //! `hyperion-image`: builds a container image from a program, for
 //! `ctr -n k8s.io image import FILE`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use hyperion_images::{Image, pack, standard};
+use hyperion_images::{Image, pack, product, standard};
 
 /// Builds container images without Docker, a registry or a network.
 #[derive(Debug, Parser)]
@@ -23,6 +23,21 @@ enum Command {
         #[arg(long)]
         programs: PathBuf,
         /// Folder for demo.tar and pause.tar.
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// Builds the images that the Helm chart runs.
+    Product {
+        /// Folder with the programs hyperion-control and hyperion-agent.
+        #[arg(long)]
+        programs: PathBuf,
+        /// Where the images will be: host, or host/path.
+        #[arg(long, default_value = "localhost")]
+        host: String,
+        /// Tag of the images; the chart's appVersion by default.
+        #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+        tag: String,
+        /// Folder for hyperion-control.tar and hyperion-agent.tar.
         #[arg(long)]
         output: PathBuf,
     },
@@ -46,14 +61,29 @@ enum Command {
     },
 }
 
+fn make(output: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(output).with_context(|| format!("--output {}", output.display()))
+}
+
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Standard { programs, output } => {
-            std::fs::create_dir_all(&output)
-                .with_context(|| format!("--output {}", output.display()))?;
+            make(&output)?;
             let [demo, pause] = standard(&programs);
             pack(&demo, &output.join("demo.tar"))?;
             pack(&pause, &output.join("pause.tar"))?;
+        }
+        Command::Product {
+            programs,
+            host,
+            tag,
+            output,
+        } => {
+            make(&output)?;
+            for image in product(&programs, &host, &tag) {
+                let name = image.program.with_extension("tar");
+                pack(&image, &output.join(name.file_name().unwrap_or_default()))?;
+            }
         }
         Command::Pack {
             name,
