@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Test programs that start containers. They take turns by themselves.
 LAB_TESTS := $(patsubst fleet-tests/lab/tests/%.rs,--test %,$(wildcard fleet-tests/lab/tests/*.rs))
 
-.PHONY: help demo demo-stop build test test-unit test-lab test-cluster lint bench
+.PHONY: help demo demo-stop build test test-unit test-lab test-cluster lint bench cross deb
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,3 +58,15 @@ bench: build ## Measure: the link, start-up, the agent (JSON on standard output)
 	$(TARGET)/release/hyperion-bench link --agents 10000 --interval 1s --seconds 60 --json
 	$(TARGET)/release/hyperion-bench start --workloads 100 --json
 	$(TARGET)/release/hyperion-bench agent --seconds 60 --containers 10 --json
+
+cross: ## Build the agent for Jetson boards (aarch64, glibc 2.31) and check it
+	CARGO_TARGET_DIR=$(TARGET) .ci/cross
+
+# Architecture of the package.
+ARCH ?= $(shell dpkg --print-architecture 2>/dev/null)
+DEB_PROGRAM = $(TARGET)/$(if $(filter arm64,$(ARCH)),aarch64-unknown-linux-gnu/)device/hyperion-agent
+
+deb: ## Make the agent's Debian package in target/deb; ARCH=arm64 for Jetson boards
+	@.ci/setup build
+	$(if $(filter arm64,$(ARCH)),CARGO_TARGET_DIR=$(TARGET) .ci/cross,$(CARGO) build --profile device -p hyperion-agent --locked)
+	images/deb/build $(DEB_PROGRAM) $(TARGET)/deb

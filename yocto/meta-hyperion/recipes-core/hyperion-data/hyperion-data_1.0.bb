@@ -9,7 +9,6 @@ LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7ca
 SRC_URI = " \
     file://bind.mount.in \
     file://data.mount.in \
-    file://hyperion-data.conf \
 "
 
 S = "${UNPACKDIR}"
@@ -22,7 +21,9 @@ REQUIRED_DISTRO_FEATURES = "systemd"
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 
 HYPERION_DATA_DEVICE ??= "LABEL=hyperion-data"
-# Folders under /var/lib that are on the data partition, under /data/state.
+# Folders under /var/lib that are on the data partition, under /data/state, as hyperion-data-image makes
+# it. Devices in the field do not have one that is added here later: the image that adds it has to
+# make it first.
 HYPERION_DATA_FOLDERS ?= "hyperion hyperion-enrol containerd"
 
 def hyperion_data_unit(folder):
@@ -33,29 +34,31 @@ SYSTEMD_SERVICE:${PN} = "data.mount ${@' '.join(hyperion_data_unit(f) for f in d
 do_configure[noexec] = "1"
 do_compile[noexec] = "1"
 
+def hyperion_data_node(device):
+    """The name that udev gives to what mount(8) calls LABEL=… or PARTLABEL=…"""
+    kind, _, value = device.partition("=")
+    return f"/dev/disk/by-{kind.lower()}/{value}" if value else device
+
 python do_install() {
     import os
 
-    def write(name, text):
+    root = d.getVar("D")
+    source = d.getVar("S")
+    units = root + d.getVar("systemd_system_unitdir")
+    state = os.path.join(root + d.getVar("localstatedir"), "lib")
+
+    def unit(name, template, word, value):
+        with open(os.path.join(source, template)) as f:
+            text = f.read().replace(word, value)
         with open(os.path.join(units, name), "w") as f:
             f.write(text)
 
-    def read(name):
-        with open(os.path.join(d.getVar("S"), name)) as f:
-            return f.read()
-
-    root = d.getVar("D")
-    units = root + d.getVar("systemd_system_unitdir")
-    state = os.path.join(root + d.getVar("localstatedir"), "lib")
-    tmpfiles = root + d.getVar("nonarch_libdir") + "/tmpfiles.d"
-    for folder in (units, tmpfiles, root + "/data"):
-        bb.utils.mkdirhier(folder)
-    write("data.mount", read("data.mount.in").replace("@DEVICE@", d.getVar("HYPERION_DATA_DEVICE")))
-    bind = read("bind.mount.in")
+    bb.utils.mkdirhier(units)
+    bb.utils.mkdirhier(os.path.join(root, "data"))
+    unit("data.mount", "data.mount.in", "@DEVICE@", hyperion_data_node(d.getVar("HYPERION_DATA_DEVICE")))
     for folder in d.getVar("HYPERION_DATA_FOLDERS").split():
         bb.utils.mkdirhier(os.path.join(state, folder))
-        write(hyperion_data_unit(folder), bind.replace("@FOLDER@", folder))
-    bb.utils.copyfile(os.path.join(d.getVar("S"), "hyperion-data.conf"), tmpfiles + "/hyperion-data.conf")
+        unit(hyperion_data_unit(folder), "bind.mount.in", "@FOLDER@", folder)
 }
 
-FILES:${PN} += "/data ${nonarch_libdir}/tmpfiles.d ${systemd_system_unitdir}"
+FILES:${PN} += "/data ${systemd_system_unitdir}"

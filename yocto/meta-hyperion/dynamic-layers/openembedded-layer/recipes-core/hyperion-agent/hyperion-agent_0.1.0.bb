@@ -45,6 +45,7 @@ SYSTEMD_SERVICE:hyperion-enrol = "hyperion-enrol.service"
 
 do_install:append() {
     install -D -m 0644 ${S}/agent/hyperion-agent.service ${D}${systemd_system_unitdir}/hyperion-agent.service
+    install -D -m 0644 ${S}/images/first-boot/containerd.conf ${D}${systemd_system_unitdir}/containerd.service.d/hyperion.conf
     install -D -m 0600 ${S}/agent/agent.env ${D}${sysconfdir}/hyperion/agent.env
 
     install -D -m 0755 ${S}/images/first-boot/hyperion-enrol ${D}${libexecdir}/hyperion/hyperion-enrol
@@ -59,6 +60,7 @@ do_install:append() {
     chown hyperion:hyperion ${D}${localstatedir}/lib/hyperion
 }
 
+FILES:${PN} += "${systemd_system_unitdir}/containerd.service.d"
 FILES:hyperion-enrol += "\
     ${libexecdir}/hyperion/hyperion-enrol \
     ${systemd_system_unitdir}/hyperion-enrol.service \

@@ -1,6 +1,5 @@
 SUMMARY = "containerd as the Hyperion agent wants it"
-DESCRIPTION = "Configuration of containerd's CRI service and of the network of its containers, and \
-the right of the agent's account to speak to it."
+DESCRIPTION = "Configuration of containerd's CRI service and of the network of its containers."
 HOMEPAGE = "https://hyperion.example"
 SECTION = "admin"
 LICENSE = "Apache-2.0"
@@ -9,7 +8,6 @@ LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7ca
 SRC_URI = " \
     file://10-hyperion.conflist \
     file://config.toml.in \
-    file://containerd.conf \
 "
 
 S = "${UNPACKDIR}"
@@ -34,13 +32,11 @@ do_install() {
         ${S}/config.toml.in > ${D}${sysconfdir}/containerd/config.toml
     chmod 0644 ${D}${sysconfdir}/containerd/config.toml
     install -D -m 0644 ${S}/10-hyperion.conflist ${D}${sysconfdir}/cni/net.d/10-hyperion.conflist
-    install -D -m 0644 ${S}/containerd.conf ${D}${systemd_system_unitdir}/containerd.service.d/hyperion.conf
 }
 
-FILES:${PN} += "${systemd_system_unitdir}/containerd.service.d"
 CONFFILES:${PN} = " \
     ${sysconfdir}/cni/net.d/10-hyperion.conflist \
     ${sysconfdir}/containerd/config.toml \
 "
 
-RDEPENDS:${PN} = "cni hyperion-agent virtual-containerd"
+RDEPENDS:${PN} = "cni virtual-containerd"
