@@ -5,6 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cost::Launch;
 use crate::workload::{CapacityType, Provider, Rejection, Tier};
 
 /// One replica's place. Written by the decider, never by hand.
@@ -65,6 +66,9 @@ pub struct HyperionPlacementSpec {
     pub gpus: Vec<GpuAssignment>,
     /// US dollars per hour, at the price when it was placed.
     pub hourly_cost: f64,
+    /// When that was, and what else was known of prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<Launch>,
     /// Estimated p99 latency seen by clients, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p99_latency_ms: Option<f64>,

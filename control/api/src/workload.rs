@@ -7,6 +7,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cost::Spent;
+
 /// A workload: what to run, and the goal and constraints that decide where.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -261,6 +263,9 @@ pub struct HyperionWorkloadStatus {
     /// here, because nodes refuse a generation that they have seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub highest_generation: Option<i64>,
+    /// What placements that are over have cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
     /// Why replicas without a place have none: nodes rejected, by constraint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<Rejection>,

@@ -160,7 +160,8 @@ pub async fn placements(
     print_rows(&fleet.placements, &[], now_ms, "placements", out)
 }
 
-fn scoped<K>(connection: &Connection, args: &ListArgs) -> Api<K>
+/// The API of one namespace, or of all.
+pub fn scoped<K>(connection: &Connection, args: &ListArgs) -> Api<K>
 where
     K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
     K::DynamicType: Default,

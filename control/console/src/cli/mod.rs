@@ -3,6 +3,7 @@
 //! Exit status: 0 done, 1 failed, 2 wrong use.
 
 pub mod apply;
+pub mod cost;
 pub mod explain;
 pub mod lists;
 pub mod logs;
@@ -62,6 +63,8 @@ pub enum Command {
     Placements(lists::ListArgs),
     /// Say why the replicas of a workload are where they are, or have no place
     Explain(explain::Args),
+    /// Say what workloads have cost, and what spot and their places have saved
+    Cost(cost::Args),
     /// Print the logs of a replica
     Logs(logs::Args),
     /// Make, list and revoke join tokens
@@ -129,6 +132,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), CliError> {
             Command::Workloads(args) => lists::workloads(&connected().await?, &args, out).await,
             Command::Placements(args) => lists::placements(&connected().await?, &args, out).await,
             Command::Explain(args) => explain::run(&connected().await?, &args, out).await,
+            Command::Cost(args) => cost::run(&connected().await?, &args, out).await,
             Command::Logs(args) => logs::run(&connected().await?, &args, out).await,
             Command::Token(command) => token::run(&connected().await?, &command, out).await,
             Command::Node(command) => node::run(&connected().await?, &command, out).await,
@@ -188,6 +192,7 @@ mod tests {
             "hyperion --kubeconfig /x -n lab workloads -o yaml",
             "hyperion placements -A",
             "hyperion explain llm -n prod",
+            "hyperion cost -A --daily",
             "hyperion logs llm --replica 2 --container main --tail 50 -f",
             "hyperion token create --site lab --ttl 1h --uses 3 -o json",
             "hyperion token list",

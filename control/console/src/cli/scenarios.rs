@@ -229,6 +229,70 @@ replica 0 → edge-1  edge lab owned  ● Running
 }
 
 #[tokio::test]
+async fn cost_tells_what_spot_and_what_the_place_saved() {
+    let mut done = placement();
+    let (spec, status) = (
+        json!({ "provider": "gcp", "capacityType": "spot", "hourlyCost": 0.1,
+            "launch": { "at": "2026-01-01T23:00:00Z", "onDemand": 0.4, "baseline": 0.5 } }),
+        json!({ "phase": "Succeeded", "since": "2026-01-02T03:00:00Z" }),
+    );
+    for (part, with) in [("spec", spec), ("status", status)] {
+        let held = done[part].as_object_mut().unwrap();
+        held.extend(with.as_object().unwrap().clone());
+    }
+    let mut held = workload(1);
+    held["status"]["spent"] = json!({ "hours": 6.0, "usd": 1.0, "onDemandUsd": 2.0,
+        "baselineUsd": 2.5, "days": { "2026-01-01": 1.0 } });
+    let script = || {
+        vec![
+            (
+                "GET /apis/hyperion.io/v1alpha1/namespaces/default/hyperionworkloads",
+                200,
+                list("HyperionWorkload", &[held.clone()], ""),
+            ),
+            (
+                "GET /apis/hyperion.io/v1alpha1/namespaces/default/hyperionplacements",
+                200,
+                list("HyperionPlacement", &[done.clone()], ""),
+            ),
+        ]
+    };
+    let mut args = cost::Args {
+        all_namespaces: false,
+        daily: false,
+        output: OutputArgs::default(),
+    };
+    let mut got = Vec::new();
+    for daily in [false, true] {
+        args.daily = daily;
+        let server = Server::new(script());
+        let (out, text) = captured();
+        cost::run(&server.connection, &args, &out).await.unwrap();
+        server.done();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        got.push(text().lines().map(words).collect::<Vec<_>>());
+    }
+    assert_eq!(
+        got[0],
+        [
+            "WORKLOAD HOURS USD USD/H ON-DEMAND US-EAST-1 SAVED-SPOT SAVED-PLACE",
+            "llm 10.0 1.40 0.0000 3.60 4.50 2.20 0.90",
+            "(all) 10.0 1.40 0.0000 3.60 4.50 2.20 0.90",
+        ]
+    );
+    assert_eq!(
+        got[1],
+        [
+            "DAY WORKLOAD USD",
+            "2026-01-02 llm 0.30",
+            "2026-01-02 (all) 0.30",
+            "2026-01-01 llm 1.10",
+            "2026-01-01 (all) 1.10",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn explain_tells_what_a_site_decided_while_it_was_cut_off() {
     let mut moved = placement();
     moved["spec"]["decidedBy"] = json!("edge-3");

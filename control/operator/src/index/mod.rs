@@ -143,6 +143,11 @@ impl Index {
         std::mem::take(&mut self.dirty)
     }
 
+    /// Live prices.
+    pub(crate) fn prices(&self) -> &Prices {
+        &self.prices
+    }
+
     /// The view on which decisions are made.
     #[must_use]
     pub fn fleet(&self) -> &Fleet {

@@ -35,6 +35,8 @@ pub struct NodeEntry {
     pub notice: Option<Interruption>,
     /// Its pool is left alone.
     pub cold: bool,
+    /// Machines of its pool that were taken back of late, per running hour.
+    pub(super) reclaims_per_hour: f32,
     /// It was connected at some time since this control plane began.
     pub seen: bool,
     /// Since when it is not connected.
@@ -135,7 +137,10 @@ impl NodeEntry {
             price_per_hour: live.map_or(facts.price_per_hour, |offer| offer.price_per_hour),
             cpu_utilization: 0.0,
             images: Vec::new(),
-            supply: Supply::default(),
+            supply: Supply {
+                reclaims_per_hour: self.reclaims_per_hour,
+                ..Supply::default()
+            },
         })
     }
 }

@@ -80,6 +80,15 @@ impl Zone {
     }
 }
 
+/// Spot machines of one type in one zone.
+type Pool = (Zone, String);
+
+fn pool_of(entry: &NodeEntry) -> Option<Pool> {
+    let facts = entry.facts.as_ref()?;
+    let spot = facts.capacity_type == Some(CapacityType::Spot);
+    spot.then(|| (Zone::of(facts), facts.instance_type.clone()))
+}
+
 /// A spot machine that was taken back.
 #[derive(Debug, Clone)]
 struct Reclaim {
@@ -125,12 +134,30 @@ impl Pools {
         });
     }
 
-    fn is_cold(&self, facts: &HyperionNodeStatus) -> bool {
-        if self.cold.is_empty() || facts.capacity_type != Some(CapacityType::Spot) {
-            return false;
-        }
-        let cold = self.cold.get(&Zone::of(facts));
-        cold.is_some_and(|c| c.contains_key("") || c.contains_key(&facts.instance_type))
+    fn is_cold(&self, pool: &Pool) -> bool {
+        let cold = self.cold.get(&pool.0);
+        cold.is_some_and(|c| c.contains_key("") || c.contains_key(&pool.1))
+    }
+
+    /// Machines of a pool that were taken back in the last hour.
+    fn taken_back(&self, pool: &Pool) -> usize {
+        let reclaims = self.reclaims.get(&pool.0).into_iter().flatten();
+        reclaims.filter(|r| r.instance_type == pool.1).count()
+    }
+
+    /// Whether a pool is left alone, and how many of its machines were taken back per running hour.
+    fn of(&self, pool: &Pool, machines: &BTreeMap<Pool, usize>) -> (bool, f32) {
+        let taken = self.taken_back(pool);
+        let hours = machines.get(pool).copied().unwrap_or(1).max(taken).max(1);
+        // Some thousands at most: exact.
+        (self.is_cold(pool), taken as f32 / hours as f32)
+    }
+
+    /// When something of this changes by itself.
+    fn next(&self) -> Option<Instant> {
+        let cold = self.cold.values().flat_map(BTreeMap::values).copied();
+        let reclaims = self.reclaims.values().flatten();
+        cold.chain(reclaims.map(|r| r.at + REMEMBERED)).min()
     }
 }
 
@@ -183,29 +210,25 @@ impl Index {
         self.touch_unplaced();
     }
 
-    /// When a pool that is left alone may be used again.
+    /// When [`Index::warm`] is due.
     #[must_use]
     pub fn warm_at(&self) -> Option<Instant> {
-        self.pools
-            .cold
-            .values()
-            .flat_map(BTreeMap::values)
-            .min()
-            .copied()
+        self.pools.next()
     }
 
-    /// Uses pools again whose time is over.
+    /// Forgets what was long ago, and uses pools again whose time is over.
     pub fn warm(&mut self, now: Instant) {
         self.pools.settle(now);
-        let cold = |facts: &Option<HyperionNodeStatus>| {
-            facts
-                .as_ref()
-                .is_some_and(|facts| self.pools.is_cold(facts))
-        };
+        let mut machines: BTreeMap<Pool, usize> = BTreeMap::new();
+        for pool in self.nodes.values().filter_map(pool_of) {
+            *machines.entry(pool).or_default() += 1;
+        }
         let mut changed = Vec::new();
         for (id, entry) in &mut self.nodes {
-            let now = cold(&entry.facts);
-            if std::mem::replace(&mut entry.cold, now) != now {
+            let Some(pool) = pool_of(entry) else { continue };
+            let now = self.pools.of(&pool, &machines);
+            if (entry.cold, entry.reclaims_per_hour) != now {
+                (entry.cold, entry.reclaims_per_hour) = now;
                 changed.push(id.clone());
             }
         }
@@ -215,11 +238,23 @@ impl Index {
         }
     }
 
-    /// Whether this node's pool is left alone, for one whose facts have changed.
+    /// What is known of the pool of a node whose facts have changed.
     pub(super) fn cool(&mut self, id: &str) {
+        let Some(pool) = self.nodes.get(id).and_then(pool_of) else {
+            return;
+        };
+        let alike = self.nodes.values().filter_map(pool_of);
+        let some = !self.pools.reclaims.is_empty();
+        let machines = if some {
+            alike.filter(|p| *p == pool).count()
+        } else {
+            1
+        };
+        let of_pool = self
+            .pools
+            .of(&pool, &BTreeMap::from([(pool.clone(), machines)]));
         if let Some(entry) = self.nodes.get_mut(id) {
-            let facts = entry.facts.as_ref();
-            entry.cold = facts.is_some_and(|facts| self.pools.is_cold(facts));
+            (entry.cold, entry.reclaims_per_hour) = of_pool;
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyperion_api::cost::Spent;
 use hyperion_api::workload::{
     HyperionWorkload, HyperionWorkloadSpec, HyperionWorkloadStatus, WorkloadType,
 };
@@ -51,6 +52,8 @@ pub struct WorkloadEntry {
     pub status: HyperionWorkloadStatus,
     /// Highest generation of its replicas whose placement is gone.
     pub highest: i64,
+    /// What placements that are over have cost.
+    pub spent: Option<Spent>,
     /// The finalizer was asked for.
     pub marked: bool,
     /// Last warning that was published, so that a pass that changes nothing says nothing.
@@ -190,6 +193,7 @@ impl Index {
             },
             marked: same_object.is_some_and(|held| held.marked),
             highest: same_object.map_or(told, |held| held.highest.max(told)),
+            spent: same_object.map_or_else(|| status.spent.clone(), |held| held.spent.clone()),
             said: same_object
                 .filter(|_| same_spec)
                 .and_then(|held| held.said.clone()),

@@ -9,10 +9,12 @@
 //! - [`moves`]: why a replica leaves its node;
 //! - [`better`]: whether one that runs well would do better elsewhere;
 //! - [`site`]: what sites decided while they were cut off;
+//! - [`cost`]: what placements cost;
 //! - [`outcome`]: what became of placements;
 //! - [`status`] and [`why`]: what people read.
 
 mod better;
+mod cost;
 mod moves;
 mod notice;
 mod outcome;
@@ -356,6 +358,7 @@ impl Pass<'_> {
             let workload = self.index.workloads.get(&self.name);
             let completed = !workload.is_some_and(WorkloadEntry::is_job);
             self.outcome(replica, completed, 0);
+            self.spend(replica);
             let Some(entry) = self.index.entry_mut(&self.name, replica) else {
                 return;
             };

@@ -149,8 +149,11 @@ impl Pass<'_> {
             .get(&self.name)
             .map_or(0, |w| w.highest);
         let generation = held.map_or(0, |h| h.spec.generation).max(highest) + 1;
-        let spec = placement_spec(&self.name, workload, template, replica, generation, decided);
+        let mut spec =
+            placement_spec(&self.name, workload, template, replica, generation, decided);
+        spec.launch = Some(self.launch(template, &decided.node));
         let held = held.cloned();
+        self.spend(replica);
         self.remember(template, replica, generation, decided);
         let held = held.as_ref();
         let key = ReplicaKey {
@@ -289,6 +292,7 @@ fn placement_spec(
             })
             .collect(),
         hourly_cost: round(choice.hourly_cost),
+        launch: None,
         p99_latency_ms: choice.p99_latency_ms.map(round),
         explanation: why::explanation(verdict),
     }

@@ -187,6 +187,11 @@ impl Pass<'_> {
                 .get(&self.name)
                 .map(|w| w.highest)
                 .filter(|h| *h > 0),
+            spent: self
+                .index
+                .workloads
+                .get(&self.name)
+                .and_then(|w| w.spent.clone()),
             rejected: Vec::new(),
         };
         let accepted = match template {

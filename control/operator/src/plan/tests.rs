@@ -1,6 +1,7 @@
 //! Behaviour of passes, without an API server and without a clock.
 
 mod better;
+mod cost;
 mod handover;
 mod notice;
 mod prices;
@@ -27,6 +28,7 @@ struct World {
     index: Index,
     decider: Decider,
     now: Instant,
+    clock: Timestamp,
     objects: BTreeMap<String, Value>,
     started: Vec<(String, u32, i64)>,
     stopped: Vec<(String, u32, i64)>,
@@ -45,6 +47,7 @@ impl World {
             index: Index::new(REPLACE_AFTER, LatencyMatrix::default()),
             decider: Decider::new(false),
             now: Instant::now(),
+            clock: Timestamp::from_second(1_767_225_600).unwrap(),
             objects: BTreeMap::new(),
             started: Vec::new(),
             stopped: Vec::new(),
@@ -170,8 +173,8 @@ impl World {
                 return;
             }
             for name in dirty.into_keys() {
-                let clock = Timestamp::from_second(1_767_225_600).unwrap();
-                let outcome = pass(&mut self.index, &name, self.now, clock, &mut self.decider);
+                let (now, clock) = (self.now, self.clock);
+                let outcome = pass(&mut self.index, &name, now, clock, &mut self.decider);
                 if outcome.more {
                     self.index.touch(&name, Priority::Low);
                 }

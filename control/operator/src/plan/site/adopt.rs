@@ -66,6 +66,7 @@ impl Pass<'_> {
             self.index.leave(Leaving::of(old, until));
         }
         self.outcome(record.key.index, false, 0);
+        self.spend(record.key.index);
         let mut entry = PlacementEntry::decided(record.key.clone(), spec, resources);
         entry.site_pod = Some(Arc::new(pod));
         if generation == claim.generation() {
@@ -131,6 +132,7 @@ impl Pass<'_> {
             template_hash,
             gpus,
             hourly_cost: round(features.hourly_cost.unwrap_or(0.0)),
+            launch: Some(self.launch(template, node)),
             p99_latency_ms: features.p99_ms.map(round),
             explanation: claim
                 .wire

@@ -276,6 +276,9 @@ fn a_pool_is_left_alone_for_a_while_and_a_zone_that_churns_for_longer() {
     assert!(!open(&w, "same-pool") && open(&w, "other-type"));
     w.later(Duration::from_secs(601));
     assert!(open(&w, "same-pool"));
+    // One machine of two in the last hour.
+    let seen = w.index.fleet().node("same-pool").unwrap().supply;
+    assert!((seen.reclaims_per_hour - 0.5).abs() < 1e-6, "{seen:?}");
     // A second one: twice as long. A third: whatever the type, but not what is paid for in full.
     w.notice("same-pool", NoticeKind::Spot, Some(WHOLE));
     w.node("third", spot("aws", "a"), 0);
