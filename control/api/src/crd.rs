@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::cluster::HyperionCluster;
 use crate::node::HyperionNode;
 use crate::placement::HyperionPlacement;
+use crate::quota::HyperionQuota;
 use crate::workload::HyperionWorkload;
 
 /// Kubernetes' own pattern for names of labels, containers and the like.
@@ -27,6 +28,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         bounded(HyperionPlacement::crd(), &placement_bounds()),
         bounded(HyperionNode::crd(), &node_bounds()),
         bounded(HyperionCluster::crd(), &cluster_bounds()),
+        bounded(HyperionQuota::crd(), &quota_bounds()),
     ]
 }
 
@@ -34,8 +36,29 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 /// merged in there.
 type Bound = (&'static str, Value);
 
+fn quota_bounds() -> Vec<Bound> {
+    vec![
+        (
+            "spec.maxHourlyCost",
+            json!({ "minimum": 0, "maximum": 1e9 }),
+        ),
+        ("spec.maxGpus", json!({ "minimum": 0, "maximum": 1e6 })),
+    ]
+}
+
 fn workload_bounds() -> Vec<Bound> {
     let mut bounds = vec![
+        (
+            "spec",
+            rule(
+                "!(has(self.policy) && has(self.policy.gang) && self.policy.gang) || self.replicas <= 256",
+                "a gang has at most 256 replicas",
+            ),
+        ),
+        (
+            "spec.policy.priority",
+            json!({ "minimum": -1_000_000, "maximum": 1_000_000 }),
+        ),
         ("spec.replicas", json!({ "minimum": 0, "maximum": 10_000 })),
         (
             "spec.type",

@@ -1,7 +1,7 @@
 //! Kubernetes API types of Hyperion (`hyperion.io/v1alpha1`), their generated CRDs, and the one
 //! module for condition types and reasons.
 //!
-//! - [`workload`], [`placement`], [`node`], [`cluster`]: the kinds.
+//! - [`workload`], [`placement`], [`node`], [`cluster`], [`quota`]: the kinds.
 //! - [`crd`]: their CRDs, with the bounds that a Rust type does not carry.
 //! - [`request`]: a workload in the form that placement reads; [`quantity`]: Kubernetes numbers.
 //! - [`agent_pod`], [`intent`]: a workload in the form that agents and their sites read.
@@ -23,6 +23,7 @@ pub mod intent;
 pub mod node;
 pub mod placement;
 pub mod quantity;
+pub mod quota;
 pub mod request;
 pub mod template;
 pub mod workload;

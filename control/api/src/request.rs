@@ -23,6 +23,8 @@ pub const GPU_MILLIS: &str = "hyperion.io/gpu-millis";
 const MAX_GPUS: u64 = 1024;
 /// Most replicas of a workload; the same bound as in the CRD.
 const MAX_REPLICAS: i32 = 10_000;
+/// Most replicas of a gang, for which places are sought in one go; the same bound as in the CRD.
+const MAX_GANG: i32 = 256;
 /// Fields that change nothing on a node, wherever they are set.
 const IGNORED: &[&str] = &[
     "enableServiceLinks",
@@ -96,13 +98,19 @@ pub fn pod(spec: &HyperionWorkloadSpec) -> Result<&PodSpec, Invalid> {
 /// Desired replicas.
 ///
 /// # Errors
-/// Negative, or more than 10,000.
+/// Negative, or more than 10,000; of a gang more than 256.
 pub fn replicas(spec: &HyperionWorkloadSpec) -> Result<u32, Invalid> {
+    let most = if spec.policy.gang {
+        MAX_GANG
+    } else {
+        MAX_REPLICAS
+    };
     u32::try_from(spec.replicas)
         .ok()
-        .filter(|_| spec.replicas <= MAX_REPLICAS)
+        .filter(|_| spec.replicas <= most)
         .ok_or_else(|| {
-            let problem = format!("{} is not between 0 and {MAX_REPLICAS}", spec.replicas);
+            let of = if spec.policy.gang { " for a gang" } else { "" };
+            let problem = format!("{} is not between 0 and {most}{of}", spec.replicas);
             Invalid::new("spec.replicas", problem)
         })
 }

@@ -129,6 +129,22 @@ pub struct Policy {
     /// At most one copy of a replica may ever run, even if that means none for a while.
     #[serde(default)]
     pub exclusive: bool,
+    /// Who is placed first where there is not room for all that wait: the higher number. What runs is
+    /// not stopped for it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i32,
+    /// Replicas that have no place get one together or not at all, as distributed jobs need it. At
+    /// most 256 replicas.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gang: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 /// Placement constraints.

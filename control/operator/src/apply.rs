@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use hyperion_api::placement::HyperionPlacement;
+use hyperion_api::quota::HyperionQuota;
 use hyperion_api::workload::HyperionWorkload;
 use hyperion_api::{FINALIZER, MANAGER};
 use k8s_openapi::api::core::v1::Namespace;
@@ -69,6 +70,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 enum Lane {
     Workload(Name),
     Placement(Name, u32),
+    Quota(Name),
 }
 
 #[derive(Debug, Clone)]
@@ -171,6 +173,9 @@ impl Lanes {
             ),
             Action::WorkloadStatus { workload, status } => {
                 (Lane::Workload(workload), Write::Status(json!(status)))
+            }
+            Action::QuotaStatus { quota, status } => {
+                (Lane::Quota(quota), Write::Status(json!(status)))
             }
             Action::Finalizer {
                 workload,
@@ -356,6 +361,14 @@ async fn write_one(client: &kube::Client, lane: &Lane, write: &Write) -> Result<
                 Write::Finalizer { .. } | Write::Make(_) => {}
             }
         }
+        (Lane::Quota(quota), Write::Status(status)) => {
+            let api: Api<kube::core::PartialObjectMeta<HyperionQuota>> =
+                Api::namespaced(client.clone(), &quota.namespace);
+            let body = body("HyperionQuota", &quota.name, "status", status);
+            api.patch_status(&quota.name, &params, &Patch::Apply(body))
+                .await?;
+        }
+        (Lane::Quota(_), _) => {}
         (Lane::Workload(workload), write) => {
             let api: Api<HyperionWorkload> = Api::namespaced(client.clone(), &workload.namespace);
             let name = &workload.name;

@@ -184,7 +184,7 @@ struct Work {
     publisher: Publisher,
     timers: BTreeSet<(Instant, Name)>,
     due: HashMap<Name, Instant>,
-    listed: [bool; 3],
+    listed: [bool; 4],
     listed_at: Option<Instant>,
     complete: bool,
     /// Nodes that do not get complete lists yet.
@@ -223,8 +223,7 @@ impl Work {
             publisher,
             timers: BTreeSet::new(),
             due: HashMap::new(),
-            listed: [false; 3],
-            clusters,
+            listed: [false; 4],
             listed_at: None,
             complete: false,
             held_back: BTreeSet::new(),
@@ -355,8 +354,19 @@ impl Work {
                     self.listed[2] = true;
                 }
             },
+            Seen::Quota(change) => {
+                match *change {
+                    Change::Apply(object) => index.apply_quota(object),
+                    Change::Delete(object) => index.delete_quota(&object),
+                    Change::Reset(list) => {
+                        index.reset_quotas(list);
+                        self.listed[3] = true;
+                    }
+                }
+                self.stale_counts = true;
+            }
         }
-        if self.listed_at.is_none() && self.listed == [true; 3] {
+        if self.listed_at.is_none() && self.listed == [true; 4] {
             self.listed_at = Some(now);
         }
     }
@@ -423,6 +433,11 @@ impl Work {
         }
     }
 
+    fn push(&mut self, name: Name, priority: Priority) {
+        let rank = self.index.rank(&name);
+        self.queue.push(name, priority, rank);
+    }
+
     /// Passes over dirty workloads; true while there are more.
     fn passes(&mut self) -> bool {
         let now = Instant::now();
@@ -435,7 +450,7 @@ impl Work {
         while let Some((at, name)) = self.timers.first().cloned().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, name.clone()));
             self.due.remove(&name);
-            self.queue.push(name, Priority::Normal);
+            self.push(name, Priority::Normal);
         }
         if self.index.warm_at().is_some_and(|at| at <= now) {
             self.index.warm(now);
@@ -443,10 +458,12 @@ impl Work {
         if now >= self.hope_at && self.index.hopeful() > 0 {
             let many = self.index.hopeful() > FEW;
             self.hope_at = now + if many { HOPE } else { Duration::ZERO };
-            self.index.wake_unplaced();
+            for name in self.index.wake_unplaced() {
+                self.push(name, Priority::Low);
+            }
         }
         for (name, priority) in self.index.take_dirty() {
-            self.queue.push(name, priority);
+            self.push(name, priority);
         }
         if !self.queue.is_empty() && self.measured.is_none_or(|at| now - at > MEASURED) {
             self.measured = Some(now);
@@ -465,7 +482,7 @@ impl Work {
             }
         }
         for (name, priority) in self.index.take_dirty() {
-            self.queue.push(name, priority);
+            self.push(name, priority);
         }
         self.leader
             .metrics
@@ -496,7 +513,7 @@ impl Work {
                 .observe(now.elapsed().as_secs_f64());
         }
         if more {
-            self.queue.push(name.clone(), Priority::Low);
+            self.push(name.clone(), Priority::Low);
         }
         if let Some(old) = self.due.remove(name) {
             self.timers.remove(&(old, name.clone()));
@@ -639,6 +656,10 @@ impl Work {
             .workloads
             .set(i64::try_from(self.index.workloads()).unwrap_or(i64::MAX));
         metrics.count_placements(self.index.placements().map(|p| p.status.phase));
+        let statuses = self.index.quota_statuses().into_iter();
+        let statuses = statuses.map(|(quota, status)| Action::QuotaStatus { quota, status });
+        // The applier ends with the leader.
+        let _ = self.actions.send(statuses.collect());
     }
 
     fn next_timer(&self) -> Instant {

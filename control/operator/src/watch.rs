@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use futures::StreamExt;
 use hyperion_api::node::HyperionNode;
 use hyperion_api::placement::HyperionPlacement;
+use hyperion_api::quota::HyperionQuota;
 use hyperion_api::workload::HyperionWorkload;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
@@ -34,6 +35,8 @@ pub enum Seen {
     Placement(Box<Change<HyperionPlacement>>),
     /// Nodes.
     Node(Box<Change<HyperionNode>>),
+    /// Quotas.
+    Quota(Box<Change<HyperionQuota>>),
 }
 
 /// Changes that may wait for the leader's loop.
@@ -46,6 +49,12 @@ pub fn start(client: &kube::Client, stop: &CancellationToken) -> mpsc::Receiver<
     tokio::spawn(watch(
         Api::all(client.clone()),
         |change| Seen::Node(Box::new(change)),
+        tx.clone(),
+        stop.clone(),
+    ));
+    tokio::spawn(watch(
+        Api::all(client.clone()),
+        |change| Seen::Quota(Box::new(change)),
         tx.clone(),
         stop.clone(),
     ));

@@ -9,6 +9,7 @@ mod handover;
 mod nodes;
 mod notices;
 mod placements;
+mod quotas;
 mod site;
 mod workloads;
 
@@ -30,6 +31,7 @@ pub use nodes::NodeEntry;
 pub use notices::Interruption;
 pub(crate) use notices::LAST_WORDS;
 pub use placements::{Failure, Leaving, PlacementEntry, phase_of};
+pub use quotas::{Left, Quota, Used};
 pub use site::{Answer, Claim, Decision, NodeNote, Stage, Verdicts};
 pub use workloads::{Broken, Template, WorkloadEntry, is_site_uid};
 
@@ -57,6 +59,15 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
+}
+
+/// A workload that waits for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Waits {
+    /// Replicas without a place.
+    replicas: u32,
+    /// A number that grows with the time at which it began to wait.
+    since: u64,
 }
 
 /// How soon a dirty workload is looked at.
@@ -94,8 +105,12 @@ pub struct Index {
     leaving_on: BTreeMap<String, BTreeSet<(Name, u32)>>,
     /// Where replicas failed a moment ago.
     pub(crate) failures: BTreeMap<(Name, u32), BTreeMap<String, Failure>>,
-    /// Workloads with replicas that have no place, and how many they are.
-    unplaced: BTreeMap<Name, u32>,
+    /// Workloads with replicas that have no place.
+    unplaced: BTreeMap<Name, Waits>,
+    /// Workloads that began to wait, ever.
+    waited: u64,
+    /// Of namespaces, by name.
+    quotas: BTreeMap<String, BTreeMap<String, Quota>>,
     /// How often replicas that run well are looked at again; none for never.
     pub reconsider: Option<Duration>,
     /// When a workload's replicas are looked at again.
@@ -129,6 +144,8 @@ impl Index {
             leaving_on: BTreeMap::new(),
             failures: BTreeMap::new(),
             unplaced: BTreeMap::new(),
+            waited: 0,
+            quotas: BTreeMap::new(),
             reconsider: None,
             looks: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -198,14 +215,24 @@ impl Index {
     /// Notes how many replicas of a workload have no place.
     pub(crate) fn set_unplaced(&mut self, workload: &Name, replicas: usize) {
         let replicas = u32::try_from(replicas).unwrap_or(u32::MAX);
-        let before = if replicas == 0 {
-            self.unplaced.remove(workload)
+        let held = self.unplaced.get(workload).copied();
+        if replicas == 0 {
+            self.unplaced.remove(workload);
         } else {
-            self.unplaced.insert(workload.clone(), replicas)
-        };
-        if before.unwrap_or(0) != replicas {
+            let since = held.map_or_else(
+                || {
+                    self.waited += 1;
+                    self.waited
+                },
+                |held| held.since,
+            );
+            let waits = Waits { replicas, since };
+            self.unplaced.insert(workload.clone(), waits);
+        }
+        let before = held.map_or(0, |held| held.replicas);
+        if before != replicas {
             let waiting = self.fleet.summary().queue;
-            let waiting = waiting.saturating_sub(before.unwrap_or(0));
+            let waiting = waiting.saturating_sub(before);
             self.fleet.set_queue(waiting.saturating_add(replicas));
         }
     }
@@ -243,12 +270,14 @@ impl Index {
         if self.room { self.unplaced.len() } else { 0 }
     }
 
-    /// Marks the workloads that wait for room.
-    pub fn wake_unplaced(&mut self) {
+    /// The workloads that wait for room, in the order in which they are to be looked at; none where
+    /// there is no more room than at the last call.
+    #[must_use]
+    pub fn wake_unplaced(&mut self) -> Vec<Name> {
         if std::mem::take(&mut self.room) {
-            for name in self.unplaced.keys().cloned().collect::<Vec<_>>() {
-                self.touch(&name, Priority::Low);
-            }
+            self.fair_order()
+        } else {
+            Vec::new()
         }
     }
 

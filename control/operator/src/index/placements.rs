@@ -441,6 +441,25 @@ impl Index {
         }
     }
 
+    /// Takes back a decision about a replica that had no place, of which nobody has heard yet.
+    pub(crate) fn take_back(&mut self, name: &Name, replica: u32) {
+        let Some(replicas) = self.placements.get_mut(name) else {
+            return;
+        };
+        let Some(entry) = replicas.remove(&replica) else {
+            return;
+        };
+        if replicas.is_empty() {
+            self.placements.remove(name);
+        }
+        let at = (name.clone(), replica);
+        self.pending.remove(&at);
+        if let Some(set) = self.by_node.get_mut(&entry.spec.node) {
+            set.remove(&at);
+        }
+        self.refresh_node(&entry.spec.node);
+    }
+
     /// What a node says of a replica.
     pub fn report(&mut self, node: &str, report: &Report, now: Instant) {
         let Some(held) = self.nodes.get_mut(node).map(|n| &mut n.held) else {

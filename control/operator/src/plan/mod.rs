@@ -6,6 +6,7 @@
 //! - here: the course of a pass, and how replicas end;
 //! - [`place`]: where a replica goes;
 //! - [`notice`]: what is done where a node is about to be taken back;
+//! - [`quota`]: what namespaces may have, and replicas that are placed together;
 //! - [`moves`]: why a replica leaves its node;
 //! - [`better`]: whether one that runs well would do better elsewhere;
 //! - [`site`]: what sites decided while they were cut off;
@@ -19,6 +20,7 @@ mod moves;
 mod notice;
 mod outcome;
 mod place;
+mod quota;
 mod site;
 mod status;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyperion_api::placement::{HyperionPlacement, HyperionPlacementStatus, PlacementPhase};
+use hyperion_api::quota::HyperionQuotaStatus;
 use hyperion_api::workload::{HyperionWorkload, HyperionWorkloadStatus};
 use hyperion_api::{FINALIZER, Invalid, agent_pod, conditions};
 use hyperion_placement::Explanation;
@@ -74,6 +77,13 @@ pub enum Action {
         workload: Name,
         /// Status.
         status: Box<HyperionWorkloadStatus>,
+    },
+    /// Write a quota's status.
+    QuotaStatus {
+        /// Quota.
+        quota: Name,
+        /// Status.
+        status: HyperionQuotaStatus,
     },
     /// Put the finalizer on a workload or take it off.
     Finalizer {
@@ -163,6 +173,7 @@ pub fn pass(
         unplaced: Vec::new(),
         open: BTreeMap::new(),
         hopeless: None,
+        quota: None,
         spread: None,
     };
     pass.run();
@@ -184,6 +195,8 @@ struct Pass<'a> {
     /// A decision of this pass that found nothing, for a replica with nothing of its own to avoid:
     /// the other replicas ask for the same.
     hopeless: Option<Explanation>,
+    /// The quota that bounded a decision of this pass, and what it leaves.
+    quota: Option<String>,
     /// How many replicas of the workload each node has; none until asked for.
     spread: Option<BTreeMap<String, usize>>,
 }

@@ -89,12 +89,22 @@ impl Pass<'_> {
         let desired = workload.replicas();
         let mut updating = self.updating(template, desired);
         let at_once = (desired as usize / 4).max(1);
+        let gang = workload.object.spec.policy.gang;
+        if gang {
+            let known = self.index.placements.get(&self.name);
+            let has = |replica: &u32| known.is_some_and(|p| p.contains_key(replica));
+            let missing = (0..desired).filter(|r| !has(r) && !self.open.contains_key(r));
+            let missing: Vec<u32> = missing.collect();
+            self.place_together(workload, template, &missing);
+        }
         for replica in 0..desired {
             if self.open.contains_key(&replica) {
                 continue;
             }
             let Some(entry) = self.index.placement(&self.name, replica).cloned() else {
-                self.place_new(workload, template, replica);
+                if !gang {
+                    self.place_new(workload, template, replica);
+                }
                 continue;
             };
             if entry.deleting || (entry.stopping.is_some() && !entry.moving) {
@@ -130,12 +140,21 @@ impl Pass<'_> {
     fn place_new(&mut self, workload: &WorkloadEntry, template: &Template, replica: u32) {
         match self.decide(template, replica) {
             None => {}
-            Some(Ok(decided)) => {
-                self.commit(workload, template, replica, &decided);
-                self.announce(workload, replica, &Why::New, &decided);
-            }
+            Some(Ok(decided)) => self.place(workload, template, replica, &decided),
             Some(Err(explanation)) => self.unplaced.push((replica, Why::New, explanation)),
         }
+    }
+
+    /// Notes a decision about a replica that has no place, and says so.
+    pub(super) fn place(
+        &mut self,
+        workload: &WorkloadEntry,
+        template: &Template,
+        replica: u32,
+        decided: &Decided,
+    ) {
+        self.commit(workload, template, replica, decided);
+        self.announce(workload, replica, &Why::New, decided);
     }
 
     /// Why this replica can't stay as it is; none while it can.

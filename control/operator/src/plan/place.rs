@@ -37,15 +37,27 @@ impl Pass<'_> {
         template: &Template,
         replica: u32,
     ) -> Option<Result<Decided, Explanation>> {
-        let request = self.request(template, replica);
+        if self.out.decisions >= DECISIONS && self.hopeless.is_none() {
+            self.out.more = true;
+            return None;
+        }
+        Some(self.decide_now(template, replica))
+    }
+
+    /// [`Self::decide`], however many this pass has decided.
+    pub(super) fn decide_now(
+        &mut self,
+        template: &Template,
+        replica: u32,
+    ) -> Result<Decided, Explanation> {
+        let mut request = self.request(template, replica);
         if request.avoid.is_empty()
             && let Some(explanation) = &self.hopeless
         {
-            return Some(Err(explanation.clone()));
+            return Err(explanation.clone());
         }
-        if self.out.decisions >= DECISIONS {
-            self.out.more = true;
-            return None;
+        if self.within_quota(&mut request, replica).is_err() {
+            return Err(Explanation::default());
         }
         self.out.decisions += 1;
         let view = View::Fleet(&self.index.fleet);
@@ -58,7 +70,7 @@ impl Pass<'_> {
         if let (Err(explanation), true) = (&decided, request.avoid.is_empty()) {
             self.hopeless = Some(explanation.clone());
         }
-        Some(decided)
+        decided
     }
 
     /// Decides on one node only, as if the replica were not there yet.
@@ -149,8 +161,7 @@ impl Pass<'_> {
             .get(&self.name)
             .map_or(0, |w| w.highest);
         let generation = held.map_or(0, |h| h.spec.generation).max(highest) + 1;
-        let mut spec =
-            placement_spec(&self.name, workload, template, replica, generation, decided);
+        let mut spec = placement_spec(&self.name, workload, template, replica, generation, decided);
         spec.launch = Some(self.launch(template, &decided.node));
         let held = held.cloned();
         self.spend(replica);

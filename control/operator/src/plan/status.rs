@@ -249,18 +249,29 @@ impl Pass<'_> {
     ) -> Verdict {
         if let Some((replica, why, explanation)) = self.unplaced.first() {
             let others = self.unplaced.len() - 1;
-            let mut text = format!("replica {replica}: {}", explanation.summary());
+            // What a quota rules out was not held against any node.
+            let asked = explanation.candidates > 0 || !explanation.rejected.is_empty();
+            let stands = match &self.quota {
+                Some(quota) if asked => format!("{quota}; {}", explanation.summary()),
+                Some(quota) => quota.clone(),
+                None => explanation.summary(),
+            };
+            let mut text = format!("replica {replica}: {stands}");
             if *why != super::Why::New {
-                text = format!(
-                    "replica {replica} must be placed again, because {why}: {}",
-                    explanation.summary()
-                );
+                text = format!("replica {replica} must be placed again, because {why}: {stands}");
             }
-            if others > 0 {
+            if workload.object.spec.policy.gang && *why == super::Why::New {
+                text = format!("{text} (all {} get a place, or none)", others + 1);
+            } else if others > 0 {
                 text = format!("{text} (and {others} more)");
             }
+            let reason = if self.quota.is_some() {
+                words::REASON_QUOTA
+            } else {
+                words::REASON_UNPLACEABLE
+            };
             self.say(workload, words::EVENT_UNPLACEABLE, &text);
-            return Verdict(false, words::REASON_UNPLACEABLE, text);
+            return Verdict(false, reason, text);
         }
         if let Some((replica, why)) = self.open.first_key_value() {
             return Verdict(

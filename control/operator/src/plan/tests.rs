@@ -5,6 +5,7 @@ mod cost;
 mod handover;
 mod notice;
 mod prices;
+mod quota;
 mod site;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::index::Priority;
+use crate::queue::Queue;
 
 const REPLACE_AFTER: Duration = Duration::from_secs(30);
 
@@ -166,20 +168,23 @@ impl World {
 
     /// Passes until nothing is dirty, with an API that stores at once.
     fn settle(&mut self) {
+        let mut queue = Queue::default();
         for _ in 0..1000 {
-            self.index.wake_unplaced();
-            let dirty = self.index.take_dirty();
-            if dirty.is_empty() {
+            for name in self.index.wake_unplaced() {
+                queue.push(name.clone(), Priority::Low, self.index.rank(&name));
+            }
+            for (name, priority) in self.index.take_dirty() {
+                queue.push(name.clone(), priority, self.index.rank(&name));
+            }
+            let Some(name) = queue.pop() else {
                 return;
+            };
+            let (now, clock) = (self.now, self.clock);
+            let outcome = pass(&mut self.index, &name, now, clock, &mut self.decider);
+            if outcome.more {
+                self.index.touch(&name, Priority::Low);
             }
-            for name in dirty.into_keys() {
-                let (now, clock) = (self.now, self.clock);
-                let outcome = pass(&mut self.index, &name, now, clock, &mut self.decider);
-                if outcome.more {
-                    self.index.touch(&name, Priority::Low);
-                }
-                outcome.actions.into_iter().for_each(|a| self.carry_out(a));
-            }
+            outcome.actions.into_iter().for_each(|a| self.carry_out(a));
             self.assert_promises_add_up();
         }
         panic!("the passes do not settle");
@@ -195,7 +200,9 @@ impl World {
                     serde_json::to_value(&object).unwrap(),
                 );
                 if !self.slow_api {
-                    self.index.stored(&Self::name(), replica, generation);
+                    let namespace = object.metadata.namespace.as_deref().unwrap();
+                    let workload = Name::new(namespace, &object.spec.workload);
+                    self.index.stored(&workload, replica, generation);
                 }
             }
             Action::Make(workload) => self.made.push(*workload),
@@ -227,7 +234,9 @@ impl World {
                 self.finalizers.insert(workload.name, present);
             }
             Action::Experience(experience) => self.experiences.push(*experience),
-            Action::PlacementStatus { .. } | Action::WorkloadStatus { .. } => {}
+            Action::PlacementStatus { .. }
+            | Action::WorkloadStatus { .. }
+            | Action::QuotaStatus { .. } => {}
         }
     }
 

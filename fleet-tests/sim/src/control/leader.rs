@@ -262,19 +262,26 @@ impl Leader {
         each.collect()
     }
 
+    fn push(&mut self, name: Name, priority: Priority) {
+        let rank = self.index.rank(&name);
+        self.queue.push(name, priority, rank);
+    }
+
     /// Does what is due; gives when the next is.
     pub(crate) fn run(&mut self, now: Duration) -> Duration {
         let at = self.base + now;
         while let Some((due, name)) = self.timers.first().cloned().filter(|(due, _)| *due <= at) {
             self.timers.remove(&(due, name.clone()));
             self.due.remove(&name);
-            self.queue.push(name, Priority::Normal);
+            self.push(name, Priority::Normal);
         }
         let mut passes = 0;
         loop {
-            self.index.wake_unplaced();
+            for name in self.index.wake_unplaced() {
+                self.push(name, Priority::Low);
+            }
             for (name, priority) in self.index.take_dirty() {
-                self.queue.push(name, priority);
+                self.push(name, priority);
             }
             let Some(name) = self.queue.pop() else { break };
             self.pass(&name, now);
@@ -305,7 +312,7 @@ impl Leader {
         let outcome = plan::pass(&mut self.index, name, at, clock, &mut self.decider);
         self.decisions += u64::from(outcome.decisions);
         if outcome.more {
-            self.queue.push(name.clone(), Priority::Low);
+            self.push(name.clone(), Priority::Low);
         }
         if let Some(old) = self.due.remove(name) {
             self.timers.remove(&(old, name.clone()));
