@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::apply::{self, Applied};
 use crate::clusters::{self, Clusters};
+use crate::cost::Meter;
 use crate::decider::source::{self, Asked, Chosen, Map};
 use crate::decider::{Decider, Policy, Sums};
 use crate::directory::Directory;
@@ -193,6 +194,7 @@ struct Work {
     measured: Option<Instant>,
     hope_at: Instant,
     counted: Instant,
+    meter: Meter,
     stale_counts: bool,
 }
 
@@ -231,6 +233,7 @@ impl Work {
             measured: None,
             hope_at: Instant::now(),
             counted: Instant::now(),
+            meter: Meter::new(Instant::now()),
             stale_counts: true,
         };
         work.policy(None);
@@ -647,6 +650,10 @@ impl Work {
     }
 
     fn count(&mut self, now: Instant) {
+        if self.meter.due() <= now || self.stale_counts && now - self.counted >= COUNTED {
+            let metrics = &self.leader.metrics.cost;
+            self.meter.count(&self.index, now, metrics);
+        }
         if !self.stale_counts || now - self.counted < COUNTED {
             return;
         }
@@ -674,6 +681,7 @@ impl Work {
             .chain(soon)
             .chain(hope)
             .chain(self.index.warm_at())
+            .chain(Some(self.meter.due()))
             .min()
             .unwrap_or(idle)
     }

@@ -20,6 +20,7 @@
 pub mod apply;
 pub mod args;
 pub mod clusters;
+pub mod cost;
 pub mod decider;
 pub mod directory;
 pub mod endpoint;

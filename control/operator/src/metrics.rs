@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::cost;
 use crate::decider::Sums;
 use crate::index::Verdicts;
 
@@ -39,6 +40,8 @@ pub struct Metrics {
     pub placements: Family<Phase, Gauge>,
     /// API writes that failed and were tried again.
     pub write_failures: Counter,
+    /// What the fleet costs.
+    pub cost: cost::Metrics,
     site_decisions: Family<Verdict, Counter>,
     /// 1 for who decides now.
     policy_info: Family<PolicyInfo, Gauge>,
@@ -89,6 +92,7 @@ impl Metrics {
             workloads: Gauge::default(),
             placements: Family::default(),
             write_failures: Counter::default(),
+            cost: cost::Metrics::register(registry),
             site_decisions: Family::default(),
             policy_info: Family::default(),
             policy_refused: Counter::default(),

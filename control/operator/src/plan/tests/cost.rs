@@ -90,3 +90,37 @@ fn what_a_placement_has_cost_stays_when_it_is_over() {
         .clone();
     assert_eq!(launch.unwrap().at.0, w.clock);
 }
+
+#[test]
+fn the_meter_counts_by_namespace_what_is_placed() {
+    use crate::cost::{Meter, Metrics};
+    use prometheus_client::registry::Registry;
+
+    let mut w = World::new();
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let mut meter = Meter::new(w.now);
+    w.node(
+        "a",
+        machine("aws", "us-east-1", "m5.2xlarge", "on-demand"),
+        0,
+    );
+    w.workload(service(1, "i"));
+    w.run_all();
+    let mut text = |w: &World, now: Instant| {
+        meter.count(&w.index, now, &metrics);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    };
+    let first = text(&w, w.now);
+    assert!(
+        first.contains("hyperion_cost_usd_per_hour{namespace=\"default\"} 0.096"),
+        "{first}"
+    );
+    let later = text(&w, w.now + Duration::from_secs(7200));
+    assert!(
+        later.contains("hyperion_cost_usd_total{namespace=\"default\"} 0.192"),
+        "{later}"
+    );
+}
