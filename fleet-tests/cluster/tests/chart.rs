@@ -4,12 +4,16 @@
 
 #[path = "../../../control/operator/tests/common/agent.rs"]
 mod agent;
+#[path = "chart/cloud.rs"]
+mod cloud;
 #[path = "chart/install.rs"]
 mod install;
 #[path = "chart/life.rs"]
 mod life;
 #[path = "chart/rights.rs"]
 mod rights;
+#[path = "chart/server.rs"]
+mod server;
 
 use hyperion_cluster::{Choice, chosen};
 use hyperion_lab::needs;
@@ -33,7 +37,8 @@ async fn the_control_plane_has_the_rights_that_it_needs_and_its_pods_are_let_in(
     let Some(mut installed) = installed("chart_is_enough") else {
         return;
     };
-    installed.takes_it_again();
+    installed.home.takes_it_again();
+    installed.cloud.takes_it_again();
     installed.lets_its_pod_in();
     assert_eq!(installed.live(0).await, Vec::<String>::new(), "refused");
 }
@@ -44,12 +49,17 @@ async fn each_right_is_needed() {
     let Some(mut installed) = installed("chart_is_exact") else {
         return;
     };
-    let all = rights::of_manifest(&installed.manifest);
-    assert!(all.len() > 30, "{all:?}");
     let mut idle = Vec::new();
-    for (n, right) in all.iter().enumerate() {
-        rights::give(&installed.admin().await, &all, right).await;
-        idle.extend(installed.live_without(n, right).await.err());
+    let mut n = 0;
+    for cloud in [false, true] {
+        let all = rights::of_manifest(&installed.server(cloud).manifest);
+        assert!(all.len() > 5, "{all:?}");
+        for right in &all {
+            n += 1;
+            rights::give(installed.server(cloud), &all, Some(right)).await;
+            idle.extend(installed.live_without(n, cloud, right).await.err());
+        }
+        rights::give(installed.server(cloud), &all, None).await;
     }
     assert_eq!(idle, Vec::<String>::new(), "nobody misses these");
 }

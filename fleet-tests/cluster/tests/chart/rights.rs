@@ -8,7 +8,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::agent::eventually;
-use super::install::{ACCOUNT, SYSTEM};
+use super::server::{SYSTEM, Server};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Right {
@@ -67,6 +67,14 @@ impl Right {
         refused == one || (self.name.is_empty() && refused.starts_with(&format!("{all} ")))
     }
 
+    /// How the control plane says of a cluster that it misses this right, if it looks for it.
+    pub fn missed_by_name(&self) -> String {
+        format!(
+            "we may not {} {} in all namespaces",
+            self.verb, self.resource
+        )
+    }
+
     fn rule(&self) -> Value {
         let mut rule = json!({
             "apiGroups": [self.group], "resources": [self.resource], "verbs": [self.verb],
@@ -77,14 +85,14 @@ impl Right {
         rule
     }
 
-    async fn allowed(&self, admin: &kube::Client) -> bool {
+    async fn allowed(&self, admin: &kube::Client, account: &str) -> bool {
         let (resource, subresource) = self
             .resource
             .split_once('/')
             .unwrap_or((&self.resource, ""));
         let namespace = if self.namespaced { SYSTEM } else { "" };
         let review = json!({ "spec": {
-            "user": ACCOUNT,
+            "user": format!("system:serviceaccount:{SYSTEM}:{account}"),
             "resourceAttributes": {
                 "verb": self.verb, "group": self.group, "resource": resource,
                 "subresource": subresource, "name": self.name, "namespace": namespace,
@@ -135,30 +143,27 @@ pub fn of_manifest(manifest: &[Value]) -> Vec<Right> {
     rights
 }
 
-/// Gives all rights but one, and waits until the API server goes by that.
-pub async fn give(admin: &kube::Client, all: &[Right], but: &Right) {
+/// Gives the server's account all rights but one, and waits until the server goes by that.
+pub async fn give(server: &Server, all: &[Right], but: Option<&Right>) {
+    let (admin, account) = (&server.admin().await, server.account);
     let rules = |namespaced: bool| -> Value {
         let given = all
             .iter()
-            .filter(|r| r.namespaced == namespaced && *r != but);
+            .filter(|r| r.namespaced == namespaced && Some(*r) != but);
         json!({ "rules": given.map(Right::rule).collect::<Vec<_>>() })
     };
     let params = PatchParams::default();
     let cluster: Api<ClusterRole> = Api::all(admin.clone());
     let patch = Patch::Merge(rules(false));
-    cluster
-        .patch("hyperion-control", &params, &patch)
-        .await
-        .unwrap();
-    let namespaced: Api<Role> = Api::namespaced(admin.clone(), SYSTEM);
-    let patch = Patch::Merge(rules(true));
-    namespaced
-        .patch("hyperion-control", &params, &patch)
-        .await
-        .unwrap();
+    cluster.patch(account, &params, &patch).await.unwrap();
+    if all.iter().any(|right| right.namespaced) {
+        let namespaced: Api<Role> = Api::namespaced(admin.clone(), SYSTEM);
+        let patch = Patch::Merge(rules(true));
+        namespaced.patch(account, &params, &patch).await.unwrap();
+    }
     for right in all {
         eventually("rights are in force", || async move {
-            if right.allowed(admin).await == (right != but) {
+            if right.allowed(admin, account).await == (Some(right) != but) {
                 Ok(())
             } else {
                 Err(right.to_string())
