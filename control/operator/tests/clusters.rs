@@ -133,3 +133,401 @@ async fn a_workload_runs_as_pods_and_a_restart_of_the_control_plane_restarts_non
     control.gone("web").await;
     aws.has_pods("one Pod", 1).await;
 }
+
+/// Two clusters with one node each; "east" is cheaper to run in where it is open.
+async fn two(control: &Control) -> (Cloud, Cloud) {
+    let (east, west) = (Cloud::start("east").await, Cloud::start("west").await);
+    east.node("n1", "aws", |_| {}).await;
+    west.node("n1", "gcp", |node| {
+        node["spec"]["unschedulable"] = json!(true)
+    })
+    .await;
+    east.join(control, "aws", "us-east-1").await;
+    west.join(control, "gcp", "europe-west4").await;
+    for cloud in ["east", "west"] {
+        is_ready(control, cloud, "True", "ClusterReady").await;
+    }
+    node_is(control, "east.n1", "east", |n| ready(n).0 == "True").await;
+    (east, west)
+}
+
+async fn uncordon(cloud: &Cloud, node: &str, cordoned: bool) {
+    let patch = Patch::Merge(json!({ "spec": { "unschedulable": cordoned } }));
+    let params = PatchParams::default();
+    cloud.nodes().patch(node, &params, &patch).await.unwrap();
+}
+
+async fn runs_on(control: &Control, workload: &str, node: &str) {
+    control
+        .status(workload, &format!("{workload} on {node}"), |w| {
+            w.status
+                .as_ref()
+                .is_some_and(|s| s.nodes == node && s.ready == "1/1")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_others_delete_or_change_are_made_again() {
+    let control = Control::start("30s").await;
+    let (east, west) = two(&control).await;
+    control.apply(service("web", 1)).await;
+    runs_on(&control, "web", "east.n1").await;
+    let first = east.has_pods("one Pod", 1).await.remove(0);
+    east.delete_pod(&first.name_any()).await;
+    let again = eventually("another Pod", || async {
+        let pods = east.live().await;
+        match pods.first() {
+            Some(pod) if pod.uid() != first.uid() => Ok(pod.clone()),
+            _ => Err("not yet".to_owned()),
+        }
+    })
+    .await;
+    assert_eq!(again.name_any(), first.name_any(), "the same decision");
+    runs_on(&control, "web", "east.n1").await;
+    let text = has_event(control.client(), "HyperionWorkload", "web", "PodDeleted").await;
+    assert!(text.contains("replica 0 on node east.n1"), "{text}");
+
+    let image = Patch::Json::<()>(
+        serde_json::from_value(json!([
+        { "op": "replace", "path": "/spec/containers/0/image", "value": "evil" }]))
+        .unwrap(),
+    );
+    let params = PatchParams::default();
+    east.pods()
+        .patch(&again.name_any(), &params, &image)
+        .await
+        .unwrap();
+    eventually("our image", || async {
+        let pods = east.live().await;
+        match pods.first() {
+            Some(pod) if pod.spec.as_ref().unwrap().containers[0].image.as_deref() == Some("i") => {
+                Ok(())
+            }
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    has_event(control.client(), "HyperionWorkload", "web", "PodChanged").await;
+    runs_on(&control, "web", "east.n1").await;
+
+    // A drain cordons, and then deletes: it must not come back there.
+    uncordon(&west, "n1", false).await;
+    node_is(&control, "west.n1", "west is open", |n| {
+        !n.status.as_ref().unwrap().cordoned
+    })
+    .await;
+    uncordon(&east, "n1", true).await;
+    node_is(&control, "east.n1", "east is cordoned", |n| {
+        n.status.as_ref().unwrap().cordoned
+    })
+    .await;
+    let pod = east.has_pods("one Pod", 1).await.remove(0);
+    east.delete_pod(&pod.name_any()).await;
+    runs_on(&control, "web", "west.n1").await;
+    east.has_pods("none left", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_cut_off_loses_its_replicas_and_stops_them_when_it_is_back() {
+    let control = Control::start("2s").await;
+    let (east, west) = two(&control).await;
+    control.apply(service("web", 1)).await;
+    runs_on(&control, "web", "east.n1").await;
+    uncordon(&west, "n1", false).await;
+    node_is(&control, "west.n1", "west is open", |n| {
+        !n.status.as_ref().unwrap().cordoned
+    })
+    .await;
+
+    east.rule(Rule::Silent);
+    let why = is_ready(&control, "east", "False", "Unreachable").await;
+    assert!(why.contains("no answer"), "{why}");
+    let lost = node_is(&control, "east.n1", "out of reach", |n| {
+        ready(n).1 == "ClusterUnreachable"
+    })
+    .await;
+    assert_eq!(lost.status.unwrap().ready, "False");
+    runs_on(&control, "web", "west.n1").await;
+    assert_eq!(east.live().await.len(), 1, "nobody could tell it to stop");
+
+    east.rule(Rule::Pass);
+    is_ready(&control, "east", "True", "ClusterReady").await;
+    east.has_pods("the old copy ends", 0).await;
+    runs_on(&control, "web", "west.n1").await;
+    has_event(control.client(), "HyperionCluster", "east", "Unreachable").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_thing_that_keeps_a_cluster_away_has_a_reason() {
+    let control = Control::start("30s").await;
+    let east = Cloud::start("east").await;
+    east.node("n1", "aws", |_| {}).await;
+    cloud::cluster(&control, "east", "aws", "us-east-1", Some("east")).await;
+    let why = is_ready(&control, "east", "False", "SecretMissing").await;
+    assert_eq!(why, "Secret hyperion-system/east does not exist");
+    cloud::secret(&control, "east", "{ this: is [no kubeconfig").await;
+    let why = is_ready(&control, "east", "False", "KubeconfigInvalid").await;
+    assert_eq!(
+        why,
+        "Secret hyperion-system/east, key kubeconfig: is no kubeconfig"
+    );
+    let nowhere = east
+        .kubeconfig()
+        .replace("server: http://127.0.0.1:", "server: https://127.0.0.1:1");
+    let nowhere = nowhere.replace("https://127.0.0.1:1", "http://127.0.0.1:1 #");
+    cloud::secret(&control, "east", &nowhere).await;
+    is_ready(&control, "east", "False", "Unreachable").await;
+    let plugin = east.kubeconfig().replace(
+        "token: t",
+        "exec:\n      apiVersion: client.authentication.k8s.io/v1\n      command: /bin/false\n      interactiveMode: Never",
+    );
+    cloud::secret(&control, "east", &plugin).await;
+    let why = is_ready(&control, "east", "False", "CredentialsFailed").await;
+    assert!(why.contains("/bin/false"), "{why}");
+    east.rule(Rule::Unauthorized);
+    cloud::secret(&control, "east", &east.kubeconfig()).await;
+    is_ready(&control, "east", "False", "Unauthorized").await;
+    east.rule(Rule::Pass);
+    is_ready(&control, "east", "True", "ClusterReady").await;
+
+    cloud::cluster(&control, "a.b", "aws", "us-east-1", Some("east")).await;
+    is_ready(&control, "a.b", "False", "InvalidName").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_are_lost_keep_new_replicas_away_and_name_what_is_missing() {
+    let control = Control::start("30s").await;
+    let (east, _west) = two(&control).await;
+    control.apply(service("web", 1)).await;
+    runs_on(&control, "web", "east.n1").await;
+    east.rule(Rule::ReadOnly);
+    control.apply(service("more", 1)).await;
+    let why = is_ready(&control, "east", "False", "Forbidden").await;
+    assert_eq!(why, "we may not create pods in all namespaces");
+    control
+        .status("more", "no place", |w| {
+            condition(w, "Placed").is_some_and(|c| c.0 == "False" && c.2.contains("cordoned"))
+        })
+        .await;
+    runs_on(&control, "web", "east.n1").await;
+    east.rule(Rule::Pass);
+    is_ready(&control, "east", "True", "ClusterReady").await;
+    runs_on(&control, "more", "east.n1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_cluster_is_left_clean() {
+    let control = Control::start("30s").await;
+    let (east, west) = two(&control).await;
+    control.apply(service("web", 1)).await;
+    runs_on(&control, "web", "east.n1").await;
+    uncordon(&west, "n1", false).await;
+    node_is(&control, "west.n1", "west is open", |n| {
+        !n.status.as_ref().unwrap().cordoned
+    })
+    .await;
+    let params = DeleteParams::default();
+    cloud::clusters(&control)
+        .delete("east", &params)
+        .await
+        .unwrap();
+    runs_on(&control, "web", "west.n1").await;
+    cluster_gone(&control, "east").await;
+    east.has_pods("nothing is left", 0).await;
+    assert!(control.nodes().get_opt("east.n1").await.unwrap().is_none());
+}
+
+async fn cluster_gone(control: &Control, name: &str) {
+    let api = cloud::clusters(control);
+    eventually("cluster is gone", || {
+        let api = api.clone();
+        async move {
+            match api.get_opt(name).await {
+                Ok(None) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_cluster_out_of_reach_waits_until_a_person_lets_it_go() {
+    let control = Control::start("2s").await;
+    let (east, west) = two(&control).await;
+    control.apply(service("web", 1)).await;
+    runs_on(&control, "web", "east.n1").await;
+    uncordon(&west, "n1", false).await;
+    node_is(&control, "west.n1", "west is open", |n| {
+        !n.status.as_ref().unwrap().cordoned
+    })
+    .await;
+    east.rule(Rule::Silent);
+    is_ready(&control, "east", "False", "Unreachable").await;
+    let clusters = cloud::clusters(&control);
+    clusters
+        .delete("east", &DeleteParams::default())
+        .await
+        .unwrap();
+    runs_on(&control, "web", "west.n1").await;
+    eventually("it says what to do", || {
+        let clusters = clusters.clone();
+        async move {
+            let held = clusters.get("east").await.map_err(|e| e.to_string())?;
+            let text = format!("{:?}", held.status);
+            if text.contains("hyperion.io/abandon=true") {
+                Ok(())
+            } else {
+                Err(text)
+            }
+        }
+    })
+    .await;
+    assert!(!clusters.get("east").await.unwrap().finalizers().is_empty());
+    let patch =
+        Patch::Merge(json!({ "metadata": { "annotations": { "hyperion.io/abandon": "true" } } }));
+    clusters
+        .patch("east", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    cluster_gone(&control, "east").await;
+    let text = has_event(control.client(), "HyperionCluster", "east", "Abandoned").await;
+    assert!(text.contains("default/web-0-1-"), "{text}");
+    assert_eq!(east.live().await.len(), 1, "left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_kubelet_refuses_is_tried_elsewhere_and_jobs_end() {
+    let control = Control::start("30s").await;
+    let (east, west) = two(&control).await;
+    east.fate("web", json!({ "phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu" }));
+    uncordon(&west, "n1", false).await;
+    node_is(&control, "west.n1", "west is open", |n| {
+        !n.status.as_ref().unwrap().cordoned
+    })
+    .await;
+    let mut web = service("web", 1);
+    web["spec"]["policy"] = json!({ "constraints": { "geographies": ["US", "EU"] } });
+    control.apply(web).await;
+    runs_on(&control, "web", "west.n1").await;
+    east.has_pods("the failed Pod is deleted", 0).await;
+
+    let ended = json!({ "phase": "Succeeded", "containerStatuses": [{ "name": "c", "image": "i", "imageID": "",
+        "ready": false, "restartCount": 0, "state": { "terminated": { "exitCode": 0, "reason": "Completed" } } }] });
+    for cloud in [&east, &west] {
+        cloud.fate("sum", ended.clone());
+    }
+    let mut job = service("sum", 1);
+    job["spec"]["type"] = json!("job");
+    control.apply(job).await;
+    control
+        .status("sum", "complete", |w| {
+            condition(w, "Complete").is_some_and(|c| c.0 == "True")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_cant_be_used_say_why_and_get_nothing() {
+    let control = Control::start("30s").await;
+    let east = Cloud::start("east").await;
+    east.node("no-id", "aws", |n| {
+        drop(n["spec"].as_object_mut().unwrap().remove("providerID"))
+    })
+    .await;
+    east.node("other", "gcp", |_| {}).await;
+    east.node("empty", "aws", |n| {
+        n["status"]["allocatable"]["cpu"] = json!("0")
+    })
+    .await;
+    east.node("silent", "aws", |n| {
+        n["status"]["conditions"][0]["status"] = json!("Unknown")
+    })
+    .await;
+    east.join(&control, "aws", "us-east-1").await;
+    is_ready(&control, "east", "True", "ClusterReady").await;
+    for (node, reason) in [
+        ("no-id", "ProviderMissing"),
+        ("other", "OtherProvider"),
+        ("empty", "NoCapacity"),
+        ("silent", "KubeletSilent"),
+    ] {
+        let id = format!("east.{node}");
+        node_is(&control, &id, reason, |n| {
+            ready(n) == ("False".to_owned(), reason.to_owned())
+        })
+        .await;
+    }
+    has_event(
+        control.client(),
+        "HyperionNode",
+        "east.other",
+        "OtherProvider",
+    )
+    .await;
+    control.apply(service("web", 1)).await;
+    let placed = |w: &hyperion_api::workload::HyperionWorkload| condition(w, "Placed");
+    control
+        .status("web", "no place", |w| {
+            placed(w).is_some_and(|c| c.1 == "Unplaceable")
+        })
+        .await;
+    let status = cloud::clusters(&control)
+        .get("east")
+        .await
+        .unwrap()
+        .status
+        .unwrap();
+    assert_eq!((status.nodes, status.unusable_nodes), (1, 3));
+    // Its provider's word is put right, and it is used.
+    let patch = Patch::Merge(json!({ "status": { "allocatable": { "cpu": "3" } } }));
+    east.nodes()
+        .patch_status("empty", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    runs_on(&control, "web", "east.empty").await;
+    // A Node that is gone takes its machine with it.
+    east.nodes()
+        .delete("empty", &DeleteParams::default())
+        .await
+        .unwrap();
+    eventually("its object goes, too", || async {
+        match control.nodes().get_opt("east.empty").await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    east.has_pods("nothing waits for a kubelet that is gone", 0)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cluster_of_the_control_plane_may_be_one_of_them() {
+    let control = Control::start("30s").await;
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(control.client());
+    let object = serde_json::from_value(cloud::node("n1", "aws")).unwrap();
+    nodes.create(&Default::default(), &object).await.unwrap();
+    let status = Patch::Merge(json!({ "status": cloud::node("n1", "aws")["status"] }));
+    nodes
+        .patch_status("n1", &PatchParams::default(), &status)
+        .await
+        .unwrap();
+    cloud::cluster(&control, "home", "aws", "us-east-1", None).await;
+    is_ready(&control, "home", "True", "ClusterReady").await;
+    control.apply(service("web", 1)).await;
+    let pods: Api<Pod> = Api::namespaced(control.client(), "default");
+    eventually("its Pod", || async {
+        let list = pods
+            .list(&ListParams::default())
+            .await
+            .map_err(|e| e.to_string())?;
+        if list.items.len() == 1 {
+            Ok(())
+        } else {
+            Err(format!("{}", list.items.len()))
+        }
+    })
+    .await;
+}

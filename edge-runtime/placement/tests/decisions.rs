@@ -376,6 +376,43 @@ fn the_check_does_not_rest_on_the_filter() {
     assert_eq!(broken(&plain, &volumes), Some("clusterOnlyFields"));
 }
 
+#[test]
+fn clusters_carry_out_the_whole_template_and_hand_out_whole_gpus() {
+    let on = |id: &str| {
+        let mut node = node(id, Provider::Aws, "us-east-1", Some(Geography::Us));
+        node.gpus = vec![GpuDevice {
+            uuid: "gpu".to_owned(),
+            model: "T4".to_owned(),
+            memory_bytes: 16 << 30,
+            free_millis: 1000,
+        }];
+        node
+    };
+    let mut pods = on("b");
+    pods.labels
+        .insert(CLUSTER_LABEL.to_owned(), "eu".to_owned());
+    let world = Snapshot {
+        nodes: vec![on("a"), pods],
+        ..Snapshot::default()
+    };
+    let placed = |request: &Request| {
+        let decision = decide(&world, request, &RulesScorer);
+        let rejected: Vec<Constraint> = decision.explanation.rejected.keys().copied().collect();
+        (decision.choice.map(|c| c.candidate), rejected)
+    };
+    let mut volumes = request();
+    volumes.cluster_only_fields.push("spec.volumes".to_owned());
+    let b = CandidateRef::Node("b".to_owned());
+    assert_eq!(placed(&volumes), (Some(b), vec![Constraint::ClusterOnly]));
+    let mut share = request();
+    share.gpu = GpuRequest {
+        count: 1,
+        millis: 500,
+    };
+    let a = CandidateRef::Node("a".to_owned());
+    assert_eq!(placed(&share), (Some(a), vec![Constraint::Gpu]));
+}
+
 proptest! {
     #[test]
     fn whatever_is_chosen_passes_the_check(s in any_snapshot(), r in any_request()) {

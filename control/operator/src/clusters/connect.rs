@@ -228,7 +228,7 @@ pub async fn rights(client: &kube::Client) -> Result<Rights, Trouble> {
         let allowed = match asked {
             Ok(Ok(answer)) => answer.status.is_none_or(|s| s.allowed),
             // Not every API server reviews: what is refused will show.
-            Ok(Err(kube::Error::Api(e))) if matches!(e.code, 403 | 404 | 405) => true,
+            Ok(Err(kube::Error::Api(e))) if matches!(e.code, 403..=405) => true,
             Ok(Err(e)) => return Err(trouble(&e)),
             Err(_) => {
                 let message = format!("no answer within {ANSWER:?}");

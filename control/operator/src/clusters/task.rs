@@ -157,11 +157,6 @@ impl Cluster {
                 self.abandon();
                 return End::Left;
             }
-        } else if !has_finalizer(object) && !self.finalizer(object, true).await {
-            return End::Lost(Trouble {
-                reason: conditions::REASON_CONNECTING,
-                message: "its finalizer can't be written".to_owned(),
-            });
         }
         if self.heard.is_none() {
             self.health.ready(None, conditions::REASON_CONNECTING, "");
@@ -170,6 +165,13 @@ impl Cluster {
             Ok(link) => link,
             Err(trouble) => return End::Lost(trouble),
         };
+        // Not before: of ours there is nothing in a cluster that was never reached.
+        if !(deleting(object) || has_finalizer(object) || self.finalizer(object, true).await) {
+            return End::Lost(Trouble {
+                reason: conditions::REASON_CONNECTING,
+                message: "its finalizer can't be written".to_owned(),
+            });
+        }
         *failures = 0;
         self.session(link, object, deleting(object)).await
     }

@@ -169,6 +169,9 @@ pub fn node(r: &mut Random, id: &str) -> Node {
     if r.chance(0.6) {
         labels.insert("rack".to_owned(), r.of(&["a", "b"]).to_owned());
     }
+    if r.chance(0.2) {
+        labels.insert(CLUSTER_LABEL.to_owned(), "c".to_owned());
+    }
     Node {
         id: id.to_owned(),
         location: location(r),
