@@ -48,7 +48,13 @@ pub fn describe(capabilities: &Capabilities) -> (HyperionNodeStatus, Vec<String>
             problems.push(format!("label {PRICE_LABEL} is not a price"));
             None
         }
-        None => hyperion_providers::price(provider, &region, &instance_type, capacity_type),
+        None => {
+            let of = |how| hyperion_providers::price(provider, &region, &instance_type, how);
+            // Where no price of the spot machine is known, the most that it can be: nobody pays more
+            // for spot than on demand, and 0 would look like a present.
+            let most = (capacity_type == CapacityType::Spot).then_some(CapacityType::OnDemand);
+            of(capacity_type).or_else(|| of(most?))
+        }
     };
     let mut allocatable = BTreeMap::from([
         ("cpu".to_owned(), format!("{}m", capabilities.cpu_millis)),
@@ -106,5 +112,41 @@ where
             problems.push(format!("label {key}: {e}"));
             usual
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spot_machine_without_a_known_price_costs_no_more_than_on_demand() {
+        let price = |kind: &str| {
+            let labels = [
+                ("hyperion.io/provider", "aws"),
+                ("hyperion.io/capacity-type", kind),
+                ("topology.kubernetes.io/region", "us-east-1"),
+                ("node.kubernetes.io/instance-type", "g4dn.xlarge"),
+            ];
+            let own = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+            let capabilities = Capabilities {
+                arch: "amd64".to_owned(),
+                cpu_millis: 4000,
+                memory_bytes: 16 << 30,
+                disk_bytes: 0,
+                gpus: Vec::new(),
+                labels: labels.into_iter().map(own).collect(),
+            };
+            describe(&capabilities).0.price_per_hour
+        };
+        let spot = hyperion_providers::price(
+            Provider::Aws,
+            "us-east-1",
+            "g4dn.xlarge",
+            CapacityType::Spot,
+        );
+        assert!(spot.is_none(), "the table has it now: take another type");
+        assert!(price("on-demand") > 0.0);
+        assert_eq!(price("spot"), price("on-demand"));
     }
 }

@@ -197,6 +197,7 @@ impl Cluster {
         let silent = self.heard.map_or(Duration::ZERO, |at| now - at);
         self.state.disconnected(&trouble.message, silent, now);
         let mut message = trouble.message.clone();
+        self.objects.away(&message);
         if deleting(object) {
             // Its replicas need not wait for a cluster that is not wanted.
             self.state.leave(now);
