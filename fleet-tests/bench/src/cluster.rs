@@ -3,6 +3,7 @@
 
 pub mod check;
 mod hyperion;
+mod requests;
 mod seen;
 
 use std::path::Path;
@@ -13,6 +14,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use hyperion_api::workload::HyperionWorkload;
 use hyperion_cluster::nodes::{Service, nodes};
 use hyperion_lab::proc::{cpu_model, cpu_seconds, rss_bytes};
+use hyperion_lab::process::Process;
 use hyperion_lab::workload_cluster::{self, Options, WorkloadCluster};
 use hyperion_lab::{needs, wait, watch};
 use k8s_openapi::NamespaceResourceScope;
@@ -25,6 +27,7 @@ use serde_json::{Value, json};
 use crate::report::Report;
 use hyperion::Hyperion;
 pub(crate) use hyperion::{join, wait_nodes};
+use requests::Requests;
 use seen::Pods;
 
 /// Requests that are under way at once.
@@ -141,10 +144,12 @@ fn by_kube_scheduler(
         })
     });
     let before = cpu(cluster, None);
+    let asked = Requests::read(cluster.kubectl())?;
     let took = place::<Pod>(args, cluster, objects.collect())?;
     took.note("kube_scheduler", args.workloads, report);
+    note_requests("kube_scheduler", cluster, &asked, args, report)?;
     note_cpu("kube_scheduler", &before, &cpu(cluster, None), report);
-    let scheduler = cluster.scheduler.as_ref().and_then(|s| s.id());
+    let scheduler = cluster.scheduler.as_ref().and_then(Process::id);
     if let Some(id) = scheduler {
         report.figure("kube_scheduler_rss_mb", megabytes(id.pid));
     }
@@ -181,9 +186,11 @@ fn by_hyperion(
         })
     });
     let before = cpu(cluster, hyperion.pid());
+    let asked = Requests::read(cluster.kubectl())?;
     let took = place::<HyperionWorkload>(args, cluster, objects.collect())
         .with_context(|| hyperion.log_tail())?;
     took.note("hyperion", args.workloads, report);
+    note_requests("hyperion", cluster, &asked, args, report)?;
     note_cpu("hyperion", &before, &cpu(cluster, hyperion.pid()), report);
     if let Some(pid) = hyperion.pid() {
         report.figure("hyperion_rss_mb", megabytes(pid));
@@ -303,7 +310,7 @@ fn cpu(cluster: &mut WorkloadCluster, hyperion: Option<u32>) -> Vec<(&'static st
             of(cluster
                 .scheduler
                 .as_ref()
-                .and_then(|s| s.id())
+                .and_then(Process::id)
                 .map(|id| id.pid)),
         ),
         ("hyperion", of(hyperion)),
@@ -317,6 +324,25 @@ fn note_cpu(who: &str, before: &[(&str, f64)], after: &[(&str, f64)], report: &m
             report.figure(&format!("{who}_cpu_{name}_s"), after - before);
         }
     }
+}
+
+/// Notes how many changes each placement took, and which.
+fn note_requests(
+    who: &str,
+    cluster: &WorkloadCluster,
+    before: &Requests,
+    args: &Args,
+    report: &mut Report,
+) -> Result<()> {
+    let each = Requests::read(cluster.kubectl())?.since(before, args.workloads);
+    let all: f64 = each.iter().map(|(_, n)| n).sum();
+    report.figure(&format!("{who}_changes_per_placement"), all);
+    let words: Vec<String> = each
+        .iter()
+        .map(|(what, n)| format!("{what} {n:.1}"))
+        .collect();
+    report.condition(&format!("{who}_changes"), words.join(", "));
+    Ok(())
 }
 
 fn megabytes(pid: u32) -> Option<f64> {

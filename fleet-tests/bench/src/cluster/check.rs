@@ -161,8 +161,7 @@ fn broken(workload: &Value, placement: &Value, asked: &Asked, machine: &Machine)
                 let told = pointer(placement, "/spec/hourlyCost")
                     .as_f64()
                     .unwrap_or(f64::NAN);
-                // NaN is a difference too.
-                if !((told - cost).abs() <= 1e-3 + cost * 0.01) {
+                if (told - cost).abs() > 1e-3 + cost * 0.01 || told.is_nan() {
                     wrong.push(format!(
                         "hourlyCost says {told:.4} where {cost:.4} is right"
                     ));

@@ -31,8 +31,13 @@ fn workload(n: usize, rng: &mut StdRng) -> Value {
         policy["constraints"]["preferSpot"] = json!(true);
     }
     if rng.random_bool(0.2) {
-        // Above what the dearest GPU of any of the clouds costs an hour.
-        policy["maxHourlyCost"] = json!([4.0, 8.0, 16.0][rng.random_range(0..3)]);
+        // Each cloud has a machine on which as many GPUs cost less, and is not only sold as spot.
+        let gpus = resources.pointer("/limits/nvidia.com~1gpu");
+        let gpus = gpus
+            .and_then(Value::as_str)
+            .and_then(|gpus| gpus.parse().ok());
+        let most = [4.0, 8.0, 16.0][rng.random_range(0..3)] * gpus.unwrap_or(1.0);
+        policy["maxHourlyCost"] = json!(most);
     }
     let mut pod = json!({
         "terminationGracePeriodSeconds": 1,

@@ -170,6 +170,11 @@ fn device(node: &Value) -> Machine {
     let mut has = Asked::of_list(pointer(node, "/status/allocatable"));
     // Agents have no limit of their own.
     has.pods = f64::INFINITY;
+    let mut labels = strings(pointer(node, "/status/labels"));
+    labels.insert(
+        "kubernetes.io/arch".to_owned(),
+        text(node, "/status/arch").to_owned(),
+    );
     Machine {
         id: text(node, "/metadata/name").to_owned(),
         cluster: None,
@@ -181,7 +186,7 @@ fn device(node: &Value) -> Machine {
             .as_array()
             .cloned()
             .unwrap_or_default(),
-        labels: strings(pointer(node, "/status/labels")),
+        labels,
         has,
     }
 }

@@ -70,19 +70,19 @@ fn whatever_is_wrong_is_found() {
     type Break = fn(&mut World);
     let cases: [(&str, Break); 19] = [
         ("geographies", |w| {
-            w.workloads[0]["spec"]["policy"]["constraints"]["geographies"] = json!(["EU"])
+            w.workloads[0]["spec"]["policy"]["constraints"]["geographies"] = json!(["EU"]);
         }),
         ("clouds", |w| {
-            w.workloads[0]["spec"]["policy"]["constraints"]["clouds"] = json!(["gcp", "azure"])
+            w.workloads[0]["spec"]["policy"]["constraints"]["clouds"] = json!(["gcp", "azure"]);
         }),
         ("tiers", |w| {
-            w.workloads[0]["spec"]["policy"]["constraints"]["tiers"] = json!(["edge"])
+            w.workloads[0]["spec"]["policy"]["constraints"]["tiers"] = json!(["edge"]);
         }),
         ("nodeSelector", |w| {
-            w.workloads[0]["spec"]["template"]["spec"]["nodeSelector"] = json!({ "gpu": "yes" })
+            w.workloads[0]["spec"]["template"]["spec"]["nodeSelector"] = json!({ "gpu": "yes" });
         }),
         ("taint", |w| {
-            w.workloads[0]["spec"]["template"]["spec"]["tolerations"] = json!([])
+            w.workloads[0]["spec"]["template"]["spec"]["tolerations"] = json!([]);
         }),
         ("taint", |w| {
             let other = json!([{ "key": "nvidia.com/gpu", "value": "false" }]);
@@ -93,17 +93,17 @@ fn whatever_is_wrong_is_found() {
             w.workloads[0]["spec"]["template"]["spec"]["tolerations"] = other;
         }),
         ("maxHourlyCost", |w| {
-            w.workloads[0]["spec"]["policy"]["maxHourlyCost"] = json!(0.5)
+            w.workloads[0]["spec"]["policy"]["maxHourlyCost"] = json!(0.5);
         }),
         ("hourlyCost says", |w| {
-            w.placements[0]["spec"]["hourlyCost"] = json!(0.1)
+            w.placements[0]["spec"]["hourlyCost"] = json!(0.1);
         }),
         ("price of the machine is not known", |w| {
             w.clusters[0].1[0]["metadata"]["labels"]["node.kubernetes.io/instance-type"] =
                 json!("none");
         }),
         ("does not exist", |w| {
-            w.placements[0]["spec"]["node"] = json!("eks.n2")
+            w.placements[0]["spec"]["node"] = json!("eks.n2");
         }),
         ("the placement says", |w| {
             let mut other = w.clusters[0].1[0].clone();
@@ -112,7 +112,7 @@ fn whatever_is_wrong_is_found() {
             w.placements[0]["spec"]["node"] = json!("eks.n2");
         }),
         ("placed twice", |w| {
-            w.placements.push(w.placements[0].clone())
+            w.placements.push(w.placements[0].clone());
         }),
         ("0 of 1 replicas", |w| w.placements.clear()),
         ("it has leaked", |w| w.placements.clear()),
@@ -123,7 +123,7 @@ fn whatever_is_wrong_is_found() {
             w.clusters[0].2.push(pod);
         }),
         ("it is Pending", |w| {
-            w.clusters[0].2[0]["status"]["phase"] = json!("Pending")
+            w.clusters[0].2[0]["status"]["phase"] = json!("Pending");
         }),
     ];
     for (word, break_it) in cases {
