@@ -10,7 +10,7 @@ use common::{Control, eventually, get};
 use hyperion_link::{ControlTarget, EnrolRequest};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Names of metrics of ours in an expression.
 fn named(text: &str, into: &mut BTreeSet<String>) {
@@ -56,6 +56,13 @@ fn declared(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+fn service() -> Value {
+    json!({ "apiVersion": "hyperion.io/v1alpha1", "kind": "HyperionWorkload",
+        "metadata": { "name": "web" },
+        "spec": { "template": { "spec": { "containers": [{ "name": "c", "image": "i",
+            "resources": { "limits": { "cpu": "500m", "memory": "128Mi" } } }] } } } })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_and_dashboard_name_metrics_that_there_are() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../images/monitoring");
@@ -78,6 +85,16 @@ async fn rules_and_dashboard_name_metrics_that_there_are() {
     let feed = format!("--price-feed=file:{}", prices.display());
     let control = Control::start_with("10m", &[feed]).await;
     let agent = control.agent(&[], 0).await;
+    // What it costs has a name only when something runs.
+    control.apply(service()).await;
+    control.running("web").await;
+    eventually("cost is counted", || async {
+        let answer = get(control.http, "/metrics").await;
+        let (_, text) = answer.map_err(|e| e.to_string())?;
+        let counted = text.contains("hyperion_cost_usd_total{");
+        counted.then_some(()).ok_or(text)
+    })
+    .await;
     // Refusals have a name only when there was one.
     let maps: Api<ConfigMap> = Api::namespaced(control.client(), "hyperion-system");
     let map = maps.get("hyperion-ca").await.unwrap().data.unwrap();
