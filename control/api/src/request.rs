@@ -67,6 +67,7 @@ pub fn request(spec: &HyperionWorkloadSpec) -> Result<Request, Invalid> {
         shares += add_resources(&mut request, &field, container)?;
     }
     share_of_gpu(&mut request, shares)?;
+    init_containers(&mut request, pod)?;
     for (key, value) in pod.node_selector.iter().flatten() {
         match key.as_str() {
             "kubernetes.io/arch" => request.archs.push(normalize_arch(value).to_owned()),
@@ -180,6 +181,39 @@ fn add_resources(
         .saturating_add(u32::try_from(whole).unwrap_or(u32::MAX));
     unknown_resources(field, container)?;
     asked(field, container, GPU_MILLIS, millis)
+}
+
+/// What a cluster's kubelet keeps for init containers: the most that one of them needs beside the
+/// sidecars before it, where that is more than what the containers need beside all sidecars.
+fn init_containers(request: &mut Request, pod: &PodSpec) -> Result<(), Invalid> {
+    let gpus = |f: &str, t: &str| quantity::count(f, t, MAX_GPUS);
+    let (mut sidecars, mut most) = ([0_u64; 3], [0_u64; 3]);
+    for (i, container) in pod.init_containers.iter().flatten().enumerate() {
+        let field = format!("spec.template.spec.initContainers[{i}]");
+        unknown_resources(&field, container)?;
+        let asked = [
+            asked(&field, container, "cpu", quantity::cpu_millis)?,
+            asked(&field, container, "memory", quantity::bytes)?,
+            asked(&field, container, GPU, gpus)?,
+        ];
+        let beside = |n: usize| sidecars[n].saturating_add(asked[n]);
+        let beside = [beside(0), beside(1), beside(2)];
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars = beside;
+        }
+        for (most, beside) in most.iter_mut().zip(beside) {
+            *most = beside.max(*most);
+        }
+    }
+    let resources = &mut request.resources;
+    resources.cpu_millis = (resources.cpu_millis + sidecars[0]).max(most[0]);
+    resources.memory_bytes = (resources.memory_bytes + sidecars[1]).max(most[1]);
+    let count = u64::from(request.gpu.count).saturating_add(sidecars[2]);
+    let count = u32::try_from(count.max(most[2])).unwrap_or(u32::MAX);
+    if count > request.gpu.count {
+        (request.gpu.count, request.gpu.millis) = (count, gpu::WHOLE);
+    }
+    Ok(())
 }
 
 /// A resource that no node counts would be promised without being kept.
@@ -453,6 +487,44 @@ mod tests {
         );
         assert!(request(&limits(json!({ GPU_MILLIS: "1001" }))).is_err());
         assert!(request(&limits(json!({ GPU_MILLIS: "250", GPU: "1" }))).is_err());
+    }
+
+    #[test]
+    fn init_containers_and_sidecars_need_their_room() {
+        let container = |name: &str, cpu: &str, policy: Value| {
+            json!({ "name": name, "image": "i", "restartPolicy": policy,
+                "resources": { "limits": { "cpu": cpu, "memory": "1Gi", GPU: "1" } } })
+        };
+        let asked = |init: Value| {
+            let mut s = limits(json!({ "cpu": "2", "memory": "4Gi" }));
+            let init = serde_json::from_value(init).unwrap();
+            s.template.spec.as_mut().unwrap().init_containers = Some(init);
+            request(&s).map(|r| {
+                (
+                    r.resources.cpu_millis,
+                    r.resources.memory_bytes >> 30,
+                    r.gpu.count,
+                )
+            })
+        };
+        assert_eq!(
+            asked(json!([container("a", "1", Value::Null)])),
+            Ok((2000, 4, 1))
+        );
+        assert_eq!(
+            asked(json!([container("a", "3", Value::Null)])),
+            Ok((3000, 4, 1))
+        );
+        let both = json!([
+            container("s", "1", json!("Always")),
+            container("a", "3", Value::Null)
+        ]);
+        assert_eq!(asked(both), Ok((4000, 5, 2)));
+        let refused = asked(json!([container("a", "-1", Value::Null)])).unwrap_err();
+        assert_eq!(
+            refused.field,
+            "spec.template.spec.initContainers[0].resources.limits.cpu"
+        );
     }
 
     #[test]

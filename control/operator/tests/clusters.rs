@@ -260,7 +260,7 @@ async fn a_cluster_that_is_cut_off_loses_its_replicas_and_stops_them_when_it_is_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_thing_that_keeps_a_cluster_away_has_a_reason() {
-    let control = Control::start("30s").await;
+    let mut control = Control::start("30s").await;
     let east = Cloud::start("east").await;
     east.node("n1", "aws", |_| {}).await;
     cloud::cluster(&control, "east", "aws", "us-east-1", Some("east")).await;
@@ -290,6 +290,17 @@ async fn each_thing_that_keeps_a_cluster_away_has_a_reason() {
     is_ready(&control, "east", "False", "Unauthorized").await;
     east.rule(Rule::Pass);
     is_ready(&control, "east", "True", "ClusterReady").await;
+    node_is(&control, "east.n1", "ready", |n| ready(n).0 == "True").await;
+
+    // An object of an earlier control plane must not go on saying that it is ready.
+    control.stop().await;
+    east.rule(Rule::Unauthorized);
+    control.run().await;
+    is_ready(&control, "east", "False", "Unauthorized").await;
+    node_is(&control, "east.n1", "not ready", |n| {
+        ready(n).1 == "ClusterUnreachable"
+    })
+    .await;
 
     cloud::cluster(&control, "a.b", "aws", "us-east-1", Some("east")).await;
     is_ready(&control, "a.b", "False", "InvalidName").await;

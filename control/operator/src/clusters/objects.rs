@@ -7,7 +7,7 @@ use futures::StreamExt;
 use hyperion_api::cluster::HyperionCluster;
 use hyperion_api::node::{HyperionNode, HyperionNodeStatus};
 use hyperion_api::{LABEL_CLUSTER, MANAGER};
-use hyperion_gateway::nodes::{NodeWriter, writer};
+use hyperion_gateway::nodes::{NodeWriter, set_ready, writer};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -31,6 +31,8 @@ enum Wish {
     Drop(String),
     /// All that are wanted have been named.
     Complete,
+    /// Nobody can tell what those are that were not put.
+    Away(String),
     /// These are to be drained.
     Drain(BTreeSet<String>),
     /// Answered when none is left.
@@ -57,6 +59,12 @@ impl Objects {
     /// There are to be no others than those that were put.
     pub fn complete(&self) {
         self.wish(Wish::Complete);
+    }
+
+    /// Nobody can tell what those are that were not put, and this is why: their objects are of an
+    /// earlier control plane, and say that they are ready.
+    pub fn away(&self, why: &str) {
+        self.wish(Wish::Away(why.to_owned()));
     }
 
     /// Marks nodes as draining.
@@ -100,6 +108,7 @@ pub fn start(home: &kube::Client, cluster: &HyperionCluster, stop: CancellationT
         there: HashSet::new(),
         listed: false,
         complete: false,
+        away: None,
         drain: BTreeSet::new(),
         busy: HashSet::new(),
         queue: Vec::new(),
@@ -128,6 +137,8 @@ struct Work {
     there: HashSet<String>,
     listed: bool,
     complete: bool,
+    /// Why nobody can tell what the others are, and those of them that say so.
+    away: Option<(String, HashSet<String>)>,
     drain: BTreeSet<String>,
     /// With a write in flight.
     busy: HashSet<String>,
@@ -206,8 +217,14 @@ impl Work {
                 self.queue.push(node);
             }
             Wish::Complete => {
-                self.complete = true;
+                (self.complete, self.away) = (true, None);
                 self.look_at_all();
+            }
+            Wish::Away(why) => {
+                if self.away.is_none() {
+                    self.away = Some((why, HashSet::new()));
+                    self.look_at_all();
+                }
             }
             Wish::Drain(nodes) => {
                 self.queue.extend(nodes.iter().cloned());
@@ -255,6 +272,19 @@ impl Work {
                 (true, true) if self.drain.contains(&node) => {
                     self.writes.spawn(async move {
                         let did = drain(&api, &of).await;
+                        (of, did)
+                    });
+                }
+                (false, true) => {
+                    let Some((why, said)) = &mut self.away else {
+                        continue;
+                    };
+                    if !said.insert(node.clone()) {
+                        continue;
+                    }
+                    let why = why.clone();
+                    self.writes.spawn(async move {
+                        let did = lose(&api, &of, &why).await;
                         (of, did)
                     });
                 }
@@ -344,5 +374,26 @@ async fn drain(api: &Api<HyperionNode>, node: &str) -> Did {
     };
     warn!(node, error, "cannot drain HyperionNode");
     tokio::time::sleep(AGAIN).await;
+    Did::Nothing
+}
+
+/// Says of a node that nobody can tell what it is.
+async fn lose(api: &Api<HyperionNode>, node: &str, why: &str) -> Did {
+    let held = match tokio::time::timeout(ANSWER, api.get_opt(node)).await {
+        Ok(Ok(Some(held))) => held,
+        _ => return Did::Nothing,
+    };
+    let mut status = held.status.unwrap_or_default();
+    if status.ready == "False" {
+        return Did::Nothing;
+    }
+    set_ready(&mut status, false, "ClusterUnreachable", why);
+    let patch = Patch::Merge(json!({ "status": status }));
+    let params = PatchParams::default();
+    match tokio::time::timeout(ANSWER, api.patch_status(node, &params, &patch)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(e)) => warn!(node, error = %e, "cannot write HyperionNode"),
+        Err(_) => warn!(node, error = "no answer", "cannot write HyperionNode"),
+    }
     Did::Nothing
 }

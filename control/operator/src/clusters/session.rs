@@ -191,7 +191,7 @@ impl Cluster {
                     state.apply_node(&node, now);
                 }
             }
-            Seen::Node(Delete(node)) => state.delete_node(&name(&node).1),
+            Seen::Node(Delete(node)) => state.delete_node(&name(&node).1, now),
             Seen::Ours(Init) => lists.ours.clear(),
             Seen::Ours(InitApply(pod)) => lists.ours.extend(good(pod)),
             Seen::Ours(InitDone) => {

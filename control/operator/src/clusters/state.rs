@@ -167,6 +167,8 @@ struct Shown {
 pub struct State {
     of: Identity,
     entries: BTreeMap<String, Entry>,
+    /// Nodes that are there and are not ours to use.
+    unused: BTreeSet<String>,
     slots: BTreeMap<At, Slot>,
     /// Our Pods, by namespace and name.
     by_pod: HashMap<(String, String), At>,
@@ -199,6 +201,7 @@ impl State {
         Self {
             of,
             entries: BTreeMap::new(),
+            unused: BTreeSet::new(),
             slots: BTreeMap::new(),
             by_pod: HashMap::new(),
             others: HashMap::new(),
@@ -242,13 +245,14 @@ impl State {
     /// All nodes, after a watch began anew.
     pub fn reset_nodes(&mut self, nodes: Vec<Node>, now: Instant) {
         self.events = EVENTS;
+        self.unused.clear();
         let mut gone: BTreeSet<String> = self.entries.values().map(|e| e.name.clone()).collect();
         for node in nodes {
             gone.remove(&node.name_any());
             self.apply_node(&node, now);
         }
         for name in gone {
-            self.delete_node(&name);
+            self.delete_node(&name, now);
         }
         self.events = EVENTS;
     }
@@ -259,11 +263,13 @@ impl State {
         if self.left {
             return;
         }
+        let id = node::node_id(&self.of.name, &name);
         if !node::selected(node, &self.of) {
-            self.delete_node(&name);
+            self.unused.insert(id.clone());
+            self.drop_node(&id, "it is not selected any more");
             return;
         }
-        let id = node::node_id(&self.of.name, &name);
+        self.unused.remove(&id);
         let entry = self.entries.entry(id.clone()).or_default();
         entry.name = name;
         match node::machine(node, &self.of) {
@@ -287,12 +293,18 @@ impl State {
         self.tell(&id, None, now);
     }
 
-    /// A node is gone, or is not ours to use any more: its machine is taken for gone.
-    pub fn delete_node(&mut self, name: &str) {
+    /// A node is gone, and its machine with it: nothing runs there any more.
+    pub fn delete_node(&mut self, name: &str, now: Instant) {
         let id = node::node_id(&self.of.name, name);
-        if let Some(entry) = self.entries.remove(&id) {
-            self.dirty.remove(&id);
-            self.forget(&id, &entry.told, "its Node object is gone");
+        self.unused.remove(&id);
+        self.drop_node(&id, "its Node object is gone");
+        self.reconcile_node(&id, now);
+    }
+
+    fn drop_node(&mut self, id: &str, why: &str) {
+        if let Some(entry) = self.entries.remove(id) {
+            self.dirty.remove(id);
+            self.forget(id, &entry.told, why);
         }
     }
 

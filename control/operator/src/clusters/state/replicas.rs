@@ -398,8 +398,8 @@ impl State {
         }
         let up = self.is_up(&at.0);
         let machine = self.entries.get(&at.0).map(|e| e.name.clone());
-        // Nobody is there to confirm that it has ended.
-        let dead = machine.is_none() && !self.left;
+        // Nobody is there to confirm that anything has ended.
+        let dead = machine.is_none() && !self.unused.contains(&at.0) && !self.left;
         let listed = self.complete && !self.held_back.contains(&at.0);
         let Some(slot) = self.slots.get_mut(at) else {
             return;
@@ -407,7 +407,8 @@ impl State {
         let wanted = slot.desired.as_ref().map(|d| d.generation);
         for (name, held) in &mut slot.pods {
             let generation = held.pod.generation;
-            let unwanted = held.changed
+            let unwanted = dead
+                || held.changed
                 || match wanted {
                     Some(wanted) => generation < wanted,
                     None => generation <= slot.removed || listed,
@@ -459,6 +460,13 @@ impl State {
                 });
             }
             _ => {}
+        }
+    }
+
+    pub(super) fn reconcile_node(&mut self, node: &str, now: Instant) {
+        let slots: Vec<At> = self.on(node).map(|(at, _)| at.clone()).collect();
+        for at in slots {
+            self.reconcile(&at, now);
         }
     }
 

@@ -407,11 +407,13 @@ fn a_silent_kubelet_and_one_that_is_not_ready() {
 #[test]
 fn a_node_that_is_gone_is_told_and_its_pods_are_not_waited_for() {
     let mut w = World::new();
-    w.running(1);
-    w.state.delete_node("n1");
-    assert_eq!(w.words(), ["down 0", "forget"]);
-    w.stop(1, None);
-    assert_eq!(w.words(), ["delete within 0"]);
+    let pod = w.running(1);
+    w.state.delete_node("n1", w.now);
+    assert_eq!(w.words(), ["down 0", "forget", "delete within 0"]);
+    assert_eq!(w.gone(&pod), Vec::<String>::new());
+    // A machine of the same name is another one.
+    w.state.apply_node(&object(node("n1")), w.now);
+    assert_eq!(w.words(), ["object True NodeReady", "up", "create 2 1"]);
 }
 
 #[test]
@@ -517,10 +519,14 @@ fn leaving_ends_everything_and_takes_nothing_new() {
 #[test]
 fn a_selector_that_changes_gives_nodes_back() {
     let mut w = World::new();
+    w.running(1);
     let mut other = w.state.of.clone();
     other.selector.insert("ours".to_owned(), "yes".to_owned());
     w.state.describe(other);
     w.state.pause();
     w.state.reset_nodes(vec![object(node("n1"))], w.now);
+    w.state.connected(w.now);
     assert_eq!(w.words(), ["down 0", "forget"]);
+    w.stop(1, None);
+    assert_eq!(w.words(), ["delete"], "it runs there, and has its grace");
 }
