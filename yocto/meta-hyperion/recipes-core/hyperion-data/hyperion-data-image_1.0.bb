@@ -28,7 +28,8 @@ do_compile() {
     for folder in ${HYPERION_DATA_FOLDERS}; do
         install -d -m 0755 ${B}/data/state/$folder
     done
-    # The same bytes each time: fixed ids, and the time of the sources.
+    # The same bytes each time: fixed ids, and no time of this build.
+    find ${B}/data -exec touch --date=@${SOURCE_DATE_EPOCH} {} +
     export E2FSPROGS_FAKE_TIME="${SOURCE_DATE_EPOCH}"
     mke2fs -q -t ext4 -L hyperion-data -U 6879d0a1-0000-4000-8000-000000000001 \
         -E hash_seed=6879d0a1-0000-4000-8000-000000000002,root_owner=0:0,lazy_itable_init=1 \
