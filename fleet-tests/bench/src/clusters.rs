@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> Result<Report> {
     report.figure("nodes_known_s", begin.elapsed().as_secs_f64());
 
     let watch = Watch::start(home.kubeconfig())?;
-    let made = create(args, home.kubeconfig())?;
+    let made = create(args, home.kubeconfig()).with_context(|| fleet.logs(30))?;
     times(&made, &watch, patience, &mut report).with_context(|| fleet.logs(30))?;
 
     let with: Vec<_> = clusters
