@@ -139,7 +139,7 @@ async fn two(control: &Control) -> (Cloud, Cloud) {
     let (east, west) = (Cloud::start("east").await, Cloud::start("west").await);
     east.node("n1", "aws", |_| {}).await;
     west.node("n1", "gcp", |node| {
-        node["spec"]["unschedulable"] = json!(true)
+        node["spec"]["unschedulable"] = json!(true);
     })
     .await;
     east.join(control, "aws", "us-east-1").await;
@@ -444,16 +444,16 @@ async fn nodes_that_cant_be_used_say_why_and_get_nothing() {
     let control = Control::start("30s").await;
     let east = Cloud::start("east").await;
     east.node("no-id", "aws", |n| {
-        drop(n["spec"].as_object_mut().unwrap().remove("providerID"))
+        drop(n["spec"].as_object_mut().unwrap().remove("providerID"));
     })
     .await;
     east.node("other", "gcp", |_| {}).await;
     east.node("empty", "aws", |n| {
-        n["status"]["allocatable"]["cpu"] = json!("0")
+        n["status"]["allocatable"]["cpu"] = json!("0");
     })
     .await;
     east.node("silent", "aws", |n| {
-        n["status"]["conditions"][0]["status"] = json!("Unknown")
+        n["status"]["conditions"][0]["status"] = json!("Unknown");
     })
     .await;
     east.join(&control, "aws", "us-east-1").await;

@@ -211,8 +211,9 @@ impl Index {
     /// namespace who has waited longest.
     #[must_use]
     pub fn fair_order(&self) -> Vec<Name> {
-        let mut by_priority: BTreeMap<Reverse<i32>, BTreeMap<&str, BTreeSet<(u64, &Name)>>> =
-            BTreeMap::new();
+        /// Of one priority, by namespace: since when who waits.
+        type Queues<'a> = BTreeMap<&'a str, BTreeSet<(u64, &'a Name)>>;
+        let mut by_priority: BTreeMap<Reverse<i32>, Queues<'_>> = BTreeMap::new();
         for (name, waits) in &self.unplaced {
             let queues = by_priority.entry(Reverse(self.rank(name))).or_default();
             let queue = queues.entry(name.namespace.as_str()).or_default();

@@ -45,6 +45,10 @@ impl Pass<'_> {
     }
 
     /// [`Self::decide`], however many this pass has decided.
+    #[allow(
+        clippy::result_large_err,
+        reason = "both are kept by value, and neither is rare"
+    )]
     pub(super) fn decide_now(
         &mut self,
         template: &Template,
