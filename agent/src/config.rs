@@ -14,7 +14,7 @@ use crate::store::DEFAULT_RING;
 use crate::telemetry::Reserved;
 
 /// Runs the containers that the fleet's control plane places on this machine, and tells it how
-/// the machine is. Needs root for containerd's socket, and a join token once.
+/// the machine is. Needs the right to use containerd's socket, and a join token once.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "hyperion-agent", version)]
 pub struct Config {

@@ -266,6 +266,13 @@ async fn each_thing_that_keeps_a_cluster_away_has_a_reason() {
     cloud::cluster(&control, "east", "aws", "us-east-1", Some("east")).await;
     let why = is_ready(&control, "east", "False", "SecretMissing").await;
     assert_eq!(why, "Secret hyperion-system/east does not exist");
+    // Of ours there is nothing in a cluster that never answered: it may go at once.
+    cloud::cluster(&control, "nowhere", "aws", "us-east-1", Some("nowhere")).await;
+    is_ready(&control, "nowhere", "False", "SecretMissing").await;
+    let clusters = cloud::clusters(&control);
+    let params = DeleteParams::default();
+    clusters.delete("nowhere", &params).await.unwrap();
+    cluster_gone(&control, "nowhere").await;
     cloud::secret(&control, "east", "{ this: is [no kubeconfig").await;
     let why = is_ready(&control, "east", "False", "KubeconfigInvalid").await;
     assert_eq!(
