@@ -323,9 +323,12 @@ async fn rights_that_are_lost_keep_new_replicas_away_and_name_what_is_missing() 
     control.apply(service("more", 1)).await;
     let why = is_ready(&control, "east", "False", "Forbidden").await;
     assert_eq!(why, "we may not create pods in all namespaces");
+    // It is tried again where it is; that there is no other place is said, and not for long in status.
+    let text = has_event(control.client(), "HyperionWorkload", "more", "Unplaceable").await;
+    assert!(text.contains("cordoned"), "{text}");
     control
-        .status("more", "no place", |w| {
-            condition(w, "Placed").is_some_and(|c| c.0 == "False" && c.2.contains("cordoned"))
+        .status("more", "why it fails", |w| {
+            condition(w, "Ready").is_some_and(|c| c.0 == "False" && c.2.contains("Forbidden"))
         })
         .await;
     runs_on(&control, "web", "east.n1").await;
