@@ -2,7 +2,8 @@
 //!
 //! Every object has a lane: at most one write at a time, the part that a decision is made of
 //! before its status, and of several writes that wait only the newest. Different objects do not
-//! wait for each other.
+//! wait for each other. Where more waits than can be written at once, decisions go before statuses:
+//! nodes wait for those, and a status that waits is often overtaken by the next.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -57,6 +58,8 @@ pub enum Applied {
 const SITE_MANAGER: &str = "hyperion-site";
 /// Writes in flight.
 const PARALLEL: usize = 32;
+/// Of these, statuses that are written however many decisions wait.
+const STATUSES: usize = 4;
 /// First wait after a failure.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// Longest wait.
@@ -86,8 +89,39 @@ enum Write {
 struct Work {
     spec: Option<Write>,
     status: Option<Write>,
-    busy: bool,
+    stage: Stage,
     failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Stage {
+    /// Nothing is asked for.
+    #[default]
+    Idle,
+    /// For its turn.
+    Waiting,
+    /// A write is in flight, or it rests after a failure.
+    Busy,
+}
+
+/// Lanes that wait for their turn. One may be in both queues, or twice in one: whoever takes it out
+/// sees by its stage whether it still waits.
+#[derive(Default)]
+struct Turns {
+    decisions: VecDeque<Lane>,
+    statuses: VecDeque<Lane>,
+}
+
+impl Turns {
+    /// The next one, where so many statuses are being written.
+    fn next(&mut self, statuses: usize) -> Option<Lane> {
+        let first = (statuses < STATUSES)
+            .then(|| self.statuses.pop_front())
+            .flatten();
+        first
+            .or_else(|| self.decisions.pop_front())
+            .or_else(|| self.statuses.pop_front())
+    }
 }
 
 struct Done {
@@ -109,7 +143,8 @@ pub async fn run(
         results,
         metrics,
         lanes: HashMap::new(),
-        ready: VecDeque::new(),
+        turns: Turns::default(),
+        statuses: 0,
         running: JoinSet::new(),
         resting: JoinSet::new(),
     };
@@ -127,7 +162,9 @@ pub async fn run(
                 }
             }
             Some(lane) = lanes.resting.join_next(), if !lanes.resting.is_empty() => {
-                lanes.ready.extend(lane);
+                if let Ok(lane) = lane {
+                    lanes.queue(lane);
+                }
             }
         }
     }
@@ -143,7 +180,9 @@ struct Lanes {
     results: mpsc::UnboundedSender<Applied>,
     metrics: Metrics,
     lanes: HashMap<Lane, Work>,
-    ready: VecDeque<Lane>,
+    turns: Turns,
+    /// Statuses that are being written.
+    statuses: usize,
     running: JoinSet<Done>,
     /// Lanes that wait after a failure; they take no place from others.
     resting: JoinSet<Lane>,
@@ -195,29 +234,47 @@ impl Lanes {
             | Action::Experience(_) => return,
         };
         let work = self.lanes.entry(lane.clone()).or_default();
+        let had_decision = work.spec.is_some();
         match write {
             Write::Status(_) => work.status = Some(write),
             // There is nothing left to write a status on.
             Write::Delete => (work.spec, work.status) = (Some(write), None),
             _ => work.spec = Some(write),
         }
-        if !work.busy {
-            work.busy = true;
-            self.ready.push_back(lane);
+        let promoted = work.stage == Stage::Waiting && !had_decision && work.spec.is_some();
+        if work.stage == Stage::Idle || promoted {
+            self.queue(lane);
+        }
+    }
+
+    /// Has a lane wait for its turn, or forgets it where nothing is left to do.
+    fn queue(&mut self, lane: Lane) {
+        let Some(work) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        work.stage = Stage::Waiting;
+        if work.spec.is_some() {
+            self.turns.decisions.push_back(lane);
+        } else if work.status.is_some() {
+            self.turns.statuses.push_back(lane);
+        } else {
+            self.lanes.remove(&lane);
         }
     }
 
     fn fill(&mut self) {
         while self.running.len() < PARALLEL
-            && let Some(lane) = self.ready.pop_front()
+            && let Some(lane) = self.turns.next(self.statuses)
         {
-            let Some(work) = self.lanes.get_mut(&lane) else {
+            let waiting = self.lanes.get_mut(&lane);
+            let Some(work) = waiting.filter(|w| w.stage == Stage::Waiting) else {
                 continue;
             };
             let Some(write) = work.spec.take().or_else(|| work.status.take()) else {
-                self.lanes.remove(&lane);
                 continue;
             };
+            work.stage = Stage::Busy;
+            self.statuses += usize::from(matches!(write, Write::Status(_)));
             let client = self.client.clone();
             self.running.spawn(async move {
                 let result = write_one(&client, &lane, &write).await;
@@ -236,6 +293,7 @@ impl Lanes {
             write,
             result,
         } = done;
+        self.statuses -= usize::from(matches!(write, Write::Status(_)));
         let Some(work) = self.lanes.get_mut(&lane) else {
             return;
         };
@@ -285,7 +343,7 @@ impl Lanes {
         }
         let wait = wait(work.failures);
         if wait.is_zero() {
-            self.ready.push_back(lane);
+            self.queue(lane);
         } else {
             self.resting.spawn(async move {
                 tokio::time::sleep(wait).await;
@@ -433,6 +491,20 @@ fn body(kind: &str, name: &str, part: &str, value: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn decisions_go_before_statuses_and_some_statuses_are_written_all_the_same() {
+        let lane = |n: u32| Lane::Placement(Name::new("d", "w"), n);
+        let mut turns = Turns::default();
+        turns.statuses.extend((0..3).map(lane));
+        turns.decisions.extend((10..12).map(lane));
+        let mut order = Vec::new();
+        for statuses in [STATUSES - 1, STATUSES, STATUSES, STATUSES, STATUSES] {
+            order.push(turns.next(statuses).unwrap());
+        }
+        assert_eq!(order, [0, 10, 11, 1, 2].map(lane));
+        assert_eq!(turns.next(0), None);
+    }
 
     #[test]
     fn a_namesake_is_told_from_a_refusal() {
