@@ -212,7 +212,10 @@ impl Request {
             .query
             .split('&')
             .filter_map(|pair| pair.split_once('='));
-        pairs.filter(|(n, _)| *n == name).map(|(_, v)| v).next_back()
+        pairs
+            .filter(|(n, _)| *n == name)
+            .map(|(_, v)| v)
+            .next_back()
     }
 }
 
