@@ -224,8 +224,9 @@ impl Manager {
         let mut list = Vec::new();
         loop {
             let event = tokio::select! {
-                event = seen.next() => event,
+                biased;
                 () = self.stop.cancelled() => break,
+                event = seen.next() => event,
             };
             match event {
                 None => break,
@@ -282,6 +283,10 @@ impl Manager {
             let same = task.object.borrow().uid() == cluster.uid();
             if same && !task.done.is_finished() {
                 let _ = task.object.send(cluster);
+                return;
+            }
+            // Then it ended with the leader, and the next one goes on with its nodes.
+            if self.stop.is_cancelled() {
                 return;
             }
             self.delete(&name).await;
