@@ -190,9 +190,7 @@ impl Decide for Decider {
             score: choice.as_ref().map_or(0.0, |choice| choice.score),
             top: top
                 .map(|ranked| RankedNode {
-                    node: match &ranked.candidate {
-                        CandidateRef::Node(id) | CandidateRef::Offer(id) => id.clone(),
-                    },
+                    node: ranked.candidate.id().to_owned(),
                     score: ranked.score,
                 })
                 .collect(),

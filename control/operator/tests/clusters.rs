@@ -157,6 +157,23 @@ async fn uncordon(cloud: &Cloud, node: &str, cordoned: bool) {
     cloud.nodes().patch(node, &params, &patch).await.unwrap();
 }
 
+/// From now on "west" takes replicas, too.
+async fn open_west(control: &Control, west: &Cloud) {
+    uncordon(west, "n1", false).await;
+    node_is(control, "west.n1", "west is open", |n| {
+        !n.status.as_ref().unwrap().cordoned
+    })
+    .await;
+}
+
+/// [`two`], and the workload "web" running in "east".
+async fn serving_in_east(control: &Control) -> (Cloud, Cloud) {
+    let both = two(control).await;
+    control.apply(service("web", 1)).await;
+    runs_on(control, "web", "east.n1").await;
+    both
+}
+
 async fn runs_on(control: &Control, workload: &str, node: &str) {
     control
         .status(workload, &format!("{workload} on {node}"), |w| {
@@ -170,9 +187,7 @@ async fn runs_on(control: &Control, workload: &str, node: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_others_delete_or_change_are_made_again() {
     let control = Control::start("30s").await;
-    let (east, west) = two(&control).await;
-    control.apply(service("web", 1)).await;
-    runs_on(&control, "web", "east.n1").await;
+    let (east, west) = serving_in_east(&control).await;
     let first = east.has_pods("one Pod", 1).await.remove(0);
     east.delete_pod(&first.name_any()).await;
     let again = eventually("another Pod", || async {
@@ -212,11 +227,7 @@ async fn pods_that_others_delete_or_change_are_made_again() {
     runs_on(&control, "web", "east.n1").await;
 
     // A drain cordons, and then deletes: it must not come back there.
-    uncordon(&west, "n1", false).await;
-    node_is(&control, "west.n1", "west is open", |n| {
-        !n.status.as_ref().unwrap().cordoned
-    })
-    .await;
+    open_west(&control, &west).await;
     uncordon(&east, "n1", true).await;
     node_is(&control, "east.n1", "east is cordoned", |n| {
         n.status.as_ref().unwrap().cordoned
@@ -231,14 +242,8 @@ async fn pods_that_others_delete_or_change_are_made_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_is_cut_off_loses_its_replicas_and_stops_them_when_it_is_back() {
     let control = Control::start("2s").await;
-    let (east, west) = two(&control).await;
-    control.apply(service("web", 1)).await;
-    runs_on(&control, "web", "east.n1").await;
-    uncordon(&west, "n1", false).await;
-    node_is(&control, "west.n1", "west is open", |n| {
-        !n.status.as_ref().unwrap().cordoned
-    })
-    .await;
+    let (east, west) = serving_in_east(&control).await;
+    open_west(&control, &west).await;
 
     east.rule(Rule::Silent);
     let why = is_ready(&control, "east", "False", "Unreachable").await;
@@ -316,9 +321,7 @@ async fn each_thing_that_keeps_a_cluster_away_has_a_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_that_are_lost_keep_new_replicas_away_and_name_what_is_missing() {
     let control = Control::start("30s").await;
-    let (east, _west) = two(&control).await;
-    control.apply(service("web", 1)).await;
-    runs_on(&control, "web", "east.n1").await;
+    let (east, _west) = serving_in_east(&control).await;
     east.rule(Rule::ReadOnly);
     control.apply(service("more", 1)).await;
     let why = is_ready(&control, "east", "False", "Forbidden").await;
@@ -340,14 +343,8 @@ async fn rights_that_are_lost_keep_new_replicas_away_and_name_what_is_missing() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_cluster_is_left_clean() {
     let control = Control::start("30s").await;
-    let (east, west) = two(&control).await;
-    control.apply(service("web", 1)).await;
-    runs_on(&control, "web", "east.n1").await;
-    uncordon(&west, "n1", false).await;
-    node_is(&control, "west.n1", "west is open", |n| {
-        !n.status.as_ref().unwrap().cordoned
-    })
-    .await;
+    let (east, west) = serving_in_east(&control).await;
+    open_west(&control, &west).await;
     let params = DeleteParams::default();
     cloud::clusters(&control)
         .delete("east", &params)
@@ -376,14 +373,8 @@ async fn cluster_gone(control: &Control, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_cluster_out_of_reach_waits_until_a_person_lets_it_go() {
     let control = Control::start("2s").await;
-    let (east, west) = two(&control).await;
-    control.apply(service("web", 1)).await;
-    runs_on(&control, "web", "east.n1").await;
-    uncordon(&west, "n1", false).await;
-    node_is(&control, "west.n1", "west is open", |n| {
-        !n.status.as_ref().unwrap().cordoned
-    })
-    .await;
+    let (east, west) = serving_in_east(&control).await;
+    open_west(&control, &west).await;
     east.rule(Rule::Silent);
     is_ready(&control, "east", "False", "Unreachable").await;
     let clusters = cloud::clusters(&control);
@@ -423,11 +414,7 @@ async fn what_a_kubelet_refuses_is_tried_elsewhere_and_jobs_end() {
     let control = Control::start("30s").await;
     let (east, west) = two(&control).await;
     east.fate("web", json!({ "phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu" }));
-    uncordon(&west, "n1", false).await;
-    node_is(&control, "west.n1", "west is open", |n| {
-        !n.status.as_ref().unwrap().cordoned
-    })
-    .await;
+    open_west(&control, &west).await;
     let mut web = service("web", 1);
     web["spec"]["policy"] = json!({ "constraints": { "geographies": ["US", "EU"] } });
     control.apply(web).await;

@@ -21,6 +21,15 @@ pub enum CandidateRef {
     Offer(String),
 }
 
+impl CandidateRef {
+    /// The id of the node or the offer.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        let (Self::Node(id) | Self::Offer(id)) = self;
+        id
+    }
+}
+
 /// The winner.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {

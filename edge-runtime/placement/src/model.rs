@@ -150,6 +150,12 @@ pub struct GpuRequest {
 }
 
 impl GpuRequest {
+    /// Thousandths of GPUs in all.
+    #[must_use]
+    pub fn total_millis(&self) -> u64 {
+        u64::from(self.count) * u64::from(self.millis)
+    }
+
     /// True where less than whole devices are asked for.
     #[must_use]
     pub fn is_share(&self) -> bool {

@@ -68,7 +68,7 @@ impl Decider {
             };
             choice.score = ranked.score;
             explanation.terms.clone_from(&ranked.terms);
-            explanation.runner_up = Some((id_of(&best.candidate).to_owned(), best.score));
+            explanation.runner_up = Some((best.candidate.id().to_owned(), best.score));
             explanation.flips.clear();
             let was = std::mem::replace(best, choice);
             verdict.tried = Some(Tried {
@@ -80,11 +80,6 @@ impl Decider {
         memory.chosen = chosen;
         memory.log_probability = probability.ln();
     }
-}
-
-fn id_of(candidate: &CandidateRef) -> &str {
-    let (CandidateRef::Node(id) | CandidateRef::Offer(id)) = candidate;
-    id
 }
 
 /// Softmax; none where a score is no number.

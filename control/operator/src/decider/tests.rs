@@ -123,9 +123,7 @@ fn decide(decider: &mut Decider, request: &Request) -> Verdict {
 }
 
 fn chosen(choice: Option<&Choice>) -> Option<&str> {
-    match &choice?.candidate {
-        CandidateRef::Node(id) | CandidateRef::Offer(id) => Some(id),
-    }
+    choice.map(|choice| choice.candidate.id())
 }
 
 #[test]

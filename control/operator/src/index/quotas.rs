@@ -287,7 +287,6 @@ impl<'a> Shares<'a> {
         let replicas = u64::from(waits.replicas);
         let held = self.has.entry(workload.namespace.as_str()).or_default();
         held[0] += replicas * request.resources.cpu_millis;
-        let gpus = u64::from(request.gpu.count) * u64::from(request.gpu.millis);
-        held[1] += replicas * gpus;
+        held[1] += replicas * request.gpu.total_millis();
     }
 }

@@ -4,7 +4,7 @@
 use hyperion_api::cost::{Launch, Spent};
 use hyperion_placement::cost::replica_share;
 use hyperion_placement::filter::Candidate;
-use hyperion_placement::model::{CapacityType, Node, Provider, Request, Resources, Tier};
+use hyperion_placement::model::{CapacityType, Location, Node, Provider, Request, Resources, Tier};
 use hyperion_providers::feeds::Prices;
 use hyperion_providers::shapes::{SHAPES, Shape, shape};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -63,11 +63,11 @@ fn on_demand(request: &Request, node: &Node, prices: &Prices) -> Option<f64> {
         )?,
         CapacityType::OnDemand | CapacityType::Owned => node.price_per_hour,
     };
-    let machine = Node {
+    let machine = Candidate {
         price_per_hour: whole,
-        ..node.clone()
+        ..Candidate::from(node)
     };
-    replica_share(request, &Candidate::from(&machine))
+    replica_share(request, &machine)
 }
 
 /// The replica on a machine of its type in the baseline's region, or the cheapest there that it fits
@@ -83,19 +83,24 @@ fn baseline(request: &Request, node: &Node, prices: &Prices) -> Option<f64> {
         Some(same) => vec![same],
         None => alike.collect(),
     };
+    let location = Location {
+        tier: Tier::Cloud,
+        provider: BASELINE.0,
+        ..node.location.clone()
+    };
     let cost = |shape: &&Shape| {
         let whole = price(prices, BASELINE.0, BASELINE.1, "", shape.instance_type)?;
-        let mut machine = Node {
+        let gpu = node.gpus.first().cloned();
+        let gpus = gpu.map_or_else(Vec::new, |gpu| vec![gpu; shape.gpus as usize]);
+        let machine = Candidate {
             price_per_hour: whole,
             capacity_type: CapacityType::OnDemand,
             allocatable: room(shape),
-            ..node.clone()
+            location: &location,
+            gpus: &gpus,
+            ..Candidate::from(node)
         };
-        machine.location.tier = Tier::Cloud;
-        machine.location.provider = BASELINE.0;
-        let gpu = node.gpus.first().cloned();
-        machine.gpus = gpu.map_or_else(Vec::new, |gpu| vec![gpu; shape.gpus as usize]);
-        replica_share(request, &Candidate::from(&machine))
+        replica_share(request, &machine)
     };
     candidates.iter().filter_map(cost).min_by(f64::total_cmp)
 }

@@ -37,30 +37,30 @@ impl Pass<'_> {
         template: &Template,
         replica: u32,
     ) -> Option<Result<Decided, Explanation>> {
-        if self.out.decisions >= DECISIONS && self.hopeless.is_none() {
+        let request = self.request(template, replica);
+        if request.avoid.is_empty()
+            && let Some(explanation) = &self.hopeless
+        {
+            return Some(Err(explanation.clone()));
+        }
+        if self.out.decisions >= DECISIONS {
             self.out.more = true;
             return None;
         }
-        Some(self.decide_now(template, replica))
+        Some(self.decide_for(request, replica))
     }
 
-    /// [`Self::decide`], however many this pass has decided.
+    /// Decides on a request of [`Self::request`], however many this pass has decided.
     #[allow(
         clippy::result_large_err,
         reason = "both are kept by value, and neither is rare"
     )]
-    pub(super) fn decide_now(
+    pub(super) fn decide_for(
         &mut self,
-        template: &Template,
+        mut request: Request,
         replica: u32,
     ) -> Result<Decided, Explanation> {
-        let mut request = self.request(template, replica);
-        if request.avoid.is_empty()
-            && let Some(explanation) = &self.hopeless
-        {
-            return Err(explanation.clone());
-        }
-        if self.within_quota(&mut request, replica).is_err() {
+        if !self.within_quota(&mut request, replica) {
             return Err(Explanation::default());
         }
         self.out.decisions += 1;

@@ -8,22 +8,22 @@ use super::moves::Why;
 use crate::index::{Left, Template, WorkloadEntry};
 
 impl Pass<'_> {
-    /// Bounds a request by what the namespace's quotas leave. The error says which quota rules it
-    /// out, wherever it would go.
-    pub(super) fn within_quota(&mut self, request: &mut Request, replica: u32) -> Result<(), ()> {
+    /// Bounds a request by what the namespace's quotas leave; false where that rules it out, wherever
+    /// it would go. Notes the quota in words.
+    pub(super) fn within_quota(&mut self, request: &mut Request, replica: u32) -> bool {
         let Some(Left {
             hourly_cost,
             gpu_millis,
         }) = self.index.left(&self.name, replica)
         else {
-            return Ok(());
+            return true;
         };
         if let Some((left, text)) = gpu_millis {
-            let asked = u64::from(request.gpu.count) * u64::from(request.gpu.millis);
+            let asked = request.gpu.total_millis();
             if asked > left {
                 let gpus = asked as f64 / 1000.0;
                 self.quota = Some(format!("{text}, a replica asks for {gpus}"));
-                return Err(());
+                return false;
             }
         }
         if let Some((left, text)) = hourly_cost
@@ -32,7 +32,7 @@ impl Pass<'_> {
             request.max_hourly_cost = Some(left);
             self.quota = Some(text);
         }
-        Ok(())
+        true
     }
 
     /// Places all replicas of a gang that have no place, or none of them.
@@ -44,7 +44,8 @@ impl Pass<'_> {
     ) {
         let mark = self.out.actions.len();
         for (placed, replica) in missing.iter().enumerate() {
-            match self.decide_now(template, *replica) {
+            let request = self.request(template, *replica);
+            match self.decide_for(request, *replica) {
                 Ok(decided) => self.place(workload, template, *replica, &decided),
                 Err(explanation) => {
                     self.out.actions.truncate(mark);

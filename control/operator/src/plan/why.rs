@@ -2,7 +2,7 @@
 
 use hyperion_api::placement::{Explanation as Why, OtherChoice, Ranked, RunnerUp, ScoreTerm};
 use hyperion_api::workload::Rejection;
-use hyperion_placement::{CandidateRef, Choice, Explanation};
+use hyperion_placement::{Choice, Explanation};
 
 use super::status::round;
 use crate::decider::{Tried, Verdict};
@@ -32,7 +32,7 @@ pub(super) fn explanation(verdict: &Verdict) -> Why {
         }),
         top: top
             .map(|ranked| Ranked {
-                id: id(&ranked.candidate).to_owned(),
+                id: ranked.candidate.id().to_owned(),
                 score: finite(ranked.score),
                 // Five of these in every placement: what adds nothing is left out.
                 terms: some(terms(&ranked.terms)),
@@ -79,23 +79,17 @@ fn some(mut terms: Vec<ScoreTerm>) -> Vec<ScoreTerm> {
     terms
 }
 
-/// Id of a node or an offer.
-pub(super) fn id(candidate: &CandidateRef) -> &str {
-    let (CandidateRef::Node(id) | CandidateRef::Offer(id)) = candidate;
-    id
-}
-
 fn tried(tried: &Tried) -> String {
     format!(
         "{} was the best; this one was drawn with probability {:.3}, to learn from it",
-        id(&tried.best),
+        tried.best.id(),
         tried.probability
     )
 }
 
 fn other(choice: &Choice) -> OtherChoice {
     OtherChoice {
-        id: id(&choice.candidate).to_owned(),
+        id: choice.candidate.id().to_owned(),
         hourly_cost: round(choice.hourly_cost),
         p99_latency_ms: choice.p99_latency_ms.map(round),
     }

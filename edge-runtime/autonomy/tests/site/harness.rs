@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyperion_autonomy::{Autonomy, Decide, Decided, Me, Mode, Output, Profile, Start};
+use hyperion_placement::RulesScorer;
 use hyperion_placement::model::{Request, Resources, Snapshot, WorkloadType};
-use hyperion_placement::{CandidateRef, RulesScorer};
 use hyperion_wire::agent_v1::{
     Container, CountedConstraint, Intent as WireIntent, NodeCapabilities, PodSpec, RecordState,
     ReplicaPhase, ReplicaRecord, SiteExplanation, SiteInfo, SiteMember, TakenRecord,
@@ -46,9 +46,7 @@ impl Decide for Rules {
         };
         let choice = decision.choice;
         Decided {
-            node: choice.as_ref().map(|c| match &c.candidate {
-                CandidateRef::Node(id) | CandidateRef::Offer(id) => id.clone(),
-            }),
+            node: choice.as_ref().map(|c| c.candidate.id().to_owned()),
             gpus: choice.map_or_else(Vec::new, |c| c.gpus),
             explanation,
         }
