@@ -136,6 +136,12 @@ impl Index {
         used
     }
 
+    /// True where a namespace has a quota.
+    #[must_use]
+    pub(crate) fn has_quota(&self, namespace: &str) -> bool {
+        self.quotas.contains_key(namespace)
+    }
+
     /// What is left for a replica in its namespace; none where it has no quota.
     #[must_use]
     pub(crate) fn left(&self, workload: &Name, replica: u32) -> Option<Left> {

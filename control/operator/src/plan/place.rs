@@ -38,7 +38,7 @@ impl Pass<'_> {
         replica: u32,
     ) -> Option<Result<Decided, Explanation>> {
         let request = self.request(template, replica);
-        if request.avoid.is_empty()
+        if self.like_others(&request, replica)
             && let Some(explanation) = &self.hopeless
         {
             return Some(Err(explanation.clone()));
@@ -48,6 +48,13 @@ impl Pass<'_> {
             return None;
         }
         Some(self.decide_for(request, replica))
+    }
+
+    /// True where this replica asks for what each other asks for that has no place yet: with a quota,
+    /// one that has a place may have what it has.
+    fn like_others(&self, request: &Request, replica: u32) -> bool {
+        let has_place = || self.index.placement(&self.name, replica).is_some();
+        request.avoid.is_empty() && !(self.index.has_quota(&self.name.namespace) && has_place())
     }
 
     /// Decides on a request of [`Self::request`], however many this pass has decided.
@@ -60,8 +67,13 @@ impl Pass<'_> {
         mut request: Request,
         replica: u32,
     ) -> Result<Decided, Explanation> {
+        let like_others = self.like_others(&request, replica);
         if !self.within_quota(&mut request, replica) {
-            return Err(Explanation::default());
+            let explanation = Explanation::default();
+            if like_others {
+                self.hopeless = Some(explanation.clone());
+            }
+            return Err(explanation);
         }
         self.out.decisions += 1;
         let view = View::Fleet(&self.index.fleet);
@@ -71,7 +83,7 @@ impl Pass<'_> {
             Err(explanation) => self.decide_on_cold(&request).ok_or(explanation),
             decided => decided,
         };
-        if let (Err(explanation), true) = (&decided, request.avoid.is_empty()) {
+        if let (Err(explanation), true) = (&decided, like_others) {
             self.hopeless = Some(explanation.clone());
         }
         decided

@@ -120,6 +120,24 @@ fn what_is_moved_does_not_count_twice() {
 }
 
 #[test]
+fn what_a_quota_keeps_from_a_new_replica_it_does_not_keep_from_one_that_moves() {
+    let mut w = World::new();
+    w.node("cloud", dear(), 0);
+    quota(&mut w, "team", "money", json!({ "maxHourlyCost": 2 }));
+    named(&mut w, "team", "a", service(2, "i"));
+    // The first has lost its place by hand, and another workload has taken what it cost.
+    let name = Name::new("team", "a");
+    w.index.take_back(&name, 0);
+    named(&mut w, "team", "b", service(1, "i"));
+    w.node("cloud-2", dear(), 0);
+    w.node_spec("cloud", json!({ "site": "lab", "draining": true }));
+    w.settle();
+    let second = w.index.placement(&name, 1).unwrap();
+    assert_eq!(second.spec.node, "cloud-2");
+    assert!(w.index.placement(&name, 0).is_none());
+}
+
+#[test]
 fn a_gang_gets_all_its_places_or_none() {
     let mut w = World::new();
     w.node("one", json!({}), 0);
