@@ -28,6 +28,8 @@ use crate::{http, install};
 
 /// Time for the whole shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(10);
+/// How long a process that could not lead waits before it tries again.
+const LEAD_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`.
 ///
@@ -263,9 +265,12 @@ impl Control {
         }
     }
 
-    /// Leads whenever it holds the lease.
+    /// Leads whenever it holds the lease. What keeps it from leading the first time is an error of
+    /// the set-up and ends it. Later it tries again, and lets others lead meanwhile: its own port
+    /// may be taken until the connections of before have drained, the API may be busy.
     async fn contend(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut contender = Contender::new(&self.client, self.identity.clone());
+        let mut led = false;
         loop {
             self.directory.step_down(Role::Standby);
             if !contender.acquire(stop).await {
@@ -280,13 +285,22 @@ impl Control {
                 }
                 result = &mut lead => result,
             };
-            if let Err(e) = result {
-                contender.release().await;
-                return Err(e);
-            }
             self.metrics.leader.set(0);
-            if stop.is_cancelled() {
+            if result.is_err() || stop.is_cancelled() {
                 contender.release().await;
+            }
+            match result {
+                Err(e) if !led => return Err(e),
+                Err(e) => {
+                    warn!(error = format!("{e:#}"), "cannot lead; trying again");
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(LEAD_RETRY) => {}
+                    }
+                }
+                Ok(()) => led = true,
+            }
+            if stop.is_cancelled() {
                 return Ok(());
             }
         }
