@@ -32,8 +32,13 @@ pub fn check_name(name: &str) -> Result<(), ImageError> {
     }
 }
 
-/// The whole image as one tar file.
-pub fn image_tar(image: &Image, entrypoint: &str, layer: Vec<u8>) -> Result<Vec<u8>, ImageError> {
+/// The whole image as one tar file. `architecture` is that of its program, in OCI's words.
+pub fn image_tar(
+    image: &Image,
+    entrypoint: &str,
+    architecture: &str,
+    layer: Vec<u8>,
+) -> Result<Vec<u8>, ImageError> {
     // Hashing is most of the work of packing: each blob is hashed once.
     let layer_digest = digest(&layer);
     let mut command = vec![entrypoint.to_owned()];
@@ -43,7 +48,7 @@ pub fn image_tar(image: &Image, entrypoint: &str, layer: Vec<u8>) -> Result<Vec<
         run["User"] = json!(format!("{user}:{user}"));
     }
     let config = json!({
-        "architecture": architecture(),
+        "architecture": architecture,
         "os": "linux",
         "config": run,
         "rootfs": { "type": "layers", "diff_ids": [layer_digest] },
@@ -98,13 +103,4 @@ pub fn image_tar(image: &Image, entrypoint: &str, layer: Vec<u8>) -> Result<Vec<
     }
     tar.file("index.json".to_owned(), 0o644, &index)?;
     Ok(tar.finish())
-}
-
-/// This machine's architecture in OCI's words.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }

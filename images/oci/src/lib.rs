@@ -3,6 +3,7 @@
 //! `ctr -n k8s.io image import` reads. The same input always gives the same bytes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
+mod elf;
 mod layout;
 mod libraries;
 mod tar;
@@ -43,6 +44,9 @@ pub enum ImageError {
         /// What it said.
         message: String,
     },
+    /// The program is for other machines, and its libraries are not here.
+    #[error("{0}: for another architecture, and not static: its libraries are not on this machine")]
+    Foreign(PathBuf),
     /// The path does not fit a tar header.
     #[error("{0}: path is too long for the image")]
     LongPath(String),
@@ -157,7 +161,13 @@ pub fn build(image: &Image) -> Result<Vec<u8>, ImageError> {
         0o644,
         b"root:x:0:0:root:/:/bin/false\n",
     )?;
-    let libraries = libraries::needed_by(&image.program)?;
+    let libraries = if elf::architecture(&program) == elf::here() {
+        libraries::needed_by(&image.program)?
+    } else if elf::is_dynamic(&program) {
+        return Err(ImageError::Foreign(image.program.clone()));
+    } else {
+        Vec::new()
+    };
     let libraries = libraries
         .iter()
         .map(|l| (&l.found, l.inside.clone(), 0o755));
@@ -176,7 +186,12 @@ pub fn build(image: &Image) -> Result<Vec<u8>, ImageError> {
         }
         layer.file(inside.to_owned(), mode, &bytes)?;
     }
-    layout::image_tar(image, &entrypoint, layer.finish())
+    layout::image_tar(
+        image,
+        &entrypoint,
+        elf::architecture(&program),
+        layer.finish(),
+    )
 }
 
 #[cfg(test)]
@@ -244,6 +259,33 @@ mod tests {
         image.files = vec!["/etc/no-such-file".into()];
         let error = build(&image).unwrap_err().to_string();
         assert!(error.contains("/etc/no-such-file"), "{error}");
+    }
+
+    #[test]
+    fn a_program_for_other_machines_has_to_be_static() {
+        let other = if elf::here() == "arm64" { 62_u16 } else { 183 };
+        let mut elf = b"\x7fELF\x02\x01".to_vec();
+        elf.resize(64, 0);
+        elf[18..20].copy_from_slice(&other.to_le_bytes());
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        std::fs::write(&program, &elf).unwrap();
+        let bytes = build(&Image::new("localhost/other:1", &program)).unwrap();
+        let name = elf::architecture(&elf);
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(
+            text.contains(&format!(r#""architecture":"{name}""#)),
+            "the config"
+        );
+
+        // One program header, which asks for a loader.
+        elf[32] = 64;
+        elf[54] = 56;
+        elf[56] = 1;
+        elf.extend(3_u32.to_le_bytes());
+        std::fs::write(&program, &elf).unwrap();
+        let error = build(&Image::new("localhost/other:1", &program)).unwrap_err();
+        assert!(error.to_string().contains("not static"), "{error}");
     }
 
     #[test]
