@@ -19,6 +19,7 @@
 
 pub mod apply;
 pub mod args;
+pub mod client;
 pub mod clusters;
 pub mod cost;
 pub mod decider;

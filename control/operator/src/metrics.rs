@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::client::Requests;
 use crate::cost;
 use crate::decider::Sums;
 use crate::index::Verdicts;
@@ -40,6 +41,8 @@ pub struct Metrics {
     pub placements: Family<Phase, Gauge>,
     /// API writes that failed and were tried again.
     pub write_failures: Counter,
+    /// Requests to the API server.
+    pub requests: Requests,
     /// What the fleet costs.
     pub cost: cost::Metrics,
     site_decisions: Family<Verdict, Counter>,
@@ -92,6 +95,7 @@ impl Metrics {
             workloads: Gauge::default(),
             placements: Family::default(),
             write_failures: Counter::default(),
+            requests: Requests::default(),
             cost: cost::Metrics::register(registry),
             site_decisions: Family::default(),
             policy_info: Family::default(),
@@ -125,6 +129,11 @@ impl Metrics {
             "write_failures",
             "API writes that failed and were tried again",
             m.write_failures.clone(),
+        );
+        r.register(
+            "api_requests",
+            "Requests to the API server, by method and HTTP status; a watch counts when it opens",
+            m.requests.clone(),
         );
         r.register(
             "site_decisions",

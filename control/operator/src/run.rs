@@ -11,7 +11,6 @@ use hyperion_api::NAMESPACE;
 use hyperion_embedded::{Embedded, EmbeddedConfig};
 use hyperion_gateway::GatewayConfig;
 use hyperion_providers::feeds::{self, FeedConfig, Feeds, run::Source};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,7 +23,7 @@ use crate::experience::Recorder;
 use crate::lead::{self, Leader};
 use crate::lease::Contender;
 use crate::metrics::Metrics;
-use crate::{http, install};
+use crate::{client, http, install};
 
 /// Time for the whole shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -104,7 +103,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     } else {
         None
     };
-    let client = client(api.as_ref(), kubeconfig.as_deref()).await?;
+    let client = client::connect(api.as_ref(), kubeconfig.as_deref(), &metrics.requests).await?;
     let control = Control {
         client,
         identity,
@@ -183,30 +182,6 @@ async fn start_api(
         .map_err(|e| anyhow::anyhow!("embedded API: {e}"))?;
     info!(address = %api.local_addr(), "the embedded API serves");
     Ok(api)
-}
-
-async fn client(api: Option<&Embedded>, kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
-    let read = match (api, kubeconfig) {
-        (Some(api), _) => Some(
-            Kubeconfig::from_yaml(&api.kubeconfig_yaml())
-                .context("the embedded API's kubeconfig")?,
-        ),
-        (None, Some(path)) => Some(
-            Kubeconfig::read_from(path)
-                .with_context(|| format!("kubeconfig {}", path.display()))?,
-        ),
-        (None, None) => None,
-    };
-    let mut config = match read {
-        Some(read) => kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-            .await
-            .context("kubeconfig")?,
-        None => kube::Config::incluster()
-            .context("not in a cluster: give --kubeconfig FILE, or --embedded --data-dir DIR")?,
-    };
-    // Watches end by themselves; nothing else takes this long.
-    config.read_timeout = Some(Duration::from_secs(330));
-    kube::Client::try_from(config).context("Kubernetes client")
 }
 
 /// This process, across restarts: two control planes of one host have data folders of their own.

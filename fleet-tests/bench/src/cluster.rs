@@ -2,6 +2,7 @@
 //! many workloads by Hyperion, on the same cluster of nodes that kwok runs.
 
 pub mod check;
+pub mod control;
 mod hyperion;
 mod requests;
 mod seen;
@@ -226,7 +227,19 @@ impl Took {
     }
 }
 
-/// Creates the objects, many at once, and waits until as many Pods have nodes, and run.
+/// Creates objects, many at once.
+async fn create<K>(api: &Api<K>, objects: &[K]) -> Result<(), kube::Error>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned + Serialize,
+{
+    let made = stream::iter(objects).map(|object| async {
+        let made = api.create(&PostParams::default(), object).await;
+        made.map(drop)
+    });
+    made.buffer_unordered(PARALLEL).try_collect().await
+}
+
+/// Creates the objects, and waits until as many Pods have nodes, and run.
 fn place<K>(args: &Args, cluster: &WorkloadCluster, objects: Vec<Value>) -> Result<Took>
 where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -251,15 +264,7 @@ where
         ))
     })?;
     let begin = Instant::now();
-    runtime.block_on(
-        stream::iter(&typed)
-            .map(|object| async {
-                let made = api.create(&PostParams::default(), object).await;
-                made.map(drop)
-            })
-            .buffer_unordered(PARALLEL)
-            .try_collect::<()>(),
-    )?;
+    runtime.block_on(create(&api, &typed))?;
     let created = begin.elapsed();
     let patience = Duration::from_secs(args.patience);
     let all = pods

@@ -22,6 +22,7 @@ struct Cli {
 enum Bench {
     Cluster(cluster::Args),
     Clusters(clusters::Args),
+    Control(cluster::control::Args),
     Link(link::Args),
     Start(fleet::StartArgs),
     Agent(fleet::AgentArgs),
@@ -56,6 +57,7 @@ fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
     match bench {
         Bench::Cluster(args) => cluster::run(&args).map(Some),
         Bench::Clusters(args) => clusters::run(&args).map(Some),
+        Bench::Control(args) => cluster::control::run(&args).map(Some),
         Bench::Start(args) => fleet::start(&args).map(Some),
         Bench::Agent(args) => fleet::agent(&args).map(Some),
         Bench::Lab(args) => fleet::lab(&args).map(Some),

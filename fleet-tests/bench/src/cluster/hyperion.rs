@@ -17,6 +17,7 @@ const START: Duration = Duration::from_secs(120);
 /// `hyperion-control` as a process of ours.
 pub(super) struct Hyperion {
     process: Process,
+    http_addr: String,
 }
 
 impl Hyperion {
@@ -48,12 +49,17 @@ impl Hyperion {
             }
         });
         ready.with_context(|| process.log_tail(20))?;
-        Ok(Self { process })
+        Ok(Self { process, http_addr })
     }
 
     /// Its process, while it runs.
     pub(super) fn pid(&self) -> Option<u32> {
         self.process.id().map(|id| id.pid)
+    }
+
+    /// What it counts.
+    pub(super) fn metrics(&self) -> Result<String> {
+        http::get(&self.http_addr, "/metrics")
     }
 
     pub(super) fn log_tail(&self) -> String {
