@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Test programs that start containers. They take turns by themselves.
 LAB_TESTS := $(patsubst fleet-tests/lab/tests/%.rs,--test %,$(wildcard fleet-tests/lab/tests/*.rs))
 
-.PHONY: help demo demo-stop build test test-unit test-lab test-cluster lint bench cross deb
+.PHONY: help demo demo-stop build test test-unit test-lab test-cluster lint bench cross deb qemu-image qemu-device
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,3 +70,12 @@ deb: ## Make the agent's Debian package in target/deb; ARCH=arm64 for Jetson boa
 	@.ci/setup build
 	$(if $(filter arm64,$(ARCH)),CARGO_TARGET_DIR=$(TARGET) .ci/cross,$(CARGO) build --profile device -p hyperion-agent --locked)
 	images/deb/build $(DEB_PROGRAM) $(TARGET)/deb
+
+qemu-image: cross build ## Make the disk image of the emulated device (arm64) in target/qemu
+	images/qemu/preload $(TARGET)/release/hyperion-image $(TARGET)/qemu/preload
+	images/qemu/build --preload $(TARGET)/qemu/preload \
+		"$$(images/deb/build $(TARGET)/aarch64-unknown-linux-gnu/device/hyperion-agent $(TARGET)/deb)" $(TARGET)/qemu/device.img
+
+qemu-device: cross build ## Boot one: it enrols by itself and runs a workload; KEEP=1 leaves it running
+	@.ci/setup lab
+	CARGO_TARGET_DIR=$(TARGET) .ci/qemu-device $(if $(KEEP),--keep)
