@@ -7,6 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::capacity::Capacity;
 use crate::workload::Provider;
 
 /// A Kubernetes cluster. Its nodes become nodes of the fleet, named `CLUSTER.NODE`, and replicas that
@@ -49,6 +50,9 @@ pub struct HyperionClusterSpec {
     /// Labels of the nodes that are ours to use; all nodes where there are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
+    /// What Karpenter may launch there; nothing where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
 }
 
 /// Status of a cluster.
@@ -70,10 +74,18 @@ pub struct HyperionClusterStatus {
     /// Nodes that are selected and can't be used; their objects say why.
     #[serde(default)]
     pub unusable_nodes: i32,
+    /// NodeClaims of ours: machines that were asked for, and not given back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub node_claims: i32,
     /// Version of the API server.
     #[serde(default)]
     pub version: String,
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }

@@ -29,6 +29,8 @@ pub const REASON_ALL_PLACED: &str = "AllPlaced";
 pub const REASON_UNPLACEABLE: &str = "Unplaceable";
 /// Placed=False: a quota of the namespace leaves too little; the message names it.
 pub const REASON_QUOTA: &str = "QuotaExceeded";
+/// Placed=False: a machine is being launched for it; the message names the offer and the NodeClaim.
+pub const REASON_LAUNCHING: &str = "Launching";
 /// Placed=False: a decision is under way.
 pub const REASON_PLACING: &str = "Placing";
 /// Placed=False: the node is out of reach and `replaceAfter` has not passed, or the workload is
@@ -68,6 +70,10 @@ pub const EVENT_MOVED: &str = "Moved";
 pub const EVENT_DECIDED_BY_SITE: &str = "DecidedBySite";
 /// Event on a workload or a node: what a site decided while it was cut off does not hold.
 pub const EVENT_SITE_OVERRULED: &str = "SiteOverruled";
+/// Event on a workload: a machine is launched for a replica that fits nowhere.
+pub const EVENT_LAUNCHING: &str = "Launching";
+/// Event on a workload: the machine that it waited for does not come; another offer is taken.
+pub const EVENT_LAUNCH_FAILED: &str = "LaunchFailed";
 /// Event on a node: something that was applied at its site can't be taken over; it goes on there.
 pub const EVENT_NOT_TAKEN_OVER: &str = "NotTakenOver";
 /// Event on the ConfigMap of the policy: the policy that was asked for is refused.
@@ -109,3 +115,15 @@ pub const EVENT_ABANDONED: &str = "Abandoned";
 pub const EVENT_POD_DELETED: &str = "PodDeleted";
 /// Event on a workload: a Pod of its was changed by others, and is made again.
 pub const EVENT_POD_CHANGED: &str = "PodChanged";
+/// Cluster: machines can be launched in it; there is no such condition where none may be.
+pub const CAPACITY: &str = "Capacity";
+/// Capacity=True.
+pub const REASON_CAPACITY_READY: &str = "CapacityReady";
+/// Capacity=False: the cluster has no NodeClaims: Karpenter is not installed, or too old.
+pub const REASON_KARPENTER_MISSING: &str = "KarpenterMissing";
+/// Capacity=False: the node class does not exist.
+pub const REASON_NODE_CLASS_MISSING: &str = "NodeClassMissing";
+/// Capacity=False: the API server refuses the NodeClaims as they are; the message has its words.
+pub const REASON_NODE_CLAIM_REFUSED: &str = "NodeClaimRefused";
+/// Event on a cluster: a machine was given back, and why.
+pub const EVENT_GIVEN_BACK: &str = "GivenBack";

@@ -211,6 +211,61 @@ fn cluster_bounds() -> Vec<Bound> {
             json!({ "minLength": 1, "maxLength": 253 }),
         ),
         ("spec.nodeSelector", json!({ "maxProperties": 64 })),
+        (
+            "spec.capacity.nodeClassRef.group",
+            json!({ "minLength": 1, "maxLength": 253 }),
+        ),
+        (
+            "spec.capacity.nodeClassRef.kind",
+            json!({ "minLength": 1, "maxLength": 63 }),
+        ),
+        (
+            "spec.capacity.nodeClassRef.name",
+            json!({ "minLength": 1, "maxLength": 253 }),
+        ),
+        ("spec.capacity.instanceTypes", json!({ "maxItems": 100 })),
+        (
+            "spec.capacity.instanceTypes[]",
+            json!({ "minLength": 1, "maxLength": 64 }),
+        ),
+        ("spec.capacity.zones", json!({ "maxItems": 16 })),
+        (
+            "spec.capacity.zones[]",
+            json!({ "minLength": 1, "maxLength": 64 }),
+        ),
+        (
+            "spec.capacity.capacityTypes",
+            json!({ "maxItems": 2, "x-kubernetes-validations": [{
+                "rule": "self.all(t, t != 'owned')",
+                "message": "what is owned can't be launched: spot or on-demand",
+            }] }),
+        ),
+        (
+            "spec.capacity.maxNodes",
+            json!({ "minimum": 0, "maximum": 10_000 }),
+        ),
+        (
+            "spec.capacity.maxHourlyCost",
+            json!({ "minimum": 0, "maximum": 1e6 }),
+        ),
+        (
+            "spec.capacity.launchTimeout",
+            json!({ "pattern": DURATION, "maxLength": 32 }),
+        ),
+        (
+            "spec.capacity.emptyAfter",
+            json!({ "pattern": DURATION, "maxLength": 32 }),
+        ),
+        ("spec.capacity.labels", json!({ "maxProperties": 32 })),
+        ("spec.capacity.taints", json!({ "maxItems": 16 })),
+        (
+            "spec.capacity.taints[].key",
+            json!({ "minLength": 1, "maxLength": 316 }),
+        ),
+        (
+            "spec.capacity.taints[].effect",
+            json!({ "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"] }),
+        ),
     ]
 }
 

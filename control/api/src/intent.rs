@@ -24,18 +24,22 @@ pub fn times(spec: &HyperionWorkloadSpec) -> Result<Times, Invalid> {
     let Some(disconnect) = &spec.policy.disconnect else {
         return Ok(Times::default());
     };
+    let time = |name: &str, text: &Option<String>| {
+        duration(&format!("spec.policy.disconnect.{name}"), text.as_deref())
+    };
     Ok(Times {
-        replace_after: duration("replaceAfter", disconnect.replace_after.as_deref())?,
-        stop_after: duration("stopAfter", disconnect.stop_after.as_deref())?,
+        replace_after: time("replaceAfter", &disconnect.replace_after)?,
+        stop_after: time("stopAfter", &disconnect.stop_after)?,
     })
 }
 
-fn duration(name: &str, text: Option<&str>) -> Result<Option<Duration>, Invalid> {
+/// Reads a time such as `30s`, where there is one.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, Invalid> {
     let read = |t: &str| {
-        humantime::parse_duration(t).map_err(|e| {
-            let field = format!("spec.policy.disconnect.{name}");
-            Invalid::new(field, format!("{t:?}: {e}"))
-        })
+        humantime::parse_duration(t).map_err(|e| Invalid::new(field, format!("{t:?}: {e}")))
     };
     text.map(read).transpose()
 }

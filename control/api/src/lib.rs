@@ -2,6 +2,7 @@
 //! module for condition types and reasons.
 //!
 //! - [`workload`], [`placement`], [`node`], [`cluster`], [`quota`]: the kinds.
+//! - [`capacity`]: what may be launched in a cluster.
 //! - [`crd`]: their CRDs, with the bounds that a Rust type does not carry.
 //! - [`request`]: a workload in the form that placement reads; [`quantity`]: Kubernetes numbers.
 //! - [`agent_pod`], [`intent`]: a workload in the form that agents and their sites read.
@@ -14,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
 
 pub mod agent_pod;
+pub mod capacity;
 pub mod cluster;
 pub mod conditions;
 pub mod cost;

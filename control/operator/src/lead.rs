@@ -12,6 +12,7 @@ use hyperion_api::conditions;
 use hyperion_gateway::{Gateway, GatewayEvent};
 use hyperion_proto::agent_v1::StartReplica;
 use hyperion_providers::feeds::Prices;
+use hyperion_providers::prometheus::Sample;
 use tokio::sync::{mpsc, watch as latest};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -25,6 +26,7 @@ use crate::directory::Directory;
 use crate::events::{self, Note, Publisher};
 use crate::experience::Recorder;
 use crate::index::{Index, Name, Priority};
+use crate::measured::{self, Measured};
 use crate::metrics::Metrics;
 use crate::plan::{self, Action, Outcome};
 use crate::queue::Queue;
@@ -74,6 +76,17 @@ pub struct Leader {
     pub recorder: Recorder,
     /// Live prices, where there are feeds.
     pub prices: Option<latest::Receiver<Arc<Prices>>>,
+    /// Measurements of nodes without an agent, where somebody makes them.
+    pub measured: Option<Elsewhere>,
+}
+
+/// What others measure, and how much of it is of this fleet.
+#[derive(Debug, Clone)]
+pub struct Elsewhere {
+    /// The last answer.
+    pub values: latest::Receiver<Measured>,
+    /// Of the last answer.
+    pub counts: measured::Metrics,
 }
 
 /// Runs until `stop`.
@@ -93,6 +106,7 @@ pub async fn run(
         stop.clone(),
     ));
     let mut prices = leader.prices.clone();
+    let mut measured = leader.measured.as_ref().map(|m| m.values.clone());
     let mut maps = source::watch(&leader.client, stop.clone());
     let publisher = events::start(leader.client.clone(), &leader.identity, stop.clone());
     let home = leader.client.clone();
@@ -140,6 +154,7 @@ pub async fn run(
             Some(result) = applied.recv() => work.applied(result),
             Some(map) = maps.recv() => work.map_read(map),
             now = changed(&mut prices) => work.prices(now),
+            now = changed(&mut measured) => work.measured_elsewhere(&now),
             event = agents.recv(), if work.listed_at.is_some() => match event {
                 Some(event) => work.agent(event),
                 None => break,
@@ -154,14 +169,14 @@ pub async fn run(
     }
 }
 
-/// The prices, when there are others.
-async fn changed(prices: &mut Option<latest::Receiver<Arc<Prices>>>) -> Arc<Prices> {
-    if let Some(prices) = prices
-        && prices.changed().await.is_ok()
+/// The newest value, when there is another.
+async fn changed<T>(values: &mut Option<latest::Receiver<Arc<T>>>) -> Arc<T> {
+    if let Some(values) = values
+        && values.changed().await.is_ok()
     {
-        return prices.borrow_and_update().clone();
+        return values.borrow_and_update().clone();
     }
-    // No feeds, or they have ended with the process.
+    // Nobody asked for any, or they have ended with the process.
     std::future::pending().await
 }
 
@@ -371,6 +386,7 @@ impl Work {
         }
         if self.listed_at.is_none() && self.listed == [true; 4] {
             self.listed_at = Some(now);
+            self.index.launch_from(now + plan::FIRST_CONTACT);
         }
     }
 
@@ -441,6 +457,15 @@ impl Work {
         self.queue.push(name, priority, rank);
     }
 
+    /// What a Prometheus server says of nodes.
+    fn measured_elsewhere(&mut self, samples: &[Sample]) {
+        let (nodes, unknown) = self.index.measure_elsewhere(samples);
+        if let Some(of) = &self.leader.measured {
+            of.counts.nodes.set(i64::try_from(nodes).unwrap_or(i64::MAX));
+            of.counts.unknown.set(i64::try_from(unknown).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Passes over dirty workloads; true while there are more.
     fn passes(&mut self) -> bool {
         let now = Instant::now();
@@ -457,6 +482,9 @@ impl Work {
         }
         if self.index.warm_at().is_some_and(|at| at <= now) {
             self.index.warm(now);
+        }
+        if self.index.machines_due_at().is_some_and(|at| at <= now) {
+            self.index.machines_due(now);
         }
         if now >= self.hope_at && self.index.hopeful() > 0 {
             let many = self.index.hopeful() > FEW;
@@ -492,6 +520,7 @@ impl Work {
             .queue
             .set(i64::try_from(self.queue.len()).unwrap_or(i64::MAX));
         self.count(now);
+        self.launches();
         self.complete(now);
         self.release(now);
         self.answers();
@@ -662,6 +691,7 @@ impl Work {
         metrics
             .workloads
             .set(i64::try_from(self.index.workloads()).unwrap_or(i64::MAX));
+        metrics.count_claims(self.index.claim_states());
         metrics.count_placements(self.index.placements().map(|p| p.status.phase));
         let statuses = self.index.quota_statuses().into_iter();
         let statuses = statuses.map(|(quota, status)| Action::QuotaStatus { quota, status });
@@ -681,6 +711,7 @@ impl Work {
             .chain(soon)
             .chain(hope)
             .chain(self.index.warm_at())
+            .chain(self.index.machines_due_at())
             .chain(Some(self.meter.due()))
             .min()
             .unwrap_or(idle)

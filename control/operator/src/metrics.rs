@@ -39,6 +39,8 @@ pub struct Metrics {
     pub workloads: Gauge,
     /// Placements by phase.
     pub placements: Family<Phase, Gauge>,
+    /// Machines that were asked for, by cluster and state.
+    node_claims: Family<ClaimState, Gauge>,
     /// API writes that failed and were tried again.
     pub write_failures: Counter,
     /// Requests to the API server.
@@ -69,6 +71,13 @@ struct Verdict {
     verdict: &'static str,
 }
 
+/// Labels of `hyperion_operator_node_claims`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClaimState {
+    cluster: String,
+    state: &'static str,
+}
+
 /// Labels of `hyperion_policy_info`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyInfo {
@@ -94,6 +103,7 @@ impl Metrics {
             queue: Gauge::default(),
             workloads: Gauge::default(),
             placements: Family::default(),
+            node_claims: Family::default(),
             write_failures: Counter::default(),
             requests: Requests::default(),
             cost: cost::Metrics::register(registry),
@@ -125,6 +135,11 @@ impl Metrics {
         );
         r.register("workloads", "Workloads known", m.workloads.clone());
         r.register("placements", "Placements by phase", m.placements.clone());
+        r.register(
+            "node_claims",
+            "Machines that were asked for in workload clusters, by state",
+            m.node_claims.clone(),
+        );
         r.register(
             "write_failures",
             "API writes that failed and were tried again",
@@ -267,6 +282,20 @@ impl Metrics {
         }
         for (phase, count) in counts {
             self.placements.get_or_create(&Phase { phase }).set(count);
+        }
+    }
+
+    /// Takes the states of all NodeClaims, with their clusters.
+    pub fn count_claims<'a>(&self, states: impl Iterator<Item = (&'a str, &'static str)>) {
+        let mut counts = std::collections::BTreeMap::<(&str, &'static str), i64>::new();
+        for at in states {
+            *counts.entry(at).or_default() += 1;
+        }
+        self.node_claims.clear();
+        for ((cluster, state), count) in counts {
+            let cluster = cluster.to_owned();
+            let labels = ClaimState { cluster, state };
+            self.node_claims.get_or_create(&labels).set(count);
         }
     }
 }

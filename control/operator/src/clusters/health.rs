@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::connect::Trouble;
 use crate::events::{Note, Publisher};
 
 /// Two writes are at least this far apart.
@@ -108,6 +109,36 @@ impl Health {
         self.change(|status| {
             (status.nodes, status.unusable_nodes) = (number(usable), number(unusable));
         });
+    }
+
+    /// Machines that were asked for, and not given back.
+    pub fn claims(&self, count: usize) {
+        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        self.change(|status| status.node_claims = count);
+    }
+
+    /// Whether machines can be launched; none where none may be.
+    pub fn capacity(&self, works: Option<&Result<(), Trouble>>) {
+        let held = self.condition(conditions::CAPACITY);
+        let (word, reason, message) = match works {
+            None => {
+                self.change(|status| {
+                    status
+                        .conditions
+                        .retain(|c| c.type_ != conditions::CAPACITY)
+                });
+                return;
+            }
+            Some(Ok(())) => ("True", conditions::REASON_CAPACITY_READY, ""),
+            Some(Err(trouble)) => ("False", trouble.reason, trouble.message.as_str()),
+        };
+        self.change(|status| {
+            let words = (word, reason, message);
+            set(status, conditions::CAPACITY, words, self.generation);
+        });
+        if held.is_none_or(|h| h != (word.to_owned(), reason.to_owned())) {
+            self.event(word == "False", reason, message);
+        }
     }
 
     /// Version of the API server.

@@ -10,10 +10,12 @@
 //!
 //! - [`node`], [`usage`], [`pod`]: translations. No I/O.
 //! - [`state`]: what is known of a cluster and what has to be done, as a plain struct. No I/O.
+//! - [`claims`]: machines that Karpenter launches there.
 //! - [`connect`]: how a cluster is reached; [`task`] and [`session`]: its task; [`writes`]: Pods;
 //!   [`objects`]: HyperionNodes; [`health`]: its status.
 //! - here: which clusters there are, and which of them an order is for.
 
+pub mod claims;
 pub mod connect;
 pub mod health;
 pub mod node;
@@ -35,6 +37,7 @@ use hyperion_api::node::HyperionNode;
 use hyperion_api::workload::HyperionWorkload;
 use hyperion_api::{LABEL_CLUSTER, conditions};
 use hyperion_proto::domain::ReplicaKey;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 use kube::core::DeserializeGuard;
@@ -44,6 +47,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::events::{Note, Publisher};
+use crate::index::Heard;
+use claims::Wants;
 
 pub use state::{Event, Order};
 
@@ -65,11 +70,18 @@ struct Routes {
     held_back: BTreeSet<String>,
 }
 
+/// Orders for a cluster, and the machines that are wanted there.
+type Inbox = (mpsc::UnboundedReceiver<Order>, watch::Receiver<Arc<Wants>>);
+
 /// Where orders for a cluster go.
 struct Route {
     orders: mpsc::UnboundedSender<Order>,
+    /// Its HyperionCluster, as events name it.
+    about: Option<ObjectReference>,
     /// Until its task takes it.
     waiting: Option<mpsc::UnboundedReceiver<Order>>,
+    /// Machines that are wanted there.
+    wants: watch::Sender<Arc<Wants>>,
 }
 
 impl Routes {
@@ -85,7 +97,9 @@ impl Routes {
                 }
                 Route {
                     orders,
+                    about: None,
                     waiting: Some(waiting),
+                    wants: watch::Sender::default(),
                 }
             })
     }
@@ -170,8 +184,26 @@ impl Clusters {
         routes.complete = true;
     }
 
-    fn take(&self, cluster: &str) -> Option<mpsc::UnboundedReceiver<Order>> {
-        self.routes().route(cluster).waiting.take()
+    /// All machines that are wanted in a cluster.
+    pub fn want(&self, cluster: &str, wants: Wants) {
+        let mut routes = self.routes();
+        // Of one that is gone nothing is wanted.
+        if let Some(route) = routes.by_cluster.get_mut(cluster) {
+            route.wants.send_replace(Arc::new(wants));
+        }
+    }
+
+    /// A cluster, as events name it; none where it is not followed.
+    #[must_use]
+    pub fn about(&self, cluster: &str) -> Option<ObjectReference> {
+        self.routes().by_cluster.get(cluster)?.about.clone()
+    }
+
+    fn take(&self, cluster: &str, about: ObjectReference) -> Option<Inbox> {
+        let mut routes = self.routes();
+        let route = routes.route(cluster);
+        route.about = Some(about);
+        Some((route.waiting.take()?, route.wants.subscribe()))
     }
 
     fn forget(&self, cluster: &str) {
@@ -291,7 +323,7 @@ impl Manager {
             }
             self.delete(&name).await;
         }
-        let Some(orders) = self.clusters.take(&name) else {
+        let Some((orders, wants)) = self.clusters.take(&name, health::about(&cluster)) else {
             return;
         };
         info!(cluster = name, "cluster is followed");
@@ -309,6 +341,7 @@ impl Manager {
             home: self.home.clone(),
             object: receiver,
             orders,
+            wants,
             events: self.events.clone(),
             objects: objects::start(&self.home, &cluster, stop.clone()),
             health: health::Health::start(&self.home, &cluster, publisher, stop.clone()),
@@ -346,6 +379,9 @@ impl Manager {
             let _ = task.done.await;
         }
         self.clusters.forget(name);
+        let over = Event::Machines(name.to_owned(), Heard::Over);
+        // The loop ends with the leader.
+        let _ = self.events.send(over).await;
         sweep(&self.home, |cluster| cluster == name).await;
         info!(cluster = name, "cluster is not followed any more");
     }

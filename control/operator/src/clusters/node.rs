@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
+use super::pod::LABEL_OWNER;
 use super::usage::Usage;
 
 /// A cluster, as its nodes are read.
@@ -83,6 +84,8 @@ const SAID_ELSEWHERE: &[&str] = &[
     "node.kubernetes.io/unreachable",
     "node.kubernetes.io/unschedulable",
 ];
+/// Taint of a node that Karpenter is about to take away.
+const DISRUPTED: &str = "karpenter.sh/disrupted";
 /// Labels that only nodes of one provider have.
 const MARKS: &[(&str, Provider)] = &[
     ("eks.amazonaws.com/", Provider::Aws),
@@ -191,7 +194,10 @@ pub fn machine(node: &Node, of: &Identity) -> Result<Machine, Unusable> {
         facts.agent_version.clone_from(&info.kubelet_version);
     }
     let spec = node.spec.clone().unwrap_or_default();
-    facts.cordoned = spec.unschedulable == Some(true) || node.metadata.deletion_timestamp.is_some();
+    let mut taints = spec.taints.iter().flatten();
+    facts.cordoned = spec.unschedulable == Some(true)
+        || node.metadata.deletion_timestamp.is_some()
+        || taints.any(|t| t.key == DISRUPTED);
     facts.taints = spec
         .taints
         .into_iter()
@@ -259,10 +265,12 @@ fn provider(node: &Node, of: &Identity) -> Result<(), Unusable> {
         return Err(unusable("ProviderMissing", what));
     }
     let found = provider_of(id);
+    // One that we had launched says so, and is of no other cloud.
+    let ours = node.labels().get(LABEL_OWNER) == Some(&of.uid) && !of.uid.is_empty();
     let matches = if edge {
         found.is_none()
     } else {
-        found == Some(of.provider)
+        found == Some(of.provider) || ours && found.is_none()
     };
     if !matches {
         let what = format!("its providerID {id:?} is not one of {}", of.provider);

@@ -17,11 +17,13 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
+use super::claims::{Claims, Said};
 use super::connect::{self, Answer, Link, Rights, Trouble};
 use super::pod::LABEL_OWNER;
 use super::state::Event;
 use super::task::{Cluster, End};
 use super::writes::{Writes, Written};
+use crate::index::{Heard, Market};
 
 /// How often it is asked whether it is still there.
 const CHECK: Duration = Duration::from_secs(3);
@@ -82,6 +84,7 @@ impl Cluster {
         let (mut round, mut deep, mut failed) = (0_u32, true, 0_u32);
         let mut synced = false;
         let mut drained_by: Option<Instant> = None;
+        let mut claims: Option<Claims> = None;
         loop {
             if !self.pump(&mut writes).await {
                 return End::Stopped;
@@ -122,8 +125,10 @@ impl Cluster {
                             return End::Stopped;
                         }
                         drained_by = leaving.then(|| Instant::now() + DRAIN);
+                        claims = self.claims(&link, object, leaving).await;
                     }
                 }
+                said = next(&mut claims) => self.claim_said(said).await,
                 written = out.next() => deep |= self.written(written),
                 _ = check.tick() => {
                     if checks.is_empty() {
@@ -159,9 +164,10 @@ impl Cluster {
                     self.state.flush(Instant::now());
                     if synced {
                         self.health.nodes(self.state.nodes());
+                        self.health.claims(claims.as_ref().map_or(0, Claims::count));
                     }
                     if let Some(until) = drained_by
-                        && self.leaving(until)
+                        && self.leaving(until, claims.as_ref())
                     {
                         return End::Left;
                     }
@@ -319,20 +325,76 @@ impl Cluster {
     }
 
     /// True when nothing of ours is left. Until `until` replicas move away by themselves.
-    fn leaving(&mut self, until: Instant) -> bool {
+    fn leaving(&mut self, until: Instant, claims: Option<&Claims>) -> bool {
         let now = Instant::now();
         let pods = self.state.pods();
         if pods.is_empty() || now >= until {
             self.state.leave(now);
+            if let Some(claims) = claims {
+                claims.leave();
+            }
         }
-        if pods.is_empty() {
-            return true;
-        }
-        let some = pods.first().map_or("", String::as_str);
-        let text = format!("{} Pods have not ended, {some} among them", pods.len());
+        let machines = claims.map_or(0, Claims::count);
+        let text = match pods.first() {
+            Some(some) => format!("{} Pods have not ended, {some} among them", pods.len()),
+            None if claims.is_some_and(|c| !c.is_listed()) => return false,
+            None if machines > 0 => format!("{machines} NodeClaims have not ended"),
+            None => return true,
+        };
         self.health
             .ready(Some(false), conditions::REASON_LEAVING, &text);
         false
+    }
+
+    /// Begins to look after NodeClaims, where there may be some.
+    async fn claims(
+        &mut self,
+        link: &Link,
+        object: &HyperionCluster,
+        leaving: bool,
+    ) -> Option<Claims> {
+        let capacity = object.spec.capacity.as_ref().filter(|_| !leaving);
+        let market = Market {
+            capacity: capacity.cloned().map(Arc::new),
+            provider: object.spec.provider.into(),
+            region: object.spec.region.clone(),
+            selector: object.spec.node_selector.clone(),
+        };
+        self.machines(Heard::Market(Box::new(market))).await;
+        if object.spec.capacity.is_none() {
+            self.health.capacity(None);
+        }
+        let some = object.status.as_ref().is_some_and(|s| s.node_claims > 0);
+        if object.spec.capacity.is_none() && !some {
+            return None;
+        }
+        let owner = object.uid().unwrap_or_default();
+        let wants = self.wants.clone();
+        Some(Claims::start(link.client.clone(), &owner, capacity, wants))
+    }
+
+    /// Takes what is seen of NodeClaims.
+    async fn claim_said(&mut self, said: Said) {
+        let heard = match said {
+            Said::Works(works) => {
+                let has = self.object.borrow().spec.capacity.is_some();
+                self.health.capacity(has.then_some(&works));
+                Heard::Closed(works.err().map(|t| t.message))
+            }
+            Said::Listed(all) => Heard::Listed(all),
+            Said::Seen(seen) => Heard::Seen(seen),
+            Said::Gone(name) => Heard::Gone(name),
+            Said::Refused(name, why) => Heard::Refused(name, why),
+        };
+        self.machines(heard).await;
+    }
+}
+
+/// What is seen of NodeClaims next; never, where they are not looked after.
+async fn next(claims: &mut Option<Claims>) -> Said {
+    match claims {
+        Some(claims) => claims.next().await,
+        None => std::future::pending().await,
     }
 }
 

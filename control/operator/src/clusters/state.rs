@@ -23,6 +23,7 @@ use kube::ResourceExt;
 
 use super::node::{self, Identity, Machine, Reach, Unusable};
 use super::usage::Usage;
+use crate::index::Heard;
 
 pub use replicas::CreateError;
 use replicas::Slot;
@@ -48,6 +49,8 @@ pub enum Event {
     },
     /// The cluster answers.
     Heard,
+    /// What a cluster says of machines that can be launched in it.
+    Machines(String, Heard),
     /// What agents' nodes say, too.
     Said(GatewayEvent),
 }

@@ -12,12 +12,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, trace, warn};
 
+use super::claims::Wants;
 use super::connect::{self, Link, Trouble};
 use super::health::Health;
 use super::node::Identity;
 use super::objects::Objects;
 use super::state::{Effect, Event, Order, State};
 use super::writes::Writes;
+use crate::index::Heard;
 
 /// First wait before a cluster that can't be reached is tried again.
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -36,6 +38,8 @@ pub struct Cluster {
     pub object: watch::Receiver<Arc<HyperionCluster>>,
     /// Of the leader's loop.
     pub orders: mpsc::UnboundedReceiver<Order>,
+    /// Machines that are wanted in it.
+    pub wants: watch::Receiver<Arc<Wants>>,
     /// To the leader's loop.
     pub events: mpsc::Sender<Event>,
     /// Its nodes' objects.
@@ -117,6 +121,9 @@ impl Cluster {
                     self.once(&object, &mut failures).await
                 }
             };
+            if !matches!(end, End::Stopped) {
+                self.machines(Heard::Away).await;
+            }
             match end {
                 End::Stopped => return,
                 End::Changed => {
@@ -300,6 +307,16 @@ impl Cluster {
             }
         }
         true
+    }
+
+    /// Tells the leader's loop of machines that can be launched here.
+    pub(super) async fn machines(&self, heard: Heard) {
+        let event = Event::Machines(self.about(), heard);
+        tokio::select! {
+            // The loop ends with the leader.
+            _ = self.events.send(event) => {}
+            () = self.stop.cancelled() => {}
+        }
     }
 
     fn about(&self) -> String {

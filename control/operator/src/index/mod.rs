@@ -5,7 +5,9 @@
 //! Every change marks the workloads that it may matter to as dirty; the caller takes them with
 //! [`Index::take_dirty`].
 
+mod capacity;
 mod handover;
+mod measured;
 mod nodes;
 mod notices;
 mod placements;
@@ -26,6 +28,7 @@ use hyperion_providers::feeds::Prices;
 
 use crate::plan::{Look, Pending};
 
+pub use capacity::{CapacityNote, Heard, Market};
 pub use handover::{HANDOVER, LEAVING};
 pub use nodes::NodeEntry;
 pub use notices::Interruption;
@@ -92,6 +95,8 @@ pub struct Index {
     pub(crate) nodes: BTreeMap<String, NodeEntry>,
     /// Pools that are left alone for a while.
     pub(crate) pools: notices::Pools,
+    /// Machines that can be bought, and those that were.
+    pub(crate) machines: capacity::Machines,
     /// Live prices, for nodes whose price no label says.
     prices: Arc<Prices>,
     /// Nodes with what is left of them, kept up to date with every promise: the view on which
@@ -137,6 +142,7 @@ impl Index {
             placements: BTreeMap::new(),
             nodes: BTreeMap::new(),
             pools: notices::Pools::default(),
+            machines: capacity::Machines::default(),
             prices: Arc::default(),
             fleet,
             by_node: BTreeMap::new(),
@@ -199,17 +205,6 @@ impl Index {
     #[must_use]
     pub fn placement(&self, workload: &Name, replica: u32) -> Option<&PlacementEntry> {
         self.placements.get(workload)?.get(&replica)
-    }
-
-    /// Takes measured CPU use, 0 to 1, by node. What is no number, or of a node that is not known,
-    /// changes nothing.
-    pub fn measure(&mut self, measured: impl IntoIterator<Item = (String, f32)>) {
-        for (node, utilization) in measured {
-            if utilization.is_finite() {
-                // Telemetry of a node that was just deleted.
-                let _ = self.fleet.set_telemetry(&node, utilization);
-            }
-        }
     }
 
     /// Notes how many replicas of a workload have no place.

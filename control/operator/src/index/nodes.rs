@@ -35,6 +35,8 @@ pub struct NodeEntry {
     pub notice: Option<Interruption>,
     /// Its pool is left alone.
     pub cold: bool,
+    /// Its machine is given back: nothing new goes there, and what is there leaves.
+    pub given_back: bool,
     /// Machines of its pool that were taken back of late, per running hour.
     pub(super) reclaims_per_hour: f32,
     /// It was connected at some time since this control plane began.
@@ -48,6 +50,12 @@ pub struct NodeEntry {
 }
 
 impl NodeEntry {
+    /// It is a node of a Kubernetes cluster that is heard through the cluster's API.
+    #[must_use]
+    pub fn in_cluster(&self) -> bool {
+        self.spec.as_ref().is_some_and(|s| s.cluster.is_some())
+    }
+
     /// How long it has been out of reach; none while it is connected.
     #[must_use]
     pub fn down_for(&self, now: Instant) -> Option<Duration> {
@@ -132,7 +140,8 @@ impl NodeEntry {
             schedulable: self.takes_replicas()
                 && !facts.cordoned
                 && self.notice.is_none()
-                && !self.cold,
+                && !self.cold
+                && !self.given_back,
             ready: self.connected && self.runtime_problem.is_empty(),
             price_per_hour: live.map_or(facts.price_per_hour, |offer| offer.price_per_hour),
             cpu_utilization: 0.0,
@@ -182,6 +191,7 @@ impl Index {
         if self.prices.cost_the_same(&before) {
             return 0;
         }
+        self.reprice_offers();
         let priced = |index: &Self, id: &str| index.fleet.node(id).map(|n| n.price_per_hour);
         let ids: Vec<String> = self.nodes.keys().cloned().collect();
         let mut changed = 0;
@@ -299,6 +309,7 @@ impl Index {
         entry.held = told.into_iter().collect();
         entry.stray.clear();
         self.cool(id);
+        self.mark_given_back(id);
         self.forget_asker(id);
         self.refresh_node(id);
         self.touch_node(id, Priority::High);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hyperion_api::node::HyperionNodeStatus;
 use hyperion_api::workload::{CapacityType, Provider};
 use hyperion_gateway::notices::{Notice, NoticeKind, worst};
+use hyperion_placement::model::{self, Offer};
 use jiff::Timestamp;
 
 use super::{Index, NodeEntry, Priority};
@@ -263,8 +264,20 @@ impl Index {
         let some = !self.pools.cold.is_empty();
         let nodes = self.nodes.iter().filter(move |_| some);
         nodes
-            .filter(|(_, n)| n.cold && n.notice.is_none() && n.takes_replicas())
+            .filter(|(_, n)| n.cold && !n.given_back && n.notice.is_none() && n.takes_replicas())
             .map(|(id, _)| id.as_str())
+    }
+
+    /// True for an offer of a pool that is left alone.
+    pub(super) fn is_cold_offer(&self, offer: &Offer) -> bool {
+        let at = &offer.location;
+        let zone = Zone {
+            provider: format!("{:?}", Provider::from(at.provider)),
+            region: at.region.clone(),
+            zone: at.zone.clone(),
+        };
+        let pool = (zone, offer.instance_type.clone());
+        offer.capacity_type == model::CapacityType::Spot && self.pools.is_cold(&pool)
     }
 
     /// When a node's containers end, where its cloud says so.

@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use hyperion_proto::domain::ReplicaKey;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::Work;
 use crate::clusters::Event;
-use crate::index::{Name, PlacementEntry};
+use crate::events::{self, Note};
+use crate::index::{CapacityNote, Name, PlacementEntry};
 
 impl Work {
     /// What clusters say of their nodes.
@@ -24,8 +25,54 @@ impl Work {
             }
             Event::Facts { node, facts } => self.index.machine_changed(&node, *facts),
             Event::Heard => self.heard = Instant::now(),
+            Event::Machines(cluster, heard) => {
+                self.index.machines_heard(&cluster, heard, Instant::now());
+                self.stale_counts = true;
+            }
             Event::Said(event) => self.agent(event),
         }
+    }
+
+    /// Tells clusters which machines are wanted, and people what became of some.
+    pub(super) fn launches(&mut self) {
+        for cluster in self.index.take_wants() {
+            let wants = self.index.claims_wanted(&cluster);
+            self.clusters.want(&cluster, wants);
+            self.stale_counts = true;
+        }
+        for note in self.index.take_capacity_notes() {
+            self.tell(note);
+        }
+    }
+
+    fn tell(&self, note: CapacityNote) {
+        let CapacityNote {
+            cluster,
+            workload,
+            warning,
+            reason,
+            text,
+        } = note;
+        let about = match &workload {
+            Some(name) => {
+                let Some(held) = self.index.workloads.get(name) else {
+                    return;
+                };
+                events::workload(name, held.object_uid())
+            }
+            None => match self.clusters.about(&cluster) {
+                Some(about) => about,
+                None => return,
+            },
+        };
+        info!(cluster, ?workload, reason, "{text}");
+        self.publisher.publish(Note {
+            about,
+            warning,
+            reason: reason.to_owned(),
+            text,
+            past: None,
+        });
     }
 
     /// The cluster that carries out orders for a node; none for nodes with agents.

@@ -6,6 +6,7 @@
 //! - here: the course of a pass, and how replicas end;
 //! - [`place`]: where a replica goes;
 //! - [`notice`]: what is done where a node is about to be taken back;
+//! - [`offer`]: machines that are launched for replicas that fit nowhere;
 //! - [`quota`]: what namespaces may have, and replicas that are placed together;
 //! - [`moves`]: why a replica leaves its node;
 //! - [`better`]: whether one that runs well would do better elsewhere;
@@ -18,6 +19,7 @@ mod better;
 mod cost;
 mod moves;
 mod notice;
+mod offer;
 mod outcome;
 mod place;
 mod quota;
@@ -45,7 +47,7 @@ use crate::decider::Decider;
 use crate::index::{Index, Name, PlacementEntry, Template, WorkloadEntry};
 
 pub use better::Look;
-pub use moves::Why;
+pub use moves::{FIRST_CONTACT, Why};
 pub use outcome::Pending;
 pub use site::told_at;
 
@@ -175,6 +177,7 @@ pub fn pass(
         hopeless: None,
         quota: None,
         spread: None,
+        no_offer: String::new(),
     };
     pass.run();
     pass.out
@@ -197,6 +200,8 @@ struct Pass<'a> {
     hopeless: Option<Explanation>,
     /// The quota that bounded a decision of this pass, and what it leaves.
     quota: Option<String>,
+    /// Why no machine is launched for replicas that have no place; empty where none could be.
+    no_offer: String,
     /// How many replicas of the workload each node has; none until asked for.
     spread: Option<BTreeMap<String, usize>>,
 }
@@ -218,6 +223,7 @@ impl Pass<'_> {
         }
         self.let_go();
         self.settle_claims();
+        self.settle_launches();
     }
 
     /// A workload that stays.
@@ -244,6 +250,7 @@ impl Pass<'_> {
                 let replicas = workload.replicas();
                 self.retire_where(|key, _| key.index >= replicas);
                 self.replicas(workload, template);
+                self.launches(workload, template);
                 if self.unplaced.is_empty() && !self.out.more {
                     self.reconsider(workload, template);
                 }

@@ -188,7 +188,7 @@ impl Pass<'_> {
             return Some(Why::Template);
         }
         let held = self.index.nodes.get(&node)?;
-        if held.spec.as_ref().is_some_and(|s| s.draining) {
+        if held.given_back || held.spec.as_ref().is_some_and(|s| s.draining) {
             return Some(Why::Draining(node));
         }
         let mut here = self.without(entry)?;

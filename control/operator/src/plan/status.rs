@@ -247,7 +247,11 @@ impl Pass<'_> {
         count: &Count,
         template: Result<&Template, &Invalid>,
     ) -> Verdict {
-        if let Some((replica, why, explanation)) = self.unplaced.first() {
+        if let Some(text) = self.launching() {
+            return Verdict(false, words::REASON_LAUNCHING, text);
+        }
+        let first = self.unplaced.iter().find(|(r, ..)| !self.is_launching(*r));
+        if let Some((replica, why, explanation)) = first {
             let others = self.unplaced.len() - 1;
             // What a quota rules out was not held against any node.
             let asked = explanation.candidates > 0 || !explanation.rejected.is_empty();
@@ -255,6 +259,11 @@ impl Pass<'_> {
                 Some(quota) if asked => format!("{quota}; {}", explanation.summary()),
                 Some(quota) => quota.clone(),
                 None => explanation.summary(),
+            };
+            let stands = if self.no_offer.is_empty() {
+                stands
+            } else {
+                format!("{stands}; {}", self.no_offer)
             };
             let mut text = format!("replica {replica}: {stands}");
             if *why != super::Why::New {

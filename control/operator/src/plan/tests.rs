@@ -4,6 +4,7 @@ mod better;
 mod cost;
 mod handover;
 mod notice;
+mod offer;
 mod prices;
 mod quota;
 mod site;

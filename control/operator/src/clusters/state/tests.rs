@@ -69,6 +69,7 @@ fn words(effects: &[Effect]) -> Vec<String> {
         Effect::Object { status, .. } => {
             format!("object {} {}", status.ready, status.conditions[0].reason)
         }
+        Effect::Tell(Event::Machines(cluster, _)) => format!("machines {cluster}"),
         Effect::Forget { .. } => "forget".to_owned(),
     };
     effects
