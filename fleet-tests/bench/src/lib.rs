@@ -12,6 +12,7 @@ pub mod link;
 pub mod link_server;
 pub mod offline;
 pub mod packing;
+pub mod replay;
 pub mod report;
 pub mod sim;
 pub mod tui;

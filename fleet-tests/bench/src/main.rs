@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hyperion_bench::report::Report;
-use hyperion_bench::{cluster, clusters, decide, fleet, gossip, link, offline, packing, sim, tui};
+use hyperion_bench::{
+    cluster, clusters, decide, fleet, gossip, link, offline, packing, replay, sim, tui,
+};
 
 /// Measure Hyperion.
 #[derive(Parser)]
@@ -31,6 +33,7 @@ enum Bench {
     Gossip(gossip::Args),
     Offline(offline::Args),
     Packing(packing::Args),
+    Replay(replay::Args),
     Sim(sim::Args),
     Tui(tui::Args),
 }
@@ -65,6 +68,7 @@ fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
         Bench::Gossip(args) => gossip::run(&args),
         Bench::Offline(args) => offline::run(&args).map(Some),
         Bench::Packing(args) => packing::run(&args).map(Some),
+        Bench::Replay(args) => replay::run(&args).map(Some),
         Bench::Sim(args) => sim::run(&args),
         Bench::Tui(args) => {
             let runtime = tokio::runtime::Runtime::new()?;

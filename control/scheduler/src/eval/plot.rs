@@ -8,7 +8,8 @@ use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
 const SIZE: (u32, u32) = (900, 540);
-const FONT: &str = "sans-serif";
+/// Name of the built-in font.
+pub const FONT: &str = "sans-serif";
 
 /// A curve.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +49,7 @@ pub struct Titles {
 pub fn lines(base: &Path, titles: &Titles, series: &[Series]) -> Result<()> {
     both(
         base,
+        SIZE,
         |area| draw_lines(area, titles, series),
         |area| draw_lines(area, titles, series),
     )
@@ -60,16 +62,24 @@ pub fn lines(base: &Path, titles: &Titles, series: &[Series]) -> Result<()> {
 pub fn bars(base: &Path, titles: &Titles, bars: &[Bar]) -> Result<()> {
     both(
         base,
+        SIZE,
         |area| draw_bars(area, titles, bars),
         |area| draw_bars(area, titles, bars),
     )
 }
 
-type Svg<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Png<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+/// An SVG to draw on.
+pub type Svg<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// A PNG to draw on.
+pub type Png<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
-fn both(
+/// Draws something to `base` with `.svg` and `.png`, of so many pixels.
+///
+/// # Errors
+/// Where a file can't be written, with its name.
+pub fn both(
     base: &Path,
+    size: (u32, u32),
     svg: impl FnOnce(&Svg<'_>) -> Result<()>,
     png: impl FnOnce(&Png<'_>) -> Result<()>,
 ) -> Result<()> {
@@ -77,10 +87,10 @@ fn both(
     register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
         .map_err(|_| anyhow!("the built-in font can't be read"))?;
     let path = base.with_extension("svg");
-    svg(&SVGBackend::new(&path, SIZE).into_drawing_area())
+    svg(&SVGBackend::new(&path, size).into_drawing_area())
         .with_context(|| path.display().to_string())?;
     let path = base.with_extension("png");
-    png(&BitMapBackend::new(&path, SIZE).into_drawing_area())
+    png(&BitMapBackend::new(&path, size).into_drawing_area())
         .with_context(|| path.display().to_string())
 }
 

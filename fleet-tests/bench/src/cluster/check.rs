@@ -2,7 +2,7 @@
 //! APIs, and shares no code with the scheduler: quantities, taints, geographies, prices and shares are
 //! worked out here again, from the real Nodes and Pods where there are any.
 
-mod facts;
+pub(crate) mod facts;
 #[cfg(test)]
 mod tests;
 
@@ -115,7 +115,12 @@ pub fn violations(world: &World) -> Vec<String> {
 }
 
 /// What one placement breaks.
-fn broken(workload: &Value, placement: &Value, asked: &Asked, machine: &Machine) -> Vec<String> {
+pub(crate) fn broken(
+    workload: &Value,
+    placement: &Value,
+    asked: &Asked,
+    machine: &Machine,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let constraint = |what: &str| {
         let list = pointer(workload, &format!("/spec/policy/constraints/{what}")).as_array();

@@ -9,7 +9,7 @@ use super::World;
 
 /// A machine.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     /// Name of the HyperionNode.
     pub id: String,
     /// The cluster that it is a node of.
@@ -17,6 +17,8 @@ pub(super) struct Machine {
     pub provider: String,
     pub geography: String,
     pub tier: String,
+    /// It may be taken back.
+    pub spot: bool,
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<Value>,
     pub has: Asked,
@@ -26,7 +28,7 @@ pub(super) struct Machine {
 
 /// Resources: cores, bytes, whole GPUs, Pods.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     cpu: f64,
     memory: f64,
     gpus: f64,
@@ -35,7 +37,7 @@ pub(super) struct Asked {
 
 impl Asked {
     /// What a Pod asks: Kubernetes' sum, with limits where requests are missing.
-    pub(super) fn of_pod(spec: &Value) -> Self {
+    pub(crate) fn of_pod(spec: &Value) -> Self {
         let mut all = Self {
             pods: 1.0,
             ..Self::default()
@@ -83,7 +85,7 @@ impl Asked {
         }
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.cpu += other.cpu;
         self.memory += other.memory;
         self.gpus += other.gpus;
@@ -91,7 +93,7 @@ impl Asked {
     }
 
     /// Each resource by name, beside what there is of it.
-    pub(super) fn beside(&self, has: &Self) -> [(&'static str, f64, f64); 4] {
+    pub(crate) fn beside(&self, has: &Self) -> [(&'static str, f64, f64); 4] {
         [
             ("cpu", self.cpu, has.cpu),
             ("memory", self.memory, has.memory),
@@ -101,7 +103,7 @@ impl Asked {
     }
 
     /// The largest share of a machine's cores, memory and GPUs.
-    pub(super) fn share_of(&self, has: &Self) -> f64 {
+    pub(crate) fn share_of(&self, has: &Self) -> f64 {
         let share = |asked: f64, has: f64| if has > 0.0 { asked / has } else { 0.0 };
         share(self.cpu, has.cpu)
             .max(share(self.memory, has.memory))
@@ -131,7 +133,8 @@ pub(super) fn machines(world: &World, wrong: &mut Vec<String>) -> BTreeMap<Strin
     all
 }
 
-fn of_cluster(cluster: &str, node: &Value) -> Machine {
+/// A node of a cluster.
+pub(crate) fn of_cluster(cluster: &str, node: &Value) -> Machine {
     let labels = strings(pointer(node, "/metadata/labels"));
     let get = |key: &str| labels.get(key).map_or("", String::as_str);
     let provider = match text(node, "/spec/providerID").split("://").next() {
@@ -155,6 +158,7 @@ fn of_cluster(cluster: &str, node: &Value) -> Machine {
         provider: provider.to_owned(),
         geography: geography(region).to_owned(),
         tier: "cloud".to_owned(),
+        spot,
         price: row.and_then(|row| if spot { row.4 } else { Some(row.3) }),
         taints: pointer(node, "/spec/taints")
             .as_array()
@@ -181,6 +185,7 @@ fn device(node: &Value) -> Machine {
         provider: text(node, "/status/provider").to_owned(),
         geography: text(node, "/status/geography").to_owned(),
         tier: text(node, "/status/tier").to_owned(),
+        spot: false,
         price: None,
         taints: pointer(node, "/spec/taints")
             .as_array()
@@ -251,12 +256,12 @@ fn strings(map: &Value) -> BTreeMap<String, String> {
 }
 
 /// What is at a path; null where nothing is.
-pub(super) fn pointer<'a>(object: &'a Value, path: &str) -> &'a Value {
+pub(crate) fn pointer<'a>(object: &'a Value, path: &str) -> &'a Value {
     static NOTHING: Value = Value::Null;
     object.pointer(path).unwrap_or(&NOTHING)
 }
 
 /// Text at a path; empty where there is none.
-pub(super) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
+pub(crate) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
     pointer(object, path).as_str().unwrap_or_default()
 }
