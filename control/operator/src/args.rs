@@ -86,6 +86,16 @@ pub struct Args {
     /// Folder that keeps prices for the next start; by default `prices` in the data folder
     #[arg(long, value_name = "DIR")]
     pub price_cache: Option<PathBuf>,
+    /// Address of a Prometheus server, such as `http://prometheus.monitoring:9090`, that measures
+    /// nodes without an agent
+    #[arg(long, value_name = "URL")]
+    pub prometheus: Option<String>,
+    /// File with a bearer token for it
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    pub prometheus_token: Option<PathBuf>,
+    /// File with what it is asked (YAML); by default what node_exporter measures
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    pub prometheus_queries: Option<PathBuf>,
     /// Form of the log lines on standard error
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,
@@ -211,6 +221,8 @@ mod tests {
             vec!["--link-advertise", "[host]:7444"],
             vec!["--link-advertise", "a b:7444"],
             vec!["--install", "perhaps"],
+            vec!["--prometheus-queries", "f"],
+            vec!["--prometheus-token", "f"],
             vec!["--publish-ip", "hyperion-control"],
             vec!["--publish-ip", "10.0.0.1", "--embedded", "--data-dir", "d"],
         ] {

@@ -33,6 +33,7 @@ pub mod index;
 pub mod install;
 pub mod lead;
 pub mod lease;
+pub mod measured;
 pub mod metrics;
 pub mod plan;
 pub mod queue;

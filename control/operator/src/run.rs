@@ -20,10 +20,10 @@ use crate::decider::source::Asked;
 use crate::directory::{Directory, Role};
 use crate::endpoint::Pod;
 use crate::experience::Recorder;
-use crate::lead::{self, Leader};
+use crate::lead::{self, Elsewhere, Leader};
 use crate::lease::Contender;
 use crate::metrics::Metrics;
-use crate::{client, http, install};
+use crate::{client, http, install, measured};
 
 /// Time for the whole shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -57,6 +57,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         price_refresh,
         price_region,
         price_cache,
+        prometheus,
+        prometheus_token,
+        prometheus_queries,
         log_format: _,
     } = args;
     let sources = price_feed
@@ -88,6 +91,18 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     if let Some(prices) = &prices {
         feeds::metrics::register(prices, &mut registry);
     }
+    let measured = prometheus.map(|address| {
+        measured::Source::new(
+            &address,
+            prometheus_token.as_deref(),
+            prometheus_queries.as_deref(),
+        )
+    });
+    let measured = measured.transpose()?.map(|source| {
+        let counts = measured::Metrics::register(&mut registry);
+        let values = source.start(counts.clone(), stop.clone());
+        Elsewhere { values, counts }
+    });
     let directory = Arc::new(Directory::default());
     let serving = CancellationToken::new();
     let server = tokio::spawn(http::serve(
@@ -122,6 +137,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         reconsider: (!reconsider.is_zero()).then_some(reconsider),
         recorder,
         prices,
+        measured,
     };
     // What leads is not cut off: it ends by itself, and frees its ports.
     let ready = tokio::select! {
@@ -229,6 +245,7 @@ struct Control {
     reconsider: Option<Duration>,
     recorder: Recorder,
     prices: Option<Feeds>,
+    measured: Option<Elsewhere>,
 }
 
 impl Control {
@@ -311,6 +328,7 @@ impl Control {
             reconsider: self.reconsider,
             recorder: self.recorder.clone(),
             prices: self.prices.as_ref().map(Feeds::prices),
+            measured: self.measured.clone(),
         };
         lead::run(leader, agents, leading).await;
         if tokio::time::timeout(SHUTDOWN, gateway.shutdown())

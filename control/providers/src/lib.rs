@@ -6,6 +6,8 @@
 pub mod feeds;
 pub mod geography;
 pub mod prices;
+#[cfg(feature = "feeds")]
+pub mod prometheus;
 pub mod rtt;
 pub mod shapes;
 

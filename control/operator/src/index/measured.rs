@@ -54,3 +54,86 @@ impl Index {
         (measured.len(), unknown)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use hyperion_api::node::HyperionNode;
+    use hyperion_placement::model::LatencyMatrix;
+    use hyperion_proto::domain::Capabilities;
+    use kube::core::DeserializeGuard;
+    use serde_json::json;
+
+    use super::*;
+
+    fn index() -> Index {
+        let mut index = Index::new(Duration::from_secs(60), LatencyMatrix::default());
+        let nodes = [
+            ("press", None),
+            ("away", None),
+            ("eks.n1", Some("eks")),
+            ("eks.both", Some("eks")),
+            ("gke.both", Some("gke")),
+        ];
+        for (id, cluster) in nodes {
+            let object = json!({ "apiVersion": "hyperion.io/v1alpha1", "kind": "HyperionNode",
+                "metadata": { "name": id }, "spec": { "cluster": cluster },
+                "status": { "tier": "edge", "arch": "amd64",
+                    "allocatable": { "cpu": "4", "memory": "8Gi" } } });
+            let object: HyperionNode = serde_json::from_value(object).unwrap();
+            index.apply_node(DeserializeGuard(Ok(object)), Instant::now());
+        }
+        let capabilities = Capabilities {
+            arch: "amd64".to_owned(),
+            cpu_millis: 4000,
+            memory_bytes: 8 << 30,
+            disk_bytes: 0,
+            gpus: Vec::new(),
+            labels: Default::default(),
+        };
+        index.node_up("press", &capabilities, String::new());
+        index
+    }
+
+    fn sample(cluster: Option<&str>, node: &str, value: f64) -> Sample {
+        Sample {
+            cluster: cluster.map(str::to_owned),
+            node: node.to_owned(),
+            value,
+        }
+    }
+
+    fn used(index: &Index, id: &str) -> f32 {
+        index.fleet.node(id).unwrap().cpu_utilization
+    }
+
+    #[test]
+    fn samples_are_of_the_one_node_that_they_name() {
+        let mut index = index();
+        let samples = [
+            sample(None, "n1", 0.5),
+            sample(Some("gke"), "both", 0.75),
+            // Of one of two nodes, of a cluster that is not of the fleet, and of no node.
+            sample(None, "both", 0.25),
+            sample(Some("aks"), "n1", 0.25),
+            sample(None, "somebody", 0.25),
+        ];
+        assert_eq!(index.measure_elsewhere(&samples), (2, 3));
+        assert_eq!(used(&index, "eks.n1"), 0.5);
+        assert_eq!(used(&index, "gke.both"), 0.75);
+        assert_eq!(used(&index, "eks.both"), 0.0);
+    }
+
+    #[test]
+    fn an_agent_that_streams_counts_before_others() {
+        let mut index = index();
+        index.measure([("press".to_owned(), 0.1)]);
+        let samples = [sample(None, "press", 0.9), sample(None, "away", 0.9)];
+        assert_eq!(index.measure_elsewhere(&samples), (2, 0));
+        assert_eq!(used(&index, "press"), 0.1);
+        assert_eq!(used(&index, "away"), 0.9);
+        index.measure([("away".to_owned(), f32::NAN)]);
+        assert_eq!(used(&index, "away"), 0.9);
+    }
+}
