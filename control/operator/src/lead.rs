@@ -461,8 +461,12 @@ impl Work {
     fn measured_elsewhere(&mut self, samples: &[Sample]) {
         let (nodes, unknown) = self.index.measure_elsewhere(samples);
         if let Some(of) = &self.leader.measured {
-            of.counts.nodes.set(i64::try_from(nodes).unwrap_or(i64::MAX));
-            of.counts.unknown.set(i64::try_from(unknown).unwrap_or(i64::MAX));
+            of.counts
+                .nodes
+                .set(i64::try_from(nodes).unwrap_or(i64::MAX));
+            of.counts
+                .unknown
+                .set(i64::try_from(unknown).unwrap_or(i64::MAX));
         }
     }
 

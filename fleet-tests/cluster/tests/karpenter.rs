@@ -1,6 +1,10 @@
-//! Karpenter as the real controller of NodeClaims, which others will make: it launches a node that
-//! joins and takes Pods, takes it back, and says when there is no capacity.
+//! Karpenter as the real controller of NodeClaims: it launches a node that joins and takes Pods, takes
+//! it back, and says when there is no capacity. Here claims are made by hand; in `operator` the control
+//! plane makes them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+#[path = "karpenter/operator.rs"]
+mod operator;
 
 use std::time::Duration;
 

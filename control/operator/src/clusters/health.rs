@@ -125,7 +125,7 @@ impl Health {
                 self.change(|status| {
                     status
                         .conditions
-                        .retain(|c| c.type_ != conditions::CAPACITY)
+                        .retain(|c| c.type_ != conditions::CAPACITY);
                 });
                 return;
             }

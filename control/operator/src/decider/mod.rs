@@ -398,7 +398,19 @@ impl Decider {
             return Some(ranked.score);
         }
         let candidate = Candidate::from(fleet.node(id)?);
-        let features = features::encode(fleet.latency(), request, &candidate);
+        Some(self.score_of(fleet, request, &candidate, verdict))
+    }
+
+    /// Score of a candidate that need not be in the fleet, by who decided `verdict`.
+    #[must_use]
+    pub fn score_of(
+        &self,
+        fleet: &Fleet,
+        request: &Request,
+        candidate: &Candidate<'_>,
+        verdict: &Verdict,
+    ) -> f64 {
+        let features = features::encode(fleet.latency(), request, candidate);
         let rules: &dyn Scorer = &RulesScorer;
         let scorer = match &self.policy {
             Some(policy) if self.by_policy_was(verdict) => &policy.scorer as &dyn Scorer,
@@ -406,7 +418,7 @@ impl Decider {
         };
         let ready = scorer.for_request(request, fleet.summary());
         let scorer = ready.as_deref().unwrap_or(scorer);
-        Some(scorer.total(request, &candidate, &features))
+        scorer.total(request, candidate, &features)
     }
 
     /// By how much another place must be better than staying, by who decided `verdict`.

@@ -178,6 +178,7 @@ impl Pass<'_> {
         let gain = decided.choice.score - staying;
         let worth_it = gain > self.decider.margin(&decided.verdict);
         if decided.node.id == here || !worth_it {
+            self.outbid(request, entry, &decided.verdict, staying);
             return None;
         }
         let why = Why::Better(here, reasons(&request, entry, &decided.choice, staying));

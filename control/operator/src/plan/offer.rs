@@ -5,15 +5,20 @@ use std::collections::BTreeSet;
 
 use hyperion_api::conditions;
 use hyperion_placement::Choice;
+use hyperion_placement::filter::Candidate;
 use hyperion_placement::model::{Node, Offer, Request, Snapshot};
 
 use super::Pass;
+use super::better::MOVES;
 use super::moves::Why;
-use crate::decider::{Chance, View};
-use crate::index::{Template, WorkloadEntry};
+use crate::decider::{Chance, Verdict, View};
+use crate::index::{PlacementEntry, Template, WorkloadEntry};
 
 /// Machines that one pass has launched, so that others get a turn.
 const LAUNCHES: usize = 16;
+/// So many margins better than staying a machine must be to be bought for a replica that has a place:
+/// more than a node that is there, for it costs before it serves.
+const MUCH: f64 = 2.0;
 
 impl Pass<'_> {
     /// Has machines launched for replicas without a place.
@@ -103,6 +108,69 @@ impl Pass<'_> {
         true
     }
 
+    /// Has a machine launched that would be so much better than where a replica is that it pays to
+    /// wait for it. The replica moves when it is there and still better, as to any other node.
+    pub(super) fn outbid(
+        &mut self,
+        mut request: Request,
+        entry: &PlacementEntry,
+        verdict: &Verdict,
+        staying: f64,
+    ) {
+        let replica = entry.key.index;
+        let at = (self.name.clone(), replica);
+        let rests = self.index.launches_rest(&self.name).is_some();
+        if !self.index.may_launch()
+            || self.index.launches_wait()
+            || rests
+            || self.index.is_awaited(&self.name)
+            || self.index.launching().len() >= MOVES
+            || !self.within_quota(&mut request, replica)
+        {
+            return;
+        }
+        let least = staying + MUCH * self.decider.margin(verdict);
+        let fleet = &self.index.fleet;
+        let score = |offer: &Offer| {
+            let candidate = Candidate::from(offer);
+            self.decider.score_of(fleet, &request, &candidate, verdict)
+        };
+        let whole = |offer: &Offer| {
+            let most = request.max_hourly_cost;
+            most.is_none_or(|most| offer.price_per_hour <= most)
+        };
+        let sought = self.index.seek_offers(&request);
+        let offers = sought.offers.iter().filter(|offer| whole(offer));
+        let best = offers
+            .map(|offer| (score(offer), offer))
+            .filter(|(score, _)| *score > least)
+            .max_by(|(a, x), (b, y)| a.total_cmp(b).then_with(|| y.id.cmp(&x.id)));
+        let Some((score, offer)) = best else {
+            self.index.bids_nothing(&at);
+            return;
+        };
+        let (id, price) = (offer.id.clone(), offer.price_per_hour);
+        if !self.index.bids(at.clone()) {
+            // Prices and load of one moment are no reason to buy.
+            return;
+        }
+        let Some(workload) = self.index.workloads.get(&self.name).cloned() else {
+            return;
+        };
+        let uid = workload.uid().to_owned();
+        let launched = self.index.launch(&id, at, &uid, &request, self.now);
+        let Some((cluster, claim)) = launched else {
+            return;
+        };
+        self.index.is_upgrade(&cluster, &claim);
+        let offer = id.split_once('/').map_or("", |(_, offer)| offer);
+        let note = format!(
+            "replica {replica} would do better on a machine that can be bought: {offer} is launched in cluster {cluster} for {price} USD/h, as NodeClaim {claim}; for goal {} it scores {score:.3} there and {staying:.3} on node {}",
+            request.goal, entry.spec.node
+        );
+        self.event(&workload, false, conditions::EVENT_LAUNCHING, note);
+    }
+
     fn choose(
         &mut self,
         request: &Request,
@@ -155,7 +223,7 @@ impl Pass<'_> {
         let wanted = workload.filter(|w| !w.deleting());
         let wanted = wanted.map_or(0, WorkloadEntry::replicas);
         let placed: BTreeSet<u32> = self.known().into_iter().collect();
-        self.index.wait_only(&self.name, |replica| {
+        self.index.wait_only(&self.name, wanted, |replica| {
             unplaced.contains(&replica) || replica < wanted && !placed.contains(&replica)
         });
     }

@@ -165,7 +165,9 @@ impl Work {
     async fn run(mut self) {
         let labels = format!("{LABEL_OWNER}={}", self.owner);
         let config = watcher::Config::default().labels(&labels).timeout(WATCH);
-        let mut events = watcher(self.api.clone(), config).default_backoff().boxed();
+        let watch = |api: &Api<DynamicObject>| watcher(api.clone(), config.clone());
+        let mut events = watch(&self.api).default_backoff().boxed();
+        let mut worked = true;
         let mut list = Vec::new();
         let mut look = tokio::time::interval(LOOK);
         loop {
@@ -188,6 +190,10 @@ impl Work {
                 }
                 _ = look.tick() => {
                     let works = self.works().await;
+                    if !std::mem::replace(&mut worked, works.is_ok()) && works.is_ok() {
+                        // Not when the old one would try again.
+                        events = watch(&self.api).default_backoff().boxed();
+                    }
                     if !self.tell(Said::Works(works)).await {
                         return;
                     }

@@ -11,15 +11,22 @@ use hyperion_placement::model::{GpuRequest, Node, Request, Resources};
 use hyperion_providers::feeds::{Key, Offer};
 use jiff::Timestamp;
 
-use super::offers::{Rest, wanted_of};
+use super::offers::wanted_of;
 use super::{CapacityNote, Market};
 use crate::clusters::claims::{Make, Purpose, Seen, Stage, Wants};
 use crate::clusters::node::node_id;
 use crate::index::{Index, Name, PlacementEntry, Priority};
+use crate::plan::Look;
 
 /// How long a machine that is on its way is kept for nobody: who waited for it may only have been
 /// looked at again.
 const NOBODY: Duration = Duration::from_secs(30);
+
+/// How long a machine may be refused before another offer is taken: Karpenter goes on trying what the
+/// cloud refuses for other reasons than capacity, quotas among them.
+const REFUSED: Duration = Duration::from_secs(30);
+/// Karpenter's word for that.
+const LAUNCH_FAILED: &str = "LaunchFailed";
 
 /// What a replica that waits will take.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,12 +55,18 @@ pub struct Claim {
     pub seen: Option<Seen>,
     /// Id of its node in the fleet, once that is known.
     pub node_id: Option<String>,
+    /// Since when Karpenter says that it is refused.
+    refused_since: Option<Instant>,
     /// It has had a replica.
     used: bool,
     /// Since when it is ready.
     ready_since: Option<Instant>,
     /// Since when nobody waits for it, and nothing is on it.
     empty_since: Option<Instant>,
+    /// It is for a replica that has a place, and would do better here.
+    upgrade: bool,
+    /// That replica was looked at since it is ready.
+    looked_at: bool,
     /// Why it is given back.
     pub leaving: Option<String>,
 }
@@ -255,9 +268,12 @@ impl Index {
             asked_at: now,
             seen: None,
             node_id: None,
+            refused_since: None,
             used: false,
             ready_since: None,
             empty_since: None,
+            upgrade: false,
+            looked_at: false,
             leaving: None,
         };
         site.claims.insert(name.clone(), claim);
@@ -266,12 +282,55 @@ impl Index {
         Some((cluster, name))
     }
 
-    /// Forgets that replicas of a workload wait which do not any more.
-    pub(crate) fn wait_only(&mut self, name: &Name, waits: impl Fn(u32) -> bool) {
+    /// Forgets that replicas of a workload wait which do not any more. One that has a place waits for
+    /// a better one while it is `wanted`.
+    pub(crate) fn wait_only(&mut self, name: &Name, wanted: u32, waits: impl Fn(u32) -> bool) {
         for site in self.machines.sites.values_mut() {
             for claim in site.claims.values_mut() {
-                claim.waiting.retain(|(of, n), _| of != name || waits(*n));
+                let better = claim.upgrade;
+                let stays = |n: u32| n < wanted && better || waits(n);
+                claim.waiting.retain(|(of, n), _| of != name || stays(*n));
             }
+        }
+    }
+
+    /// A replica of the workload waits for a machine.
+    pub(crate) fn is_awaited(&self, name: &Name) -> bool {
+        let mut claims = self.machines.claims();
+        claims.any(|(_, _, c)| c.waiting.keys().any(|(of, _)| of == name))
+    }
+
+    /// Notes that a machine is bought to do better.
+    pub(crate) fn is_upgrade(&mut self, cluster: &str, name: &str) {
+        if let Some(claim) = self.claim_mut(cluster, name) {
+            claim.upgrade = true;
+        }
+    }
+
+    /// Has the replica looked at that a machine was bought for, when its node is there.
+    fn look_at_upgrade(&mut self, cluster: &str, name: &str, now: Instant) {
+        let Some(claim) = self.claim_mut(cluster, name) else {
+            return;
+        };
+        let due = claim.upgrade && !claim.looked_at && claim.ready_since.is_some();
+        let (Some(id), true) = (claim.node_id.clone(), due) else {
+            return;
+        };
+        let waiting: Vec<(Name, u32)> = claim.waiting.keys().cloned().collect();
+        if !self.fleet.node(&id).is_some_and(|n| n.ready) {
+            return;
+        }
+        if let Some(claim) = self.claim_mut(cluster, name) {
+            claim.looked_at = true;
+        }
+        for (workload, replica) in waiting {
+            let look = Look {
+                at: now,
+                from: replica,
+                confirm: true,
+            };
+            self.looks.insert(workload.clone(), look);
+            self.touch(&workload, Priority::Normal);
         }
     }
 
@@ -292,6 +351,18 @@ impl Index {
         let before = claim.seen.replace(seen.clone());
         if seen.stage == Stage::Ready && claim.ready_since.is_none() {
             claim.ready_since = Some(now);
+            let first = claim.first.clone();
+            if let Some(first) = first {
+                self.machines.failures.remove(&first);
+            }
+        }
+        let Some(claim) = self.claim_mut(cluster, &name) else {
+            return;
+        };
+        if seen.stage > Stage::Asked || !seen.trouble.starts_with(LAUNCH_FAILED) {
+            claim.refused_since = None;
+        } else {
+            claim.refused_since.get_or_insert(now);
         }
         let other = claim.node.as_ref().and_then(|node| differs(&seen, node));
         let open = claim.leaving.is_none();
@@ -379,6 +450,9 @@ impl Index {
         let text = format!("offer {offer}, NodeClaim {name} in cluster {cluster}: {why}");
         let names: BTreeSet<Name> = waiting.into_keys().map(|(name, _)| name).collect();
         for workload in &names {
+            if !came {
+                self.count_failure(workload, &text, now);
+            }
             self.machines.note(CapacityNote {
                 cluster: cluster.to_owned(),
                 workload: Some(workload.clone()),
@@ -444,13 +518,19 @@ impl Index {
         } else {
             claim.empty_since.get_or_insert(now);
         }
-        if !came && claim.asked_at + limits.launch <= now {
+        self.look_at_upgrade(cluster, name, now);
+        let Some(claim) = self.claim_mut(cluster, name) else {
+            return;
+        };
+        let refused = claim.refused_since.is_some_and(|at| at + REFUSED <= now);
+        if !came && (refused || claim.asked_at + limits.launch <= now) {
             let trouble = claim.seen.as_ref().map_or("", |s| s.trouble.as_str());
             let limit = humantime::format_duration(limits.launch);
-            let mut why = format!("it is not ready after {limit}");
-            if !trouble.is_empty() {
-                why = format!("{why}: {trouble}");
-            }
+            let why = match trouble {
+                "" => format!("it is not ready after {limit}"),
+                trouble if refused => trouble.to_owned(),
+                trouble => format!("it is not ready after {limit}: {trouble}"),
+            };
             self.claim_fails(cluster, name, &why, now);
             return;
         }
@@ -463,8 +543,7 @@ impl Index {
             self.claim_fails(cluster, name, why, now);
             if let Some(first) = first {
                 let why = format!("offer {offer}: {why}");
-                let rest = Rest::again(self.machines.strikes.get(&first), &why, now);
-                self.machines.strikes.insert(first, rest);
+                self.machines.strike(&first, &why, now);
             }
             return;
         }
@@ -535,9 +614,12 @@ fn adopted(cluster: &str, market: &Market, seen: &Seen, now: Instant) -> Claim {
         asked_at: now.checked_sub(seen.age).unwrap_or(now),
         seen: None,
         node_id: None,
+        refused_since: None,
         used: false,
         ready_since: None,
         empty_since: None,
+        upgrade: false,
+        looked_at: false,
         leaving: None,
     }
 }

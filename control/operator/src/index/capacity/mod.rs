@@ -30,6 +30,9 @@ use offers::{Rest, Wanted};
 /// How often claims are looked at: whether they come, and whether somebody needs them.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Machines that did not come, after which nothing is launched for a workload for a while.
+const TRIES: u32 = 8;
+
 /// What clusters say of machines that can be launched in them.
 #[derive(Debug, Clone)]
 pub enum Heard {
@@ -118,6 +121,10 @@ pub(crate) struct Machines {
     strikes: BTreeMap<Name, Rest>,
     /// When claims were looked at last.
     looked: Option<Instant>,
+    /// Machines that did not come for a workload, since one came last.
+    failures: BTreeMap<Name, u32>,
+    /// Replicas that would have done better on a machine that can be bought, at their last look.
+    bids: BTreeSet<(Name, u32)>,
     /// Claims by the node that they became.
     by_node: BTreeMap<String, (String, String)>,
     /// Clusters in which other claims are wanted than was told.
@@ -128,6 +135,12 @@ pub(crate) struct Machines {
 impl Machines {
     fn note(&mut self, note: CapacityNote) {
         self.notes.push(note);
+    }
+
+    /// Has nothing launched for a workload for a while: longer each time.
+    fn strike(&mut self, name: &Name, why: &str, now: Instant) {
+        let rest = Rest::again(self.strikes.get(name), why, now);
+        self.strikes.insert(name.clone(), rest);
     }
 
     fn claims(&self) -> impl Iterator<Item = (&String, &String, &Claim)> {
@@ -283,6 +296,21 @@ impl Index {
         sites.any(|s| s.market.capacity.is_some())
     }
 
+    /// Notes that a replica would do better on a machine that can be bought; true where that was so
+    /// at its last look, too.
+    pub(crate) fn bids(&mut self, at: (Name, u32)) -> bool {
+        let again = self.machines.bids.remove(&at);
+        if !again {
+            self.machines.bids.insert(at);
+        }
+        again
+    }
+
+    /// Notes that it would not.
+    pub(crate) fn bids_nothing(&mut self, at: &(Name, u32)) {
+        self.machines.bids.remove(at);
+    }
+
     /// Nothing is launched yet.
     pub(crate) fn launches_wait(&self) -> bool {
         self.machines.not_before.is_some()
@@ -302,12 +330,22 @@ impl Index {
         }
         let rests = self.machines.cooling.values_mut();
         let rests = rests.chain(self.machines.strikes.values_mut());
-        if rests.fold(false, |over, rest| rest.ends(now) || over) {
+        let mut over = false;
+        for rest in rests {
+            over |= rest.ends(now);
+        }
+        if over {
             self.touch_unplaced();
         }
         self.machines.cooling.retain(|_, rest| !rest.forgotten(now));
         self.machines.strikes.retain(|_, rest| !rest.forgotten(now));
         self.machines.looked = Some(now);
+        let workloads = &self.workloads;
+        self.machines
+            .bids
+            .retain(|(of, _)| workloads.contains_key(of));
+        let failures = &mut self.machines.failures;
+        failures.retain(|of, _| workloads.contains_key(of));
         self.claims_due(now);
     }
 
@@ -315,6 +353,17 @@ impl Index {
     pub(crate) fn launches_rest(&self, name: &Name) -> Option<&str> {
         let rest = self.machines.strikes.get(name)?;
         rest.on().then_some(rest.why.as_str())
+    }
+
+    /// Counts a machine that did not come for a workload. After some it rests: what is wrong is not
+    /// one offer, and dearer ones are not to be gone through in a row.
+    fn count_failure(&mut self, name: &Name, why: &str, now: Instant) {
+        let count = self.machines.failures.entry(name.clone()).or_default();
+        *count += 1;
+        if *count >= TRIES {
+            self.machines.failures.remove(name);
+            self.machines.strike(name, why, now);
+        }
     }
 
     fn touch_waiting(&mut self, claim: &Claim) {

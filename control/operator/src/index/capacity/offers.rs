@@ -300,8 +300,12 @@ impl Machines {
     /// Leaves an offer alone for a while.
     pub(super) fn cool(&mut self, cluster: &str, offer: &str, why: &str, now: Instant) {
         let key = (cluster.to_owned(), offer.to_owned());
-        let rest = Rest::again(self.cooling.get(&key), why, now);
-        self.cooling.insert(key, rest);
+        let held = self.cooling.get(&key);
+        // Several machines of it that did not come are one time.
+        if !held.is_some_and(Rest::on) {
+            let rest = Rest::again(held, why, now);
+            self.cooling.insert(key, rest);
+        }
     }
 }
 

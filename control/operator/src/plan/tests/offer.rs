@@ -188,8 +188,39 @@ fn where_there_is_no_capacity_the_next_offer_is_taken_and_in_the_end_on_demand()
 }
 
 #[test]
+fn after_some_that_did_not_come_dearer_ones_are_not_gone_through() {
+    let mut w = world(json!({ "instanceTypes": [], "capacityTypes": ["on-demand"] }));
+    w.workload(gpu_service(1));
+    let mut tried = 0;
+    while let Some((name, _)) = w.made().first().cloned() {
+        tried += 1;
+        assert!(tried < 20);
+        w.heard(Heard::Refused(name, "no rights".to_owned()));
+    }
+    assert_eq!(tried, 8);
+    let message = w.condition("Placed").2;
+    assert!(
+        message.contains("for a while") && message.contains("no rights"),
+        "{message}"
+    );
+    w.due_after(Duration::from_secs(600));
+    assert_eq!(w.made().len(), 1);
+}
+
+#[test]
 fn one_that_is_not_ready_in_time_of_another_type_or_deleted_is_not_waited_for() {
-    let bad: [fn(&mut World, &str); 3] = [
+    let bad: [fn(&mut World, &str); 4] = [
+        |w, name| {
+            let seen = Seen {
+                name: name.to_owned(),
+                trouble: "LaunchFailed: over quota".to_owned(),
+                ..Seen::default()
+            };
+            w.heard(Heard::Seen(Box::new(seen)));
+            w.due_after(Duration::from_secs(29));
+            assert_eq!(w.given_back(), Vec::<String>::new());
+            w.due_after(Duration::from_secs(1));
+        },
         |w, name| {
             w.claim(name, Stage::Launched, "");
             w.due_after(LAUNCH);
@@ -218,7 +249,7 @@ fn one_that_is_not_ready_in_time_of_another_type_or_deleted_is_not_waited_for() 
         w.workload(gpu_service(1));
         let first = w.made()[0].clone();
         breaks(&mut w, &first.0);
-        assert_eq!(w.given_back(), [first.0.clone()]);
+        assert_eq!(w.given_back(), std::slice::from_ref(&first.0));
         let made = w.made();
         assert_eq!(made.len(), 1, "{made:?}");
         assert_ne!(made[0].1, first.1);
@@ -264,7 +295,7 @@ fn an_empty_machine_is_given_back_and_takes_nothing_from_then_on() {
     w.due_after(EMPTY - Duration::from_secs(1));
     assert_eq!(w.given_back(), Vec::<String>::new());
     w.due_after(Duration::from_secs(1));
-    assert_eq!(w.given_back(), [name.clone()]);
+    assert_eq!(w.given_back(), std::slice::from_ref(&name));
     assert!(!w.index.fleet().node("east.n1").unwrap().schedulable);
     // A replica that comes now gets another machine.
     w.workload(gpu_service(1));
@@ -372,4 +403,56 @@ fn a_machine_that_others_take_away_is_left_before_it_goes() {
         [],
         "the old copy goes on until the new one is ready"
     );
+}
+
+#[test]
+fn a_machine_that_is_much_better_is_bought_for_a_service_that_has_a_place() {
+    const INTERVAL: Duration = Duration::from_secs(600);
+    let mut w = world(json!({ "instanceTypes": ["m5.2xlarge"], "capacityTypes": ["spot"] }));
+    w.index.reconsider = Some(INTERVAL);
+    let mut dear = aws();
+    dear["hyperion.io/price-per-hour"] = json!("90.0");
+    w.node("dear", dear, 0);
+    w.workload(with_policy(service(1, "i"), json!({ "goal": "cost" })));
+    w.run_all();
+    assert_eq!(w.on(0), Some(("dear".to_owned(), 1)));
+    assert_eq!(w.made(), []);
+    w.wait(INTERVAL);
+    assert_eq!(w.made(), [], "one look is no reason to buy");
+    w.wait(INTERVAL);
+    let made = w.made();
+    assert_eq!(made.len(), 1);
+    assert_eq!(w.told("Launching"), 1);
+    assert_eq!(w.on(0), Some(("dear".to_owned(), 1)));
+    w.wait(INTERVAL);
+    assert_eq!(w.made(), made, "nothing is bought twice");
+
+    w.claim(&made[0].0, Stage::Ready, "n1");
+    w.joins("n1", "m5.2xlarge");
+    w.due_after(Duration::from_secs(2));
+    assert_eq!(w.on(0), Some(("east.n1".to_owned(), 2)));
+    assert_eq!(
+        w.stopped,
+        [],
+        "the old copy goes on until the new one is ready"
+    );
+    w.run_all();
+    w.due_after(EMPTY * 2);
+    assert_eq!(w.given_back(), Vec::<String>::new());
+}
+
+#[test]
+fn a_machine_that_is_a_little_better_is_not_bought() {
+    const INTERVAL: Duration = Duration::from_secs(600);
+    let mut w = world(json!({ "instanceTypes": ["m5.2xlarge"], "capacityTypes": ["spot"] }));
+    w.index.reconsider = Some(INTERVAL);
+    let mut fair = aws();
+    fair["hyperion.io/price-per-hour"] = json!("0.5");
+    w.node("fair", fair, 0);
+    w.workload(with_policy(service(1, "i"), json!({ "goal": "cost" })));
+    w.run_all();
+    for _ in 0..4 {
+        w.wait(INTERVAL);
+    }
+    assert_eq!(w.made(), []);
 }
