@@ -179,6 +179,7 @@ fn by_hyperion(
         "Hyperion knows the nodes after {:?}",
         begin.elapsed()
     ));
+    hyperion.at_rest(patience)?;
     let objects = (0..args.workloads).map(|n| {
         json!({
             "apiVersion": "hyperion.io/v1alpha1", "kind": "HyperionWorkload",

@@ -96,6 +96,7 @@ fn measure(
     join(cluster.kubectl(), "home", Service::Eks, None)?;
     wait_nodes(cluster.kubectl(), "home", args.nodes, patience)
         .with_context(|| hyperion.log_tail())?;
+    hyperion.at_rest(patience)?;
     let look = Look::begin(&hyperion)?;
     rest();
     look.end("nodes", &hyperion, report)?;
@@ -126,8 +127,7 @@ fn measure(
     begin.end("placing", &hyperion, report)?;
     say(&format!("{workloads} workloads run"));
 
-    // What is written behind the last Pod is not rest yet.
-    rest();
+    hyperion.at_rest(patience)?;
     let look = Look::begin(&hyperion)?;
     rest();
     look.end("placed", &hyperion, report)?;
@@ -169,14 +169,14 @@ impl Look {
     fn begin(hyperion: &Hyperion) -> Result<Self> {
         Ok(Self {
             begin: Instant::now(),
-            requests: requests(hyperion)?,
+            requests: hyperion.requests()?,
             cpu: cpu(hyperion),
         })
     }
 
     fn end(self, name: &str, hyperion: &Hyperion, report: &mut Report) -> Result<()> {
         let seconds = self.begin.elapsed().as_secs_f64();
-        let asked = (requests(hyperion)? - self.requests) / seconds;
+        let asked = (hyperion.requests()? - self.requests) / seconds;
         let cores = (cpu(hyperion) - self.cpu) / seconds;
         let held = megabytes(hyperion);
         report.figure(&format!("{name}_requests_per_s"), asked);
@@ -194,14 +194,4 @@ fn cpu(hyperion: &Hyperion) -> f64 {
     let pid = hyperion.pid();
     pid.and_then(|pid| cpu_seconds(pid).ok())
         .unwrap_or_default()
-}
-
-/// Requests to the API server so far.
-fn requests(hyperion: &Hyperion) -> Result<f64> {
-    let text = hyperion.metrics()?;
-    let counts = text
-        .lines()
-        .filter(|line| line.starts_with("hyperion_operator_api_requests_total"))
-        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-    Ok(counts.sum())
 }

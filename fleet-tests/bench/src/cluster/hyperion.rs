@@ -14,6 +14,11 @@ use serde_json::{Value, json};
 /// Time to be ready, on a busy machine.
 const START: Duration = Duration::from_secs(120);
 
+/// At rest it asks no more than [`FEW`] times in this: for its lease, and a status.
+const REST: Duration = Duration::from_secs(3);
+/// See [`REST`].
+const FEW: f64 = 12.0;
+
 /// `hyperion-control` as a process of ours.
 pub(super) struct Hyperion {
     process: Process,
@@ -57,9 +62,30 @@ impl Hyperion {
         self.process.id().map(|id| id.pid)
     }
 
-    /// What it counts.
-    pub(super) fn metrics(&self) -> Result<String> {
-        http::get(&self.http_addr, "/metrics")
+    /// Requests to the API server so far, by its own count.
+    pub(super) fn requests(&self) -> Result<f64> {
+        let text = http::get(&self.http_addr, "/metrics")?;
+        let counts = text
+            .lines()
+            .filter(|line| line.starts_with("hyperion_operator_api_requests_total"))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        Ok(counts.sum())
+    }
+
+    /// Waits until it has written down what it knows: nodes are known before their objects are
+    /// written, and those writes are none of what is measured then.
+    pub(super) fn at_rest(&self, deadline: Duration) -> Result<()> {
+        wait::until("control plane at rest", deadline, || {
+            let count = || self.requests().map_err(|e| e.to_string());
+            let before = count()?;
+            std::thread::sleep(REST);
+            let asked = count()? - before;
+            if asked <= FEW {
+                Ok(())
+            } else {
+                Err(format!("{asked} requests in {REST:?}"))
+            }
+        })
     }
 
     pub(super) fn log_tail(&self) -> String {
