@@ -3,12 +3,17 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Subcommand};
 
 use crate::config::Config;
 use crate::runtime::{Cri, import_oci_tar, shorten};
+use crate::telemetry::sensors::{Sensors, json, table};
+
+/// How long `sensors` waits for a driver that is being started.
+const DRIVER_STARTS: Duration = Duration::from_secs(15);
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -17,6 +22,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Something with this machine's images, and then to end.
     Image(Image),
+    /// To say what this machine's sensors show, and then to end.
+    Sensors(SensorsTable),
 }
 
 // The commands beside the agent itself. A doc comment would become the program's description.
@@ -27,6 +34,19 @@ enum Beside {
         #[command(subcommand)]
         image: Image,
     },
+    /// What this machine's sensors show, and where that is read
+    Sensors(SensorsTable),
+}
+
+/// Flags of `sensors`.
+#[derive(Debug, Clone, Args)]
+pub struct SensorsTable {
+    /// Root of procfs and sysfs, such as a copy of another machine's
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// As one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Something with this machine's images.
@@ -63,8 +83,10 @@ impl Command {
             .args_conflicts_with_subcommands(true);
         let matches = program.try_get_matches_from(words)?;
         if matches.subcommand_name().is_some() {
-            let Beside::Image { image } = Beside::from_arg_matches(&matches)?;
-            return Ok(Self::Image(image));
+            return Ok(match Beside::from_arg_matches(&matches)? {
+                Beside::Image { image } => Self::Image(image),
+                Beside::Sensors(flags) => Self::Sensors(flags),
+            });
         }
         Config::from_arg_matches(&matches).map(|config| Self::Run(Box::new(config)))
     }
@@ -85,6 +107,29 @@ pub async fn image(command: Image, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "{}", shorten(&name)).context("standard output")?;
     }
     out.flush().context("standard output")
+}
+
+/// Writes what sensors show to `out`.
+///
+/// # Errors
+/// Names the folder that is none, or says that the output can't be written.
+pub async fn sensors(flags: SensorsTable, out: &mut impl Write) -> anyhow::Result<()> {
+    let root = &flags.root;
+    anyhow::ensure!(root.is_dir(), "--root {}: no such folder", root.display());
+    let mut sensors = Sensors::new(root);
+    let mut look = sensors.look().await;
+    // NVIDIA's driver may need longer to start than a look lasts.
+    let deadline = Instant::now() + DRIVER_STARTS;
+    while look.is_late() && Instant::now() < deadline {
+        look = sensors.look().await;
+    }
+    if flags.json {
+        writeln!(out, "{:#}", json(&look))
+    } else {
+        write!(out, "{}", table(&look))
+    }
+    .and_then(|()| out.flush())
+    .context("standard output")
 }
 
 #[cfg(test)]
@@ -117,6 +162,26 @@ mod tests {
         };
         assert_eq!(import.file, PathBuf::from("a.tar"));
         assert_eq!(import.containerd_socket, PathBuf::from("s"));
+    }
+
+    #[tokio::test]
+    async fn sensors_of_another_root_are_told_as_table_and_json() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/debian12-x86_64");
+        for (json, expected) in [("", "48.5  celsius"), (" --json", "\"value\": 48.5")] {
+            let line = format!("hyperion-agent sensors --root {root}{json}");
+            let Ok(Command::Sensors(flags)) = read(&line) else {
+                panic!("{line}");
+            };
+            let mut out = Vec::new();
+            sensors(flags, &mut out).await.unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains(expected), "{text}");
+        }
+        let Ok(Command::Sensors(flags)) = read("hyperion-agent sensors --root /nowhere") else {
+            panic!();
+        };
+        let error = sensors(flags, &mut Vec::new()).await.unwrap_err();
+        assert!(error.to_string().contains("/nowhere"), "{error}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::session::{self, Enrolment, PolicyShelf, SessionConfig, SiteConfig};
 use crate::status::{Mode, Status};
 use crate::store::Store;
 use crate::supervisor::{self, Found, SupervisorConfig};
-use crate::telemetry::{self, GpuReader, NoGpu, Sampler};
+use crate::telemetry::{self, Sampler, Sensors};
 use crate::{http, systemd};
 
 /// Reports and events of the supervisor that may wait for the session.
@@ -80,10 +80,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     serve_http(http_addr, &status, &stop).await?;
     tokio::spawn(systemd::watchdog());
 
-    let mut gpus: Box<dyn GpuReader> = Box::new(NoGpu);
+    let mut sensors = Sensors::new(&root);
+    let look = sensors.look().await;
     let labels = config.label_map();
-    let capabilities =
-        telemetry::capabilities(&root, &data_dir, system_reserved, &labels, gpus.list());
+    let capabilities = telemetry::capabilities(&root, &data_dir, system_reserved, &labels, &look);
     let target = ControlTarget {
         addr: control,
         ca_fingerprint: pinned(ca_fingerprint, known.as_ref(), &data_dir)?,
@@ -171,7 +171,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             data_dir: data_dir.clone(),
             store,
             workloads,
-            sampler: Sampler::new(&root, &data_dir, gpus),
+            sampler: Sampler::new(&root, &data_dir),
+            sensors,
             telemetry_interval,
             status,
             notices: notice::start(cloud_metadata, cloud_metadata_url, &root, &stop),

@@ -2,6 +2,7 @@
 
 mod metrics;
 mod peers;
+mod sensors;
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -188,6 +189,8 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Sample;
+    use crate::telemetry::sensors::{Board, Look};
 
     #[test]
     fn metrics_follow_the_naming_rules() {
@@ -203,6 +206,35 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
+    }
+
+    #[test]
+    fn sensors_are_told_while_they_are_there() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/jetson-orin-nano");
+        let look = Board::new(root.into()).look(std::time::Instant::now());
+        let status = Status::default();
+        let sample = |sensors| Sample {
+            sensors,
+            ..Sample::default()
+        };
+        status.metrics.set_sample(&sample(look));
+        let text = status.exposition();
+        for line in [
+            "hyperion_gpu_utilization_ratio{gpu=\"17000000.gpu\"} 0.874",
+            "hyperion_node_temperature_celsius{sensor=\"tj-thermal\"} 53.718",
+            "# TYPE hyperion_node_overcurrent_events counter",
+            "hyperion_node_overcurrent_events_total{event=\"oc3\"} 14.0",
+            "hyperion_agent_sensors_left_out 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+        let board = text.lines().find(|l| l.starts_with("hyperion_node_board{"));
+        assert!(
+            board.unwrap().contains("l4t_release=\"36.4.3\""),
+            "{board:?}"
+        );
+        status.metrics.set_sample(&sample(Look::default()));
+        assert!(!status.exposition().contains("celsius"));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Builders for tests.
 
+use std::fs;
+use std::path::Path;
+
 use hyperion_proto::agent_v1::{Container, PodSpec, RestartPolicy, StartReplica};
 use hyperion_proto::convert;
 use hyperion_proto::domain::{ReplicaKey, Start};
@@ -41,5 +44,19 @@ pub fn desired(workload: &str, index: u32, generation: u64) -> Desired {
     Desired {
         start: start(workload, index, generation),
         finished: None,
+    }
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }

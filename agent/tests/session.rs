@@ -15,7 +15,7 @@ use hyperion_agent::session::{self, EnrolFailed, Enrolment, SessionConfig, SiteC
 use hyperion_agent::status::{Mode, Status};
 use hyperion_agent::store::{Change, Store};
 use hyperion_agent::supervisor::{Desired, SupervisorEvent};
-use hyperion_agent::telemetry::{NoGpu, Reserved, Sampler, capabilities};
+use hyperion_agent::telemetry::{Reserved, Sampler, Sensors, capabilities};
 use hyperion_agent::{identity, store};
 use hyperion_link::{EnrolRequest, Identity, LinkConfig};
 use hyperion_proto::agent_v1::stream_message::Body;
@@ -66,13 +66,14 @@ impl Agent {
                     dir,
                     Reserved::default(),
                     &Default::default(),
-                    Vec::new(),
+                    &Default::default(),
                 ),
                 telemetry_interval_ms: 100,
             }),
             store: Store::open(dir, true).unwrap(),
             workloads: workloads.clone(),
-            sampler: Sampler::new(root, dir, Box::new(NoGpu)),
+            sampler: Sampler::new(root, dir),
+            sensors: Sensors::new(root),
             telemetry_interval: Duration::from_millis(100),
             status: status.clone(),
             notices: hyperion_agent::notice::nobody(),
@@ -134,7 +135,7 @@ fn enrolment(control: &Control, dir: &Path, token: &str) -> Enrolment {
                 dir,
                 Reserved::default(),
                 &Default::default(),
-                Vec::new(),
+                &Default::default(),
             ),
             ..EnrolRequest::default()
         },

@@ -15,7 +15,7 @@ use hyperion_agent::session::{self, Enrolment, PolicyShelf, SessionConfig, SiteC
 use hyperion_agent::status::{Mode, Status};
 use hyperion_agent::store::Store;
 use hyperion_agent::supervisor::{RuntimeState, SupervisorEvent};
-use hyperion_agent::telemetry::{NoGpu, Reserved, Sampler, capabilities};
+use hyperion_agent::telemetry::{Reserved, Sampler, Sensors, capabilities};
 use hyperion_link::{ControlTarget, EnrolRequest, Identity, LinkConfig};
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{Intent, SiteInfo, SiteMember, StartReplica, Welcome};
@@ -76,7 +76,7 @@ impl Agent {
                 dir,
                 Reserved::default(),
                 &Default::default(),
-                Vec::new(),
+                &Default::default(),
             ),
             telemetry_interval_ms: 100,
         };
@@ -90,7 +90,8 @@ impl Agent {
             },
             store: Store::open(dir, true).unwrap(),
             workloads: workloads.clone(),
-            sampler: Sampler::new(root, dir, Box::new(NoGpu)),
+            sampler: Sampler::new(root, dir),
+            sensors: Sensors::new(root),
             telemetry_interval: Duration::from_millis(100),
             status: status.clone(),
             notices: hyperion_agent::notice::nobody(),

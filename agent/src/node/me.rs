@@ -1,7 +1,9 @@
 //! What the node says of itself to its peers.
 
+use std::time::Duration;
+
 use hyperion_autonomy::Me;
-use hyperion_proto::agent_v1::{ReplicaPhase, ReplicaReport, Telemetry};
+use hyperion_proto::agent_v1::{Gpu, ReplicaPhase, ReplicaReport, Telemetry};
 use hyperion_proto::peer_v1::{HeldReplica, Load};
 
 use super::glue::Work;
@@ -14,6 +16,9 @@ use crate::workloads::Workloads;
 const MEMORY_STEP: i64 = 32 << 20;
 /// A node that throttled takes work again when it is this much cooler, degrees.
 const COOLER: f32 = 5.0;
+/// A node whose clocks are held down for so long gives work away: governors do so for a moment under
+/// any load.
+const SLOWED: Duration = Duration::from_secs(10);
 
 /// At the start: what runs already, by the supervisor's word or by what was found before it began.
 pub(super) fn first(config: &NodeConfig, store: &Store, reports: Vec<ReplicaReport>) -> Me {
@@ -71,12 +76,30 @@ impl<W: Workloads> Node<W> {
         self.refresh(now);
     }
 
-    pub(super) fn set_load(&mut self, sample: &Telemetry) {
+    /// GPUs that the node has now: a driver may be loaded after the agent began. Peers hear of it, and
+    /// the control plane at the next connection.
+    pub fn set_gpus(&mut self, gpus: Vec<Gpu>) {
+        // A driver that is being replaced takes no GPU away from what runs.
+        if !gpus.is_empty() {
+            self.config.facts.capabilities.gpus = gpus;
+        }
+    }
+
+    /// Whether kernel or driver hold clocks down for heat now.
+    pub fn set_slowed(&mut self, slowed: bool, now: Now) {
+        let since = self.slowed_since.unwrap_or(now.at);
+        self.slowed_since = slowed.then_some(since);
+    }
+
+    pub(super) fn set_load(&mut self, sample: &Telemetry, now: Now) {
         let hottest = sample.temperatures.iter().map(|t| t.celsius);
         let hottest = hottest.filter(|c| c.is_finite()).fold(0.0, f32::max);
         if let Some(limit) = self.config.throttle_celsius {
             let limit = if self.hot { limit - COOLER } else { limit };
-            self.hot = hottest >= limit;
+            let slowed = self
+                .slowed_since
+                .map(|at| now.at.saturating_duration_since(at));
+            self.hot = hottest >= limit || slowed.is_some_and(|time| time >= SLOWED);
         }
         #[expect(
             clippy::cast_possible_truncation,

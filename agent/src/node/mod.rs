@@ -141,6 +141,8 @@ pub struct Node<W> {
     me: Me,
     /// Temperature is above the limit.
     hot: bool,
+    /// Since when clocks are held down for heat; none while they are not.
+    slowed_since: Option<Instant>,
     effects: Vec<Effect>,
     counts: Counts,
     housekeeping_at: Instant,
@@ -198,6 +200,7 @@ impl<W: Workloads> Node<W> {
             clock: clock::Clock::starting(now),
             me,
             hot: false,
+            slowed_since: None,
             effects: Vec::new(),
             counts: Counts::default(),
             housekeeping_at: now.at,

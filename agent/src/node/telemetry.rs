@@ -65,7 +65,7 @@ impl<W: Workloads> Node<W> {
         sample.sequence = self.telemetry.sequence;
         sample.uptime_ms = u64::try_from(self.clock.since(now).as_millis()).unwrap_or(u64::MAX);
         sample.dropped_total = self.store.dropped() + self.store.ring().dropped;
-        self.set_load(&sample);
+        self.set_load(&sample, now);
         self.refresh(now);
         if self.linked && out.send(Body::Telemetry(sample.clone())) {
             self.counts.telemetry_sent += 1;

@@ -9,6 +9,7 @@ use hyperion_proto::domain::{ReplicaKey, Start};
 use k8s_cri::v1 as cri;
 
 use super::labels;
+use crate::telemetry::sensors::UUID_PREFIX;
 
 /// Period of the CPU quota, microseconds; Kubernetes' value.
 const CPU_PERIOD_US: i64 = 100_000;
@@ -190,7 +191,12 @@ fn environment(pod: &PodSpec, container: &Container) -> Vec<cri::KeyValue> {
         let uuids: Vec<_> = pod.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
         envs.push(cri::KeyValue {
             key: "NVIDIA_VISIBLE_DEVICES".to_owned(),
-            value: uuids.join(","),
+            // A board's own GPU is none that NVIDIA's container runtime can be asked for by name.
+            value: if uuids.iter().any(|uuid| uuid.starts_with(UUID_PREFIX)) {
+                "all".to_owned()
+            } else {
+                uuids.join(",")
+            },
         });
     }
     envs
@@ -278,6 +284,20 @@ mod tests {
         let envs = environment(&pod, &container);
         assert_eq!(envs.len(), 1);
         assert_eq!(envs[0].value, "GPU-1,GPU-2");
+    }
+
+    #[test]
+    fn the_gpu_of_a_board_goes_by_no_name() {
+        let share = GpuShare {
+            uuid: "tegra-17000000.gpu".into(),
+            millis: 500,
+        };
+        let pod = PodSpec {
+            gpus: vec![share],
+            ..Default::default()
+        };
+        let envs = environment(&pod, &Container::default());
+        assert_eq!(envs[0].value, "all");
     }
 
     #[test]

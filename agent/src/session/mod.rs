@@ -37,7 +37,8 @@ use crate::notice::Notices;
 use crate::status::{Mode, Status};
 use crate::store::Store;
 use crate::supervisor::SupervisorEvent;
-use crate::telemetry::{Envelope, Sampler};
+use crate::telemetry::sensors::Look;
+use crate::telemetry::{Envelope, Sampler, Sensors};
 use crate::workloads::Workloads;
 
 /// Messages that are taken in one write to the disk, where so many wait.
@@ -64,6 +65,8 @@ pub struct SessionConfig<W> {
     pub workloads: W,
     /// What the node measures.
     pub sampler: Sampler,
+    /// What its sensors show.
+    pub sensors: Sensors,
     /// Time between telemetry messages.
     pub telemetry_interval: Duration,
     /// For metrics and health.
@@ -102,6 +105,7 @@ pub async fn run<W: Workloads>(
         store,
         workloads,
         sampler,
+        sensors,
         telemetry_interval,
         status,
         mut notices,
@@ -116,6 +120,7 @@ pub async fn run<W: Workloads>(
         logs: LogRequests::default(),
         data_dir,
         sampler,
+        sensors,
         status,
         net: Net::new(site, &node),
         look_at: None,
@@ -143,7 +148,8 @@ pub async fn run<W: Workloads>(
             Some(done) = session.net.done.recv() => session.done(done, &link),
             // Of a cloud that nobody asks there is never one.
             Ok(()) = notices.changed() => session.notices(&mut notices),
-            _ = telemetry.tick() => session.telemetry(),
+            _ = telemetry.tick() => session.sensors.begin(),
+            look = session.sensors.done() => session.telemetry(look),
             () = tokio::time::sleep_until(wake.into()) => session.tick(),
         }
         session.perform();
@@ -161,6 +167,7 @@ struct Session<W> {
     logs: LogRequests,
     data_dir: PathBuf,
     sampler: Sampler,
+    sensors: Sensors,
     status: Arc<Status>,
     net: Net,
     look_at: Option<Instant>,
@@ -296,8 +303,13 @@ impl<W: Workloads> Session<W> {
         lock(&self.node).interruptions(said, now(), &self.sender);
     }
 
-    fn telemetry(&mut self) {
-        let sample = self.sampler.sample(Instant::now());
+    fn telemetry(&mut self, look: Look) {
+        {
+            let mut node = lock(&self.node);
+            node.set_gpus(look.gpu_list());
+            node.set_slowed(look.throttled_by_heat(), now());
+        }
+        let sample = self.sampler.sample(Instant::now(), look);
         let message = sample.message(Envelope {
             rtt_ms: self.sender.rtt_ms(),
             ..Envelope::default()

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::peers::PeerMetrics;
+use super::sensors::Shown;
 use crate::node::Node;
 use crate::telemetry::Sample;
 use crate::workloads::Workloads;
@@ -24,11 +25,6 @@ struct MemberStateLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Phase {
     phase: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Sensor {
-    sensor: String,
 }
 
 /// Counters and gauges.
@@ -68,7 +64,7 @@ pub struct Metrics {
     disk_used: Gauge,
     receive: Gauge,
     transmit: Gauge,
-    temperature: Family<Sensor, FloatGauge>,
+    sensors: Shown,
     resident: Gauge,
     cpu_seconds: Counter<f64, AtomicU64>,
 }
@@ -105,6 +101,7 @@ impl Metrics {
         m.register_edge(agent);
         agent.register("replicas", "Replicas by phase", m.replicas.clone());
         m.register_node(registry.sub_registry_with_prefix("hyperion_node"));
+        registry.register_collector(Box::new(m.sensors.clone()));
         let process = registry.sub_registry_with_prefix("process");
         process.register_with_unit(
             "resident_memory",
@@ -254,12 +251,6 @@ impl Metrics {
         ] {
             node.register_with_unit(name, help, Unit::Bytes, gauge.clone());
         }
-        node.register_with_unit(
-            "temperature",
-            "Temperature by sensor",
-            Unit::Celsius,
-            self.temperature.clone(),
-        );
     }
 
     /// Sets what the node counts.
@@ -315,12 +306,7 @@ impl Metrics {
         set(&self.disk_used, sample.disk.map(|d| d.used));
         set(&self.receive, sample.network.map(|n| n.0));
         set(&self.transmit, sample.network.map(|n| n.1));
-        for reading in &sample.temperatures {
-            let sensor = reading.sensor.clone();
-            self.temperature
-                .get_or_create(&Sensor { sensor })
-                .set(f64::from(reading.celsius));
-        }
+        self.sensors.set(&sample.sensors);
     }
 
     /// Counts replicas by phase.

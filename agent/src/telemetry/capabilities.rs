@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use hyperion_placement::model::normalize_arch;
-use hyperion_proto::agent_v1::{Gpu, NodeCapabilities};
+use hyperion_proto::agent_v1::NodeCapabilities;
 
+use super::sensors::Look;
 use super::{cpu, disk, memory, text};
 
 /// What the node keeps for itself.
@@ -33,7 +34,7 @@ pub fn capabilities(
     data_dir: &Path,
     reserved: Reserved,
     labels: &BTreeMap<String, String>,
-    gpus: Vec<Gpu>,
+    sensors: &Look,
 ) -> NodeCapabilities {
     let cores = text(root.join("proc/stat")).map_or(0, |t| cpu::count_cores(&t));
     let cpu_millis = u64::try_from(cores).unwrap_or(0).saturating_mul(1000);
@@ -46,10 +47,15 @@ pub fn capabilities(
     labels
         .entry("kubernetes.io/hostname".to_owned())
         .or_insert_with(|| hostname(root));
+    for (label, fact) in BOARD_LABELS {
+        if let Some(value) = sensors.fact(fact).and_then(label_value) {
+            labels.entry(label.to_owned()).or_insert(value);
+        }
+    }
     NodeCapabilities {
         cpu_arch: normalize_arch(std::env::consts::ARCH).to_owned(),
         memory_bytes: signed(memory.saturating_sub(reserved.memory_bytes)),
-        gpus,
+        gpus: sensors.gpu_list(),
         labels,
         cpu_millis: signed(cpu_millis.saturating_sub(reserved.cpu_millis)),
         disk_bytes: signed(disk(data_dir).map_or(0, |d| d.total)),
@@ -61,6 +67,26 @@ pub fn capabilities(
             .unwrap_or_default(),
         container_runtime: String::new(),
     }
+}
+
+/// What is told of a board once, as labels that workloads can ask for.
+const BOARD_LABELS: [(&str, &str); 4] = [
+    ("hyperion.io/board", "board_model"),
+    ("hyperion.io/soc", "board_soc"),
+    ("hyperion.io/serial", "board_serial"),
+    ("hyperion.io/l4t", "l4t_release"),
+];
+
+/// A text as the value of a label: at most 63 letters, digits, `-`, `_` and `.`.
+fn label_value(text: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let value: String = text
+        .chars()
+        .map(|c| if plain(c) { c } else { '-' })
+        .take(63)
+        .collect();
+    let value = value.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 /// `PRETTY_NAME` of os-release.

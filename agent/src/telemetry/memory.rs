@@ -9,16 +9,19 @@ pub struct Memory {
     pub used: u64,
 }
 
+/// A line of it, bytes.
+pub fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text
+        .lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+    let kib: u64 = rest.split_ascii_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 /// Reads `MemTotal` and `MemAvailable`; kernels without the latter (before 3.14) get the sum of
 /// what can be freed.
 pub fn parse(text: &str) -> Option<Memory> {
-    let field = |name: &str| -> Option<u64> {
-        let rest = text
-            .lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
-        let kib: u64 = rest.split_ascii_whitespace().next()?.parse().ok()?;
-        kib.checked_mul(1024)
-    };
+    let field = |name: &str| field(text, name);
     let total = field("MemTotal")?;
     let available = field("MemAvailable").or_else(|| {
         let free = field("MemFree")?;

@@ -6,23 +6,21 @@
 
 mod capabilities;
 mod cpu;
-mod gpu;
 mod memory;
 mod network;
-mod thermal;
+pub mod sensors;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use hyperion_proto::agent_v1::{GpuStatus, NetworkStatus, Telemetry, Temperature};
+use hyperion_proto::agent_v1::{NetworkStatus, Telemetry, Temperature};
 
 pub use self::capabilities::{Reserved, capabilities, hostname};
 use self::cpu::CpuTimes;
-pub use self::gpu::{GpuReader, NoGpu};
 pub use self::memory::Memory;
 use self::network::Counters;
-pub use self::thermal::Reading;
-use self::thermal::Sensors;
+use self::sensors::Look;
+pub use self::sensors::Sensors;
 
 /// Reads a small text file; none where that is not possible.
 fn text(path: impl AsRef<Path>) -> Option<String> {
@@ -63,10 +61,8 @@ pub struct Sample {
     pub network: Option<(u64, u64)>,
     /// One-minute load average.
     pub load1: Option<f32>,
-    /// Sensors that gave a sensible temperature.
-    pub temperatures: Vec<Reading>,
-    /// GPUs.
-    pub gpus: Vec<GpuStatus>,
+    /// What sensors show.
+    pub sensors: Look,
 }
 
 /// What goes into a message beside the sample.
@@ -90,7 +86,7 @@ impl Sample {
         let (rx, tx) = self.network.unzip();
         Telemetry {
             cpu_utilization_percent: self.cpu_percent.unwrap_or(0.0),
-            gpu_status: self.gpus.clone(),
+            gpu_status: self.sensors.gpu_status(),
             network_status: Some(NetworkStatus {
                 rx_bytes_per_second: bytes(rx),
                 tx_bytes_per_second: bytes(tx),
@@ -100,12 +96,10 @@ impl Sample {
             disk_used_bytes: bytes(self.disk.map(|d| d.used)),
             load1: self.load1.unwrap_or(0.0),
             temperatures: self
-                .temperatures
-                .iter()
-                .map(|t| Temperature {
-                    sensor: t.sensor.clone(),
-                    celsius: t.celsius,
-                })
+                .sensors
+                .temperatures()
+                .into_iter()
+                .map(|(sensor, celsius)| Temperature { sensor, celsius })
                 .collect(),
             uptime_ms: envelope.uptime_ms,
             sequence: envelope.sequence,
@@ -118,28 +112,25 @@ impl Sample {
 pub struct Sampler {
     root: PathBuf,
     data_dir: PathBuf,
-    gpus: Box<dyn GpuReader>,
-    sensors: Sensors,
     cpu: Option<CpuTimes>,
     network: Option<(Counters, Instant)>,
 }
 
 impl Sampler {
-    /// Reads procfs and sysfs under `root`, and the size of `data_dir`'s file system.
+    /// Reads procfs under `root`, and the size of `data_dir`'s file system.
     #[must_use]
-    pub fn new(root: &Path, data_dir: &Path, gpus: Box<dyn GpuReader>) -> Self {
+    pub fn new(root: &Path, data_dir: &Path) -> Self {
         Self {
             root: root.to_owned(),
             data_dir: data_dir.to_owned(),
-            gpus,
-            sensors: Sensors::default(),
             cpu: None,
             network: None,
         }
     }
 
-    /// Looks at the node. Rates are over the time since the call before; the first has none.
-    pub fn sample(&mut self, now: Instant) -> Sample {
+    /// Looks at the node, beside what its sensors show. Rates are over the time since the call before;
+    /// the first has none.
+    pub fn sample(&mut self, now: Instant, sensors: Look) -> Sample {
         let proc = self.root.join("proc");
         Sample {
             cpu_percent: self.cpu_percent(&proc),
@@ -147,8 +138,7 @@ impl Sampler {
             disk: disk(&self.data_dir),
             network: self.network_rates(&proc, now),
             load1: text(proc.join("loadavg")).and_then(|t| cpu::parse_load1(&t)),
-            temperatures: self.sensors.read(&self.root.join("sys/class"), now),
-            gpus: self.gpus.read(),
+            sensors,
         }
     }
 

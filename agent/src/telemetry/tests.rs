@@ -8,6 +8,7 @@ use std::time::Duration;
 use hyperion_proto::convert;
 
 use super::*;
+use crate::testing::copy_tree;
 
 fn captured() -> PathBuf {
     PathBuf::from(concat!(
@@ -18,25 +19,17 @@ fn captured() -> PathBuf {
 
 /// A copy of the captured tree that a test may change.
 fn tree() -> tempfile::TempDir {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let target = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), target).unwrap();
-            }
-        }
-    }
     let dir = tempfile::tempdir().unwrap();
-    copy(&captured(), dir.path());
+    copy_tree(&captured(), dir.path());
     dir
 }
 
+fn look(root: &Path) -> Look {
+    sensors::Board::new(root.to_owned()).look(Instant::now())
+}
+
 fn sampler(root: &Path) -> Sampler {
-    Sampler::new(root, root, Box::new(NoGpu))
+    Sampler::new(root, root)
 }
 
 #[test]
@@ -47,7 +40,7 @@ fn the_captured_node_is_described() {
         memory_bytes: 1 << 20,
     };
     let root = captured();
-    let c = capabilities(&root, &root, reserved, &labels, Vec::new());
+    let c = capabilities(&root, &root, reserved, &labels, &Look::default());
     assert_eq!(c.cpu_millis, 1500);
     let total = text(root.join("proc/meminfo"))
         .and_then(|t| memory::parse(&t))
@@ -62,13 +55,36 @@ fn the_captured_node_is_described() {
 }
 
 #[test]
+fn a_board_is_told_as_labels_that_kubernetes_takes() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/jetson-orin-nano");
+    let root = Path::new(root);
+    // A person's own word stands.
+    let labels = BTreeMap::from([("hyperion.io/serial".to_owned(), "mine".to_owned())]);
+    let c = capabilities(root, root, Reserved::default(), &labels, &look(root));
+    for (label, value) in [
+        (
+            "hyperion.io/board",
+            "NVIDIA-Jetson-Orin-Nano-Engineering-Reference-Developer-Kit-Sup",
+        ),
+        ("hyperion.io/soc", "tegra234"),
+        ("hyperion.io/l4t", "36.4.3"),
+        ("hyperion.io/serial", "mine"),
+    ] {
+        assert_eq!(c.labels.get(label).map(String::as_str), Some(value));
+    }
+    assert_eq!(c.gpus[0].uuid, "tegra-17000000.gpu");
+    assert_eq!(c.gpus[0].memory_bytes, 7_989_530_624);
+    assert!(convert::capabilities(Some(&c)).is_ok());
+}
+
+#[test]
 fn more_reserved_than_there_is_leaves_nothing_and_no_negative() {
     let reserved = Reserved {
         cpu_millis: u64::MAX,
         memory_bytes: u64::MAX,
     };
     let root = captured();
-    let c = capabilities(&root, &root, reserved, &BTreeMap::new(), Vec::new());
+    let c = capabilities(&root, &root, reserved, &BTreeMap::new(), &Look::default());
     assert_eq!((c.cpu_millis, c.memory_bytes), (0, 0));
 }
 
@@ -84,14 +100,14 @@ fn rates_are_over_the_time_between_two_samples() {
         "net/dev",
         "  eth0: 1000 1 0 0 0 0 0 0 500 1 0 0 0 0 0 0\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n",
     );
-    let first = sampler.sample(t0);
+    let first = sampler.sample(t0, Look::default());
     assert_eq!((first.cpu_percent, first.network), (None, None));
     write("stat", "cpu  130 0 120 950 0 0 0 0 0 0\ncpu0 1 1 1 1\n");
     write(
         "net/dev",
         "  eth0: 5000 1 0 0 0 0 0 0 2500 1 0 0 0 0 0 0\n    lo: 9999 1 0 0 0 0 0 0 9999 1 0 0 0 0 0 0\n",
     );
-    let second = sampler.sample(t0 + Duration::from_secs(2));
+    let second = sampler.sample(t0 + Duration::from_secs(2), Look::default());
     assert_eq!(second.cpu_percent, Some(25.0));
     assert_eq!(second.network, Some((2000, 1000)));
 }
@@ -108,39 +124,40 @@ fn counters_that_start_anew_give_no_negative_numbers() {
         "net/dev",
         "eth0:18446744073709551615 1 0 0 0 0 0 0 900 1 0 0 0 0 0 0\nwlan0: 7 0 0 0 0 0 0 0 7 0 0 0 0 0 0 0\n",
     );
-    sampler.sample(t0);
+    sampler.sample(t0, Look::default());
     write("stat", "cpu  1 0 1 5 0 0 0 0\n");
     write(
         "net/dev",
         "eth0: 10 1 0 0 0 0 0 0 950 1 0 0 0 0 0 0\nusb0: 900000 0 0 0 0 0 0 0 7 0 0 0 0 0 0 0\n",
     );
-    let sample = sampler.sample(t0 + Duration::from_secs(1));
+    let sample = sampler.sample(t0 + Duration::from_secs(1), Look::default());
     assert_eq!(sample.cpu_percent, None);
     assert_eq!(sample.network, Some((0, 50)));
     // Idle time went backwards a little, which kernels do.
     write("stat", "cpu  11 0 1 4 0 0 0 0\n");
-    let sample = sampler.sample(t0 + Duration::from_secs(2));
+    let sample = sampler.sample(t0 + Duration::from_secs(2), Look::default());
     assert_eq!(sample.cpu_percent, Some(100.0));
     // No time passed.
-    assert_eq!(sampler.sample(t0 + Duration::from_secs(2)).network, None);
+    assert_eq!(
+        sampler
+            .sample(t0 + Duration::from_secs(2), Look::default())
+            .network,
+        None
+    );
 }
 
 #[test]
 fn sensors_are_named_and_nonsense_is_left_out() {
-    let sample = sampler(&captured()).sample(Instant::now());
-    let readings: Vec<(&str, f32)> = sample
-        .temperatures
-        .iter()
-        .map(|r| (r.sensor.as_str(), r.celsius))
-        .collect();
+    let readings = look(&captured()).temperatures();
+    let readings: Vec<(&str, f32)> = readings.iter().map(|(s, c)| (s.as_str(), *c)).collect();
     assert_eq!(readings, [("cpu-thermal", 48.5), ("nvme/Composite", 38.85)]);
 }
 
 #[test]
 fn a_tree_without_files_gives_missing_numbers_and_a_message_that_is_taken() {
     let dir = tempfile::tempdir().unwrap();
-    let mut sampler = Sampler::new(dir.path(), &dir.path().join("none"), Box::new(NoGpu));
-    let sample = sampler.sample(Instant::now());
+    let mut sampler = Sampler::new(dir.path(), &dir.path().join("none"));
+    let sample = sampler.sample(Instant::now(), look(dir.path()));
     assert_eq!(sample, Sample::default());
     let message = sample.message(Envelope::default());
     assert!(convert::telemetry(&message).is_ok());
@@ -149,7 +166,7 @@ fn a_tree_without_files_gives_missing_numbers_and_a_message_that_is_taken() {
         &dir.path().join("none"),
         Reserved::default(),
         &BTreeMap::new(),
-        Vec::new(),
+        &Look::default(),
     );
     assert!(convert::capabilities(Some(&c)).is_ok());
 }
@@ -182,7 +199,7 @@ fn files_with_nonsense_never_give_a_message_that_is_refused() {
                 }
                 let zone = "sys/class/thermal/thermal_zone0/temp";
                 fs::write(dir.path().join(zone), text).unwrap();
-                let sample = sampler.sample(t0 + Duration::from_secs(second));
+                let sample = sampler.sample(t0 + Duration::from_secs(second), look(dir.path()));
                 let message = sample.message(Envelope {
                     rtt_ms: Some(f32::NAN),
                     ..Envelope::default()
@@ -203,7 +220,7 @@ fn kernels_without_available_memory_get_what_can_be_freed() {
 
 #[test]
 fn this_machine_has_memory_disk_and_load() {
-    let sample = sampler(Path::new("/")).sample(Instant::now());
+    let sample = sampler(Path::new("/")).sample(Instant::now(), Look::default());
     assert!(
         sample
             .memory

@@ -135,6 +135,23 @@ fn heat_is_told_with_room_for_noise() {
 }
 
 #[test]
+fn clocks_that_stay_down_for_heat_are_heat() {
+    let mut alone = Alone::fresh("edge-1");
+    let mut measure = |seconds, slowed| {
+        alone.at += Duration::from_secs(seconds);
+        let now = alone.now();
+        alone.node.set_slowed(slowed, now);
+        alone.node.measured(Default::default(), now, &alone.out);
+        alone.node.me.load.throttled
+    };
+    assert!(!measure(0, true));
+    assert!(!measure(9, true), "governors do so for a moment");
+    assert!(measure(1, true));
+    assert!(!measure(1, false));
+    assert!(!measure(60, true), "counted anew");
+}
+
+#[test]
 fn a_workload_is_applied_and_deleted_at_the_site_and_survives_a_reboot() {
     let mut world = World::cut_off(&IDS, &[]);
     world.pass(Duration::from_secs(5));

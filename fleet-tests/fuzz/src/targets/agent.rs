@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use hyperion_agent::runtime::{labels, logs, pod};
 use hyperion_agent::store::Store;
-use hyperion_agent::telemetry::{Envelope, NoGpu, Sampler};
+use hyperion_agent::telemetry::sensors::Board;
+use hyperion_agent::telemetry::{Envelope, Sampler};
 use hyperion_agent::{identity, telemetry};
 use hyperion_gateway::pki::Authority;
 use hyperion_gateway::testing::MemoryApi;
@@ -160,7 +161,7 @@ impl Case for ProcCase {
         let root = self.folder.path();
         let text = String::from_utf8_lossy(input).into_owned();
         // Two moments, so that there are rates: the second is the input, the first its half.
-        let mut sampler = Sampler::new(root, root, Box::new(NoGpu));
+        let mut sampler = Sampler::new(root, root);
         let now = Instant::now();
         let mut kinds = Outcome(0);
         for (at, part) in [&text.replace("00", "0"), &text].into_iter().enumerate() {
@@ -169,7 +170,8 @@ impl Case for ProcCase {
                 let content = parts.next().unwrap_or_default();
                 let _ = fs::write(root.join(file), content);
             }
-            let sample = sampler.sample(now + Duration::from_secs(at as u64));
+            let look = Board::new(root.to_owned()).look(now);
+            let sample = sampler.sample(now + Duration::from_secs(at as u64), look);
             let message = sample.message(Envelope::default());
             let read = convert::telemetry(&message);
             assert!(read.is_ok(), "the gateway would refuse it: {read:?}");
