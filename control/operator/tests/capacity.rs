@@ -199,5 +199,5 @@ async fn machines_are_launched_once_taken_over_by_the_next_leader_and_given_back
     has_claims(&east, "no stray", |n| n == second).await;
     control.delete("w").await;
     control.gone("w").await;
-    has_claims(&east, "no claim", |n| n.is_empty()).await;
+    has_claims(&east, "no claim", <[String]>::is_empty).await;
 }
