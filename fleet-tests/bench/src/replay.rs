@@ -371,7 +371,7 @@ fn note(play: &Play<'_>, script: &Script, report: &mut Report) {
         .collect();
     report.condition("by_hour", hours);
     report.condition("decided_by", serde_json::json!(play.scorers));
-    if let Some(cpu) = cpu_seconds(std::process::id()).ok() {
+    if let Ok(cpu) = cpu_seconds(std::process::id()) {
         report.figure("bench_cpu_s", cpu);
     }
 }

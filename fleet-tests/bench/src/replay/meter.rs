@@ -177,7 +177,10 @@ impl Meter {
             return;
         }
         let rates = self.rates();
-        self.course.push((self.now, rates.usd, rates.fixed));
+        let before = self.course.last().map(|(_, usd, fixed)| (*usd, *fixed));
+        if before != Some((rates.usd, rates.fixed)) {
+            self.course.push((self.now, rates.usd, rates.fixed));
+        }
         while self.now < to {
             let end = (self.now.floor() + 1.0).min(to);
             let hours = end - self.now;
@@ -448,8 +451,13 @@ mod tests {
         let total = meter.total();
         near(total.usd, first.usd + second.usd + third.usd);
         near(total.static_usd, 1.2);
-        near(meter.groups["cost"].usd, total.usd);
-        near(meter.groups["cost"].static_usd, 1.2);
+        // Each change once, however often time goes on.
+        meter.advance(3.1);
+        meter.advance(3.2);
+        let course: Vec<f64> = meter.course.iter().map(|(at, ..)| *at).collect();
+        assert_eq!(course, [0.0, 0.25, 1.5, 2.0, 2.5]);
+        near(meter.groups["cost"].usd, total.usd + 0.2 * 0.25);
+        near(meter.groups["cost"].static_usd, 1.2 + 0.2 * 0.4);
         assert_eq!(total.moves_chosen, 1);
     }
 

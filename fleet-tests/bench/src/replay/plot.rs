@@ -161,19 +161,15 @@ where
         .label_style((FONT, 13))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    let lines: [(&str, RGBColor, Vec<(f64, f64)>); 2] = [
-        (
-            "static us-east-1 on demand",
-            STATIC,
-            meter.course.iter().map(|c| (c.0, c.2)).collect(),
-        ),
-        (
-            "Hyperion",
-            OURS,
-            meter.course.iter().map(|c| (c.0, c.1)).collect(),
-        ),
+    let lines = [
+        ("static us-east-1 on demand", STATIC, true),
+        ("Hyperion", OURS, false),
     ];
-    for (name, colour, points) in lines {
+    for (name, colour, fixed) in lines {
+        let course = meter.course.iter();
+        let points: Vec<(f64, f64)> = course
+            .map(|(at, usd, of_fixed)| (*at, if fixed { *of_fixed } else { *usd }))
+            .collect();
         let style = colour.stroke_width(2);
         chart
             .draw_series(LineSeries::new(steps(&points, meter.now()), style))?

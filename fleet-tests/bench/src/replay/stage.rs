@@ -91,8 +91,18 @@ impl Stage {
         })
     }
 
-    /// Does all of it, much at once; what failed, in words.
+    /// Does all of it, much at once; what failed, in words. What is made and removed in one go is made
+    /// first.
     pub(super) fn perform(&self, acts: Vec<Act>) -> Vec<String> {
+        let (last, first): (Vec<Act>, Vec<Act>) = acts
+            .into_iter()
+            .partition(|act| matches!(act, Act::RemoveNode(..)));
+        let mut failed = self.perform_at_once(first);
+        failed.extend(self.perform_at_once(last));
+        failed
+    }
+
+    fn perform_at_once(&self, acts: Vec<Act>) -> Vec<String> {
         if acts.is_empty() {
             return Vec::new();
         }
