@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Subcommand};
@@ -11,9 +10,6 @@ use clap::{Args, CommandFactory, FromArgMatches, Subcommand};
 use crate::config::Config;
 use crate::runtime::{Cri, import_oci_tar, shorten};
 use crate::telemetry::sensors::{Sensors, json, table};
-
-/// How long `sensors` waits for a driver that is being started.
-const DRIVER_STARTS: Duration = Duration::from_secs(15);
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -116,13 +112,7 @@ pub async fn image(command: Image, out: &mut impl Write) -> anyhow::Result<()> {
 pub async fn sensors(flags: SensorsTable, out: &mut impl Write) -> anyhow::Result<()> {
     let root = &flags.root;
     anyhow::ensure!(root.is_dir(), "--root {}: no such folder", root.display());
-    let mut sensors = Sensors::new(root);
-    let mut look = sensors.look().await;
-    // NVIDIA's driver may need longer to start than a look lasts.
-    let deadline = Instant::now() + DRIVER_STARTS;
-    while look.is_late() && Instant::now() < deadline {
-        look = sensors.look().await;
-    }
+    let look = Sensors::new(root).first_look().await;
     if flags.json {
         writeln!(out, "{:#}", json(&look))
     } else {

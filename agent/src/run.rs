@@ -81,7 +81,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(systemd::watchdog());
 
     let mut sensors = Sensors::new(&root);
-    let look = sensors.look().await;
+    let look = sensors.first_look().await;
     let labels = config.label_map();
     let capabilities = telemetry::capabilities(&root, &data_dir, system_reserved, &labels, &look);
     let target = ControlTarget {

@@ -95,6 +95,18 @@ impl Sensors {
         look
     }
 
+    /// Looks until every part has answered, for as long as a driver may need to start: what GPUs a
+    /// machine has is told when it connects.
+    pub async fn first_look(&mut self) -> Look {
+        let until = Instant::now() + DRIVER + LOOK;
+        loop {
+            let look = self.look().await;
+            if !look.is_late() || Instant::now() >= until {
+                return look;
+            }
+        }
+    }
+
     /// Looks now.
     pub async fn look(&mut self) -> Look {
         self.begin();
