@@ -9,13 +9,16 @@ pub struct Memory {
     pub used: u64,
 }
 
-/// A line of it, bytes.
+/// One exbibyte: no node has more of anything that is counted in bytes, and the gateway takes no more.
+pub const MOST_BYTES: u64 = 1 << 60;
+
+/// A line of it, bytes; none where it is no amount of memory.
 pub fn field(text: &str, name: &str) -> Option<u64> {
     let rest = text
         .lines()
         .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
     let kib: u64 = rest.split_ascii_whitespace().next()?.parse().ok()?;
-    kib.checked_mul(1024)
+    kib.checked_mul(1024).filter(|bytes| *bytes <= MOST_BYTES)
 }
 
 /// Reads `MemTotal` and `MemAvailable`; kernels without the latter (before 3.14) get the sum of

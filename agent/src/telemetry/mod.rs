@@ -82,7 +82,10 @@ impl Sample {
     /// The message; missing numbers are 0, as the wire has it.
     #[must_use]
     pub fn message(&self, envelope: Envelope) -> Telemetry {
-        let bytes = |v: Option<u64>| v.and_then(|v| i64::try_from(v).ok()).unwrap_or(0);
+        let bytes = |v: Option<u64>| {
+            let sane = v.filter(|v| *v <= memory::MOST_BYTES);
+            sane.and_then(|v| i64::try_from(v).ok()).unwrap_or(0)
+        };
         let (rx, tx) = self.network.unzip();
         Telemetry {
             cpu_utilization_percent: self.cpu_percent.unwrap_or(0.0),

@@ -219,6 +219,15 @@ fn kernels_without_available_memory_get_what_can_be_freed() {
 }
 
 #[test]
+fn amounts_that_no_machine_has_are_none() {
+    let total = |kib: u64| format!("MemTotal: {kib} kB\nMemAvailable: 1 kB\n");
+    let most = 1 << 50;
+    assert!(memory::parse(&total(most)).is_some());
+    assert_eq!(memory::parse(&total(most + 1)), None);
+    assert_eq!(memory::parse(&total(u64::MAX)), None);
+}
+
+#[test]
 fn this_machine_has_memory_disk_and_load() {
     let sample = sampler(Path::new("/")).sample(Instant::now(), Look::default());
     assert!(
