@@ -24,6 +24,7 @@ use kube::api::{Api, DeleteParams, PostParams};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use crate::report::Report;
 use hyperion::Hyperion;
@@ -228,6 +229,18 @@ impl Took {
     }
 }
 
+/// Objects in namespace default of a cluster, and what their requests run on.
+fn api<K>(cluster: &WorkloadCluster) -> Result<(Runtime, Api<K>)>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let client = runtime.block_on(watch::client(cluster.kubeconfig()))?;
+    Ok((runtime, Api::namespaced(client, "default")))
+}
+
 /// Creates objects, many at once.
 async fn create<K>(api: &Api<K>, objects: &[K]) -> Result<(), kube::Error>
 where
@@ -255,15 +268,7 @@ where
         .map(serde_json::from_value)
         .collect::<Result<_, _>>()?;
     let pods = Pods::watch(cluster.kubeconfig())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let api: Api<K> = runtime.block_on(async {
-        anyhow::Ok(Api::namespaced(
-            watch::client(cluster.kubeconfig()).await?,
-            "default",
-        ))
-    })?;
+    let (runtime, api) = api::<K>(cluster)?;
     let begin = Instant::now();
     runtime.block_on(create(&api, &typed))?;
     let created = begin.elapsed();
@@ -279,15 +284,7 @@ where
 }
 
 fn delete_pods(cluster: &WorkloadCluster) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let api: Api<Pod> = runtime.block_on(async {
-        anyhow::Ok(Api::namespaced(
-            watch::client(cluster.kubeconfig()).await?,
-            "default",
-        ))
-    })?;
+    let (runtime, api) = api::<Pod>(cluster)?;
     let now = DeleteParams::default().grace_period(0);
     runtime.block_on(api.delete_collection(&now, &Default::default()))?;
     wait::until("no Pods", Duration::from_secs(300), || {

@@ -229,7 +229,7 @@ pub fn run(args: &Args) -> Result<Report> {
     let mut play = Play::new(&script, &stage, feed, refresh, args.speed)?;
     play.warm_up()?;
     play.run()?;
-    play.settle(SETTLE)?;
+    play.settle(SETTLE);
     let (left, without) = at_the_end(&stage)?;
     for line in play.wrong.iter().take(50) {
         say(&format!("violation: {line}"));

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use hyperion_api::workload::HyperionWorkload;
 use hyperion_cluster::nodes::{Service, nodes};
-use hyperion_lab::proc::{cpu_model, cpu_seconds, rss_bytes};
+use hyperion_lab::needs;
+use hyperion_lab::proc::{cpu_model, cpu_seconds};
 use hyperion_lab::workload_cluster::{self, Options, WorkloadCluster};
-use hyperion_lab::{needs, watch};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
 use super::hyperion::Hyperion;
 use super::seen::Pods;
-use super::{LEASE, create, join, say, template, wait_nodes};
+use super::{LEASE, api, create, join, megabytes, say, template, wait_nodes};
 use crate::report::Report;
 
 /// Memory and requests of the control plane with a large fleet.
@@ -92,7 +92,7 @@ fn measure(
     let hyperion = Hyperion::start(&dir.join("hyperion"), cluster.kubeconfig())?;
     let patience = Duration::from_secs(args.patience);
     let rest = || std::thread::sleep(Duration::from_secs(args.seconds));
-    report.figure("empty_rss_mb", megabytes(&hyperion));
+    report.figure("empty_rss_mb", hyperion.pid().and_then(megabytes));
     join(cluster.kubectl(), "home", Service::Eks, None)?;
     wait_nodes(cluster.kubectl(), "home", args.nodes, patience)
         .with_context(|| hyperion.log_tail())?;
@@ -102,15 +102,7 @@ fn measure(
     look.end("nodes", &hyperion, report)?;
 
     let pods = Pods::watch(cluster.kubeconfig())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let api: Api<HyperionWorkload> = runtime.block_on(async {
-        anyhow::Ok(Api::namespaced(
-            watch::client(cluster.kubeconfig()).await?,
-            "default",
-        ))
-    })?;
+    let (runtime, api) = api::<HyperionWorkload>(cluster)?;
     let workload = |name: String| -> Result<HyperionWorkload> {
         Ok(serde_json::from_value(json!({
             "apiVersion": "hyperion.io/v1alpha1", "kind": "HyperionWorkload",
@@ -153,11 +145,6 @@ fn measure(
     look.end("churn", &hyperion, report)
 }
 
-fn megabytes(hyperion: &Hyperion) -> Option<f64> {
-    let pid = hyperion.pid()?;
-    rss_bytes(pid).ok().map(|bytes| bytes as f64 / 1e6)
-}
-
 /// A stretch of time.
 struct Look {
     begin: Instant,
@@ -178,7 +165,7 @@ impl Look {
         let seconds = self.begin.elapsed().as_secs_f64();
         let asked = (hyperion.requests()? - self.requests) / seconds;
         let cores = (cpu(hyperion) - self.cpu) / seconds;
-        let held = megabytes(hyperion);
+        let held = hyperion.pid().and_then(megabytes);
         report.figure(&format!("{name}_requests_per_s"), asked);
         report.figure(&format!("{name}_cores"), cores);
         report.figure(&format!("{name}_seconds"), seconds);

@@ -192,13 +192,12 @@ impl<'a> Play<'a> {
     }
 
     /// Waits until what is under way at the end is done; it is in no figure.
-    pub(super) fn settle(&mut self, patience: Duration) -> Result<()> {
+    pub(super) fn settle(&mut self, patience: Duration) {
         let begin = Instant::now();
         while self.meter.waiting() > 0 && begin.elapsed() < patience {
             self.hear();
             std::thread::sleep(TICK);
         }
-        Ok(())
     }
 
     /// Everything that is due after hour 0, in order.
