@@ -72,6 +72,28 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// One that was asked for at this time, and of which nothing is known.
+    fn asked(at: Instant) -> Self {
+        Self {
+            offer: String::new(),
+            price_per_hour: 0.0,
+            node: None,
+            make: None,
+            waiting: BTreeMap::new(),
+            first: None,
+            asked_at: at,
+            seen: None,
+            node_id: None,
+            refused_since: None,
+            used: false,
+            ready_since: None,
+            empty_since: None,
+            upgrade: false,
+            looked_at: false,
+            leaving: None,
+        }
+    }
+
     fn stage(&self) -> Stage {
         self.seen.as_ref().map_or(Stage::Asked, |s| s.stage)
     }
@@ -263,18 +285,8 @@ impl Index {
             price_per_hour: wanted.offer.price_per_hour,
             node: Some(wanted.node.clone()),
             make: Some(Arc::new(make)),
-            waiting: BTreeMap::new(),
             first: Some(at.0.clone()),
-            asked_at: now,
-            seen: None,
-            node_id: None,
-            refused_since: None,
-            used: false,
-            ready_since: None,
-            empty_since: None,
-            upgrade: false,
-            looked_at: false,
-            leaving: None,
+            ..Claim::asked(now)
         };
         site.claims.insert(name.clone(), claim);
         self.machines.changed.insert(cluster.clone());
@@ -608,18 +620,7 @@ fn adopted(cluster: &str, market: &Market, seen: &Seen, now: Instant) -> Claim {
         offer: purpose.map_or_else(String::new, |p| p.offer.clone()),
         price_per_hour: price,
         node: wanted.map(|w| w.node),
-        make: None,
-        waiting: BTreeMap::new(),
         first: purpose.map(|p| Name::new(&p.namespace, &p.workload)),
-        asked_at: now.checked_sub(seen.age).unwrap_or(now),
-        seen: None,
-        node_id: None,
-        refused_since: None,
-        used: false,
-        ready_since: None,
-        empty_since: None,
-        upgrade: false,
-        looked_at: false,
-        leaving: None,
+        ..Claim::asked(now.checked_sub(seen.age).unwrap_or(now))
     }
 }
