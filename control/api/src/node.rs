@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hyperion_placement::model::Taint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -70,6 +71,16 @@ pub struct NodeTaint {
     pub value: String,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
     pub effect: String,
+}
+
+impl From<&NodeTaint> for Taint {
+    fn from(taint: &NodeTaint) -> Self {
+        Self {
+            key: taint.key.clone(),
+            value: taint.value.clone(),
+            effect: taint.effect.clone(),
+        }
+    }
 }
 
 /// Mode of the agent.

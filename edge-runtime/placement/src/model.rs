@@ -301,6 +301,31 @@ pub struct Offer {
     pub startup_s: f32,
 }
 
+impl Offer {
+    /// The node that it would be: ready and empty, without labels and taints.
+    #[must_use]
+    pub fn node(&self, id: String) -> Node {
+        Node {
+            id,
+            location: self.location.clone(),
+            arch: self.arch.clone(),
+            capacity_type: self.capacity_type,
+            instance_type: self.instance_type.clone(),
+            allocatable: self.allocatable,
+            free: self.allocatable,
+            gpus: self.gpus.clone(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            schedulable: true,
+            ready: true,
+            price_per_hour: self.price_per_hour,
+            cpu_utilization: 0.0,
+            images: Vec::new(),
+            supply: self.supply,
+        }
+    }
+}
+
 /// A place of the latency matrix: `aws:us-east-1`, `site:lab`, or a geography's clients `geo:EU`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place(pub String);

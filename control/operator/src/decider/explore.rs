@@ -7,7 +7,7 @@ use hyperion_placement::model::Request;
 use hyperion_policy::log_probability;
 use rand::RngExt as _;
 
-use super::{Decider, Policy, Verdict, alone};
+use super::{Decider, Policy, Verdict, part};
 
 /// Whether a decision may be one that is left to chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Decider {
                 return;
             };
             // Which of its GPUs, and at what price.
-            let there = choose::decide(&alone(fleet, node.clone()), request, &policy.scorer);
+            let there = choose::decide(&part(fleet, vec![node.clone()]), request, &policy.scorer);
             let Some(mut choice) = there.choice else {
                 return;
             };

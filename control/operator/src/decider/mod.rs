@@ -36,12 +36,12 @@ pub const RULES_MARGIN: f64 = 0.5;
 /// twice as often.
 pub const POLICY_MARGIN: f64 = std::f64::consts::LN_2;
 
-/// A fleet with this node alone.
+/// A fleet with these nodes alone.
 #[must_use]
-pub fn alone(fleet: &Fleet, node: Node) -> Snapshot {
+pub fn part(fleet: &Fleet, nodes: Vec<Node>) -> Snapshot {
     Snapshot {
         version: fleet.version(),
-        nodes: vec![node],
+        nodes,
         offers: Vec::new(),
         latency: fleet.latency().clone(),
         queue: fleet.summary().queue,

@@ -131,11 +131,7 @@ impl NodeEntry {
             labels,
             taints: (spec.taints.iter())
                 .chain(&facts.taints)
-                .map(|t| Taint {
-                    key: t.key.clone(),
-                    value: t.value.clone(),
-                    effect: t.effect.clone(),
-                })
+                .map(Taint::from)
                 .collect(),
             schedulable: self.takes_replicas()
                 && !facts.cordoned

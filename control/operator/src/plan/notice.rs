@@ -10,7 +10,7 @@ use super::Pass;
 use super::better::LATER;
 use super::moves::Why;
 use super::place::{Decided, decide_on};
-use crate::decider::{View, alone};
+use crate::decider::{View, part};
 use crate::index::{LAST_WORDS, PlacementEntry, WorkloadEntry};
 
 /// Time for an old copy to end what it is at, before its node ends.
@@ -74,12 +74,15 @@ impl Pass<'_> {
     pub(super) fn decide_on_cold(&mut self, request: &Request) -> Option<Decided> {
         let fleet = &self.index.fleet;
         let cold = self.index.cold_nodes();
-        let mut nodes = cold.filter_map(|id| fleet.node(id)).map(|node| Node {
+        let nodes = cold.filter_map(|id| fleet.node(id)).map(|node| Node {
             schedulable: true,
             ..node.clone()
         });
-        let mut part = alone(fleet, nodes.next()?);
-        part.nodes.extend(nodes);
+        let nodes: Vec<Node> = nodes.collect();
+        if nodes.is_empty() {
+            return None;
+        }
+        let part = part(fleet, nodes);
         decide_on(self.decider, View::Part(&part), request).ok()
     }
 }

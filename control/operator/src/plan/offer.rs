@@ -11,7 +11,7 @@ use hyperion_placement::model::{Node, Offer, Request, Snapshot};
 use super::Pass;
 use super::better::MOVES;
 use super::moves::Why;
-use crate::decider::{Chance, Verdict, View};
+use crate::decider::{Chance, Verdict, View, part};
 use crate::index::{PlacementEntry, Template, WorkloadEntry};
 
 /// Machines that one pass has launched, so that others get a turn.
@@ -182,11 +182,8 @@ impl Pass<'_> {
         }
         let fleet = &self.index.fleet;
         let part = Snapshot {
-            version: fleet.version(),
-            nodes,
             offers,
-            latency: fleet.latency().clone(),
-            queue: fleet.summary().queue,
+            ..part(fleet, nodes)
         };
         self.out.decisions += 1;
         let view = View::Part(&part);

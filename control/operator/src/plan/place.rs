@@ -15,7 +15,7 @@ use tracing::error;
 
 use super::status::round;
 use super::{Action, DECISIONS, Pass, why};
-use crate::decider::{Chance, Decider, Verdict, View, alone};
+use crate::decider::{Chance, Decider, Verdict, View, part};
 use crate::index::{LEAVING, Name, PlacementEntry, Template, WorkloadEntry};
 
 /// Written into placements that this program decides.
@@ -96,7 +96,7 @@ impl Pass<'_> {
         entry: &PlacementEntry,
     ) -> Option<Decided> {
         let node = self.without(entry)?;
-        let part = alone(&self.index.fleet, node);
+        let part = part(&self.index.fleet, vec![node]);
         let mut request = self.request(template, entry.key.index);
         request.avoid.clear();
         request.current = Some(entry.spec.node.clone());

@@ -8,7 +8,7 @@ use hyperion_placement::reward::{JOB_P99_MS, RewardWeights, Weights};
 
 use super::{PRICED, RESOURCES, STEP};
 use crate::scenario::{Path, Pool, Scenario, Workload};
-use crate::sim::{NOTICE_HOURS, WAIT_PENALTY, data_hours, node_of, transfer_hours};
+use crate::sim::{NOTICE_HOURS, WAIT_PENALTY, data_hours, transfer_hours};
 
 /// Prices of room.
 pub struct Room<'a> {
@@ -330,7 +330,7 @@ struct Looker<'a> {
 impl Looker<'_> {
     fn pool(&self, index: usize) -> Option<Spot> {
         let pool: &Pool = &self.scenario.pools[index];
-        let node = node_of(pool, pool.offer.id.clone());
+        let node = pool.offer.node(pool.offer.id.clone());
         self.spot(
             At::Pool(index),
             node,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::event::Event;
-use super::host::{Host, State, node_of};
+use super::host::{Host, State};
 use super::random;
 use super::replica::{Coming, Life};
 use super::simulator::{Simulator, Why};
@@ -327,7 +327,7 @@ impl Simulator {
         self.hosts[host].state = State::Up;
         let scenario = Arc::clone(&self.scenario);
         let pool = self.hosts[host].shape;
-        let mut node = node_of(&scenario.pools[pool], self.hosts[host].id.clone());
+        let mut node = scenario.pools[pool].offer.node(self.hosts[host].id.clone());
         node.price_per_hour = self.hosts[host].price;
         if let Some(offer) = self.view.any_offer(pool) {
             node.supply = offer.supply;

@@ -4,7 +4,7 @@ use hyperion_placement::cost;
 use hyperion_placement::filter::Candidate;
 use hyperion_placement::model::{Location, Node, Request};
 
-use crate::scenario::{Pool, Scenario};
+use crate::scenario::Scenario;
 
 /// What all machines of one kind share: one for each pool, then one for each device.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ pub fn shapes(scenario: &Scenario) -> (Vec<Shape>, Vec<Location>) {
         shapes.push(Shape {
             node: Node {
                 price_per_hour: 1.0,
-                ..node_of(pool, String::new())
+                ..pool.offer.node(String::new())
             },
             location: index(&pool.offer.location),
             network_gbps: pool.network_gbps,
@@ -67,29 +67,6 @@ fn location_key(location: &Location) -> Location {
     Location {
         zone: String::new(),
         ..location.clone()
-    }
-}
-
-/// A node bought from a pool, as it is when it is ready.
-pub fn node_of(pool: &Pool, id: String) -> Node {
-    let offer = &pool.offer;
-    Node {
-        id,
-        location: offer.location.clone(),
-        arch: offer.arch.clone(),
-        capacity_type: offer.capacity_type,
-        instance_type: offer.instance_type.clone(),
-        allocatable: offer.allocatable,
-        free: offer.allocatable,
-        gpus: offer.gpus.clone(),
-        labels: std::collections::BTreeMap::new(),
-        taints: Vec::new(),
-        schedulable: true,
-        ready: true,
-        price_per_hour: offer.price_per_hour,
-        cpu_utilization: 0.0,
-        images: Vec::new(),
-        supply: offer.supply,
     }
 }
 

@@ -26,7 +26,6 @@ mod view;
 
 pub use brain::{Brain, ScorerBrain, Truth, best, rounded, run};
 pub use env::FleetEnv;
-pub(crate) use host::node_of;
 pub use outcome::{Figures, Outcome, Record, Tail};
 pub use queue::{QueueCheck, QueueLoad, queue_check};
 pub use replica::Account;

@@ -211,28 +211,9 @@ fn would_be(cluster: &str, market: &Market, offer: &Offer) -> Node {
     }
     let taints = capacity.into_iter().flat_map(|c| &c.taints);
     Node {
-        id: offer.id.clone(),
-        location: at.clone(),
-        arch: offer.arch.clone(),
-        capacity_type: offer.capacity_type,
-        instance_type: offer.instance_type.clone(),
-        allocatable: offer.allocatable,
-        free: offer.allocatable,
-        gpus: offer.gpus.clone(),
         labels,
-        taints: taints
-            .map(|t| Taint {
-                key: t.key.clone(),
-                value: t.value.clone(),
-                effect: t.effect.clone(),
-            })
-            .collect(),
-        schedulable: true,
-        ready: true,
-        price_per_hour: offer.price_per_hour,
-        cpu_utilization: 0.0,
-        images: Vec::new(),
-        supply: offer.supply,
+        taints: taints.map(Taint::from).collect(),
+        ..offer.node(offer.id.clone())
     }
 }
 

@@ -9,8 +9,8 @@ use hyperion_placement::reward::{JOB_P99_MS, RewardWeights, Weights};
 use super::super::plan::{fold, least, takes};
 use super::{PRICED, STEP};
 use crate::scenario::{Path, Pool, Scenario};
+use crate::sim::NOTICE_HOURS;
 use crate::sim::random::boot_factor;
-use crate::sim::{NOTICE_HOURS, node_of};
 
 /// What all instances of a pool, or one device, have in common.
 pub struct Machine {
@@ -117,7 +117,7 @@ impl World<'_> {
             (least.min(factor), most.max(factor))
         });
         let boot = (pool.boot_hours * boot.0, pool.boot_hours * boot.1);
-        let node = node_of(pool, pool.offer.id.clone());
+        let node = pool.offer.node(pool.offer.id.clone());
         let of = (f64::from(pool.limit), boot, pool.network_gbps);
         if pool.offer.capacity_type == CapacityType::Spot {
             return self.machine(node, of, &pool.obtainable, NOTICE_HOURS, &pool.price);
