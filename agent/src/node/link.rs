@@ -43,6 +43,7 @@ impl<W: Workloads> Node<W> {
             policy_hash: self.policy_hash().to_owned(),
             peer_addresses: self.me.addresses.clone(),
             site_info_version: self.store.site().map_or(0, |info| info.version),
+            update: None,
         }
     }
 

@@ -179,6 +179,7 @@ impl<W: Workloads> Node<W> {
             policy_hash: self.policy_hash().to_owned(),
             peer_addresses: self.me.addresses.clone(),
             interruptions: self.interruptions.clone(),
+            update: None,
         };
         if self.sent_state.as_ref() != Some(&state) && out.send(Body::NodeState(state.clone())) {
             self.sent_state = Some(state);

@@ -1,5 +1,6 @@
 //! One connection as a tonic channel, and enrolment over it.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -202,6 +203,25 @@ pub struct EnrolRequest {
     pub hostname: String,
     /// For people.
     pub agent_version: String,
+    /// For an agent that measures a node of a cluster, instead of a token.
+    pub cluster: Option<InCluster>,
+}
+
+/// How an agent proves which node of which cluster it is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InCluster {
+    /// Name of the HyperionCluster.
+    pub cluster: String,
+    /// File with the token of the agent's Pod; kubelets renew it, so that it is read each time.
+    pub token_file: PathBuf,
+}
+
+impl InCluster {
+    fn token(&self) -> Result<String, EnrolError> {
+        let read = std::fs::read_to_string(&self.token_file);
+        let read = read.map_err(|e| EnrolError::PodToken(self.token_file.clone(), e))?;
+        Ok(read.trim().to_owned())
+    }
 }
 
 /// Why enrolment failed.
@@ -213,6 +233,9 @@ pub enum EnrolError {
     /// Key trouble.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The token of the agent's Pod.
+    #[error("token of the Pod {0:?}: {1}")]
+    PodToken(PathBuf, std::io::Error),
     /// The control plane said no, and why.
     #[error("enrolment refused: {}", .0.message())]
     Refused(Box<tonic::Status>),
@@ -259,6 +282,10 @@ async fn register(
     expired_certificate_der: Vec<u8>,
 ) -> Result<Identity, EnrolError> {
     let csr_der = identity::certificate_request(&key_der)?;
+    let (cluster, cluster_token) = match &request.cluster {
+        Some(of) => (of.cluster.clone(), of.token()?),
+        None => Default::default(),
+    };
     let endpoint = client_endpoint()?;
     let transport = transport::config(None, ATTEMPT);
     let mut connected = connect(&endpoint, target, None, transport).await?;
@@ -270,6 +297,8 @@ async fn register(
         expired_certificate_der,
         hostname: request.hostname,
         agent_version: request.agent_version,
+        cluster,
+        cluster_token,
     };
     let answer = tokio::time::timeout(ATTEMPT, connected.grpc.register_node(message)).await;
     connected.quic.close(0_u32.into(), b"enrolled");

@@ -7,8 +7,10 @@ use crate::agent_v1 as wire;
 use crate::domain::{Capabilities, ReplicaKey, Report, Start, Telemetry};
 
 mod site;
+mod update;
 
 pub use site::{MAX_GENERATION, MAX_RECORD, intent, node_id, node_record, record, site_info};
+pub use update::update_order;
 
 /// A field that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,8 +7,10 @@ use hyperion_placement::model::GpuDevice;
 use crate::agent_v1::{self, ReplicaPhase};
 
 mod site;
+mod update;
 
 pub use site::{Intent, Reconcile, Record};
+pub use update::{Bundle, BundleKind, UpdateOrder};
 
 /// Which replica: workload (by uid, so that a deleted namesake is another one) and index.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
