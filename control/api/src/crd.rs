@@ -8,6 +8,7 @@ use crate::cluster::HyperionCluster;
 use crate::node::HyperionNode;
 use crate::placement::HyperionPlacement;
 use crate::quota::HyperionQuota;
+use crate::rollout::HyperionRollout;
 use crate::workload::HyperionWorkload;
 
 /// Kubernetes' own pattern for names of labels, containers and the like.
@@ -29,6 +30,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         bounded(HyperionNode::crd(), &node_bounds()),
         bounded(HyperionCluster::crd(), &cluster_bounds()),
         bounded(HyperionQuota::crd(), &quota_bounds()),
+        bounded(HyperionRollout::crd(), &rollout_bounds()),
     ]
 }
 
@@ -269,6 +271,49 @@ fn cluster_bounds() -> Vec<Bound> {
     ]
 }
 
+fn rollout_bounds() -> Vec<Bound> {
+    let time = || json!({ "pattern": DURATION, "maxLength": 32 });
+    let number = || json!({ "minimum": 0, "maximum": 1_000_000 });
+    vec![
+        (
+            "spec.bundle.url",
+            json!({ "pattern": "^(https?|file)://[^ ]+$", "maxLength": 2048 }),
+        ),
+        (
+            "spec.bundle.sha256",
+            json!({ "pattern": "^[0-9a-fA-F]{64}$" }),
+        ),
+        ("spec.bundle.sizeBytes", json!({ "minimum": 0 })),
+        (
+            "spec.bundle.version",
+            json!({ "pattern": "^[A-Za-z0-9_+~-][A-Za-z0-9._+~-]*$", "maxLength": 128 }),
+        ),
+        ("spec.bundle.machines", json!({ "maxItems": 32 })),
+        (
+            "spec.bundle.machines[]",
+            json!({ "minLength": 1, "maxLength": 128 }),
+        ),
+        ("spec.nodeSelector", json!({ "maxProperties": 64 })),
+        ("spec.sites", json!({ "maxItems": 1000 })),
+        ("spec.waves", json!({ "maxItems": 32 })),
+        ("spec.acceptedFailures", number()),
+        ("spec.attempt", number()),
+        ("spec.windows", json!({ "maxItems": 32 })),
+        (
+            "spec.windows[].start",
+            json!({ "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$" }),
+        ),
+        ("spec.windows[].duration", time()),
+        (
+            "spec.windows[].offset",
+            json!({ "pattern": "^(Z|UTC|[+-](0[0-9]|1[0-4]):[0-5][0-9])$" }),
+        ),
+        ("spec.windows[].days", json!({ "maxItems": 7 })),
+        ("spec.readyWithin", time()),
+        ("spec.emptyWithin", time()),
+    ]
+}
+
 fn positive(most: f64) -> Value {
     json!({ "minimum": 0.0, "exclusiveMinimum": true, "maximum": most })
 }
@@ -348,6 +393,8 @@ mod tests {
             placement_bounds(),
             node_bounds(),
             cluster_bounds(),
+            quota_bounds(),
+            rollout_bounds(),
         ];
         for (crd, bounds) in crds().iter().zip(all) {
             let mut schema = schema(crd);

@@ -2,6 +2,7 @@
 //! module for condition types and reasons.
 //!
 //! - [`workload`], [`placement`], [`node`], [`cluster`], [`quota`]: the kinds.
+//! - [`rollout`], [`update`]: which nodes get which version, and what a node says of its own.
 //! - [`capacity`]: what may be launched in a cluster.
 //! - [`crd`]: their CRDs, with the bounds that a Rust type does not carry.
 //! - [`request`]: a workload in the form that placement reads; [`quantity`]: Kubernetes numbers.
@@ -27,7 +28,9 @@ pub mod placement;
 pub mod quantity;
 pub mod quota;
 pub mod request;
+pub mod rollout;
 pub mod template;
+pub mod update;
 pub mod workload;
 
 pub use crd::crds;

@@ -8,6 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::update::NodeUpdate;
 use crate::workload::{CapacityType, Geography, Provider, Tier};
 
 /// A machine of the fleet. Made at enrolment, or for a node of a HyperionCluster; `unschedulable`,
@@ -32,6 +33,18 @@ use crate::workload::{CapacityType, Geography, Provider, Tier};
         json_path = ".status.allocatable.memory"
     ),
     printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.gpuCount"),
+    printcolumn(
+        name = "System",
+        type_ = "string",
+        json_path = ".status.update.systemVersion",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Update",
+        type_ = "string",
+        json_path = ".status.update.progress.phase",
+        priority = 1
+    ),
     printcolumn(
         name = "Age",
         type_ = "date",
@@ -171,6 +184,9 @@ pub struct HyperionNodeStatus {
     /// SHA-256 of the policy that it decides with while it is cut off; empty for rules.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub policy: String,
+    /// Versions, slots and its last update; none where it can't be updated by a rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<NodeUpdate>,
     /// Last time its stream was opened or closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition: Option<Time>,
