@@ -7,6 +7,7 @@
 //! - [`service`]: the gRPC service; one task per session.
 //! - [`away`]: what a node brings of the time without a link; [`history`] keeps its telemetry.
 //! - [`sites`]: what nodes are told of their site; [`policies`]: the policy for devices.
+//! - [`measuring`]: agents that only measure a node of a workload cluster.
 //! - [`notices`]: what a node's cloud is about to do to it.
 //! - [`nodes`]: writes `HyperionNode` objects, and watches them for revocation.
 
@@ -17,6 +18,7 @@ pub mod facts;
 pub mod history;
 pub mod logs;
 pub mod metrics;
+pub mod measuring;
 pub mod nodes;
 pub mod notices;
 pub mod pki;
@@ -48,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use crate::history::Histories;
 use crate::metrics::Metrics;
 use crate::notices::Notice;
+use crate::measuring::Proof;
 use crate::policies::{DevicePolicy, SignError};
 use crate::service::{AgentEndpoint, Shared};
 use crate::state::{Decision, State};
@@ -175,6 +178,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     local_addr: SocketAddr,
     stop: CancellationToken,
+    proofs: Arc<Mutex<Option<mpsc::Receiver<Proof>>>>,
     done: CancellationToken,
 }
 
@@ -205,6 +209,7 @@ pub async fn start(
     let (events, receiver) = mpsc::channel(EVENTS);
     let stop = CancellationToken::new();
     let done = CancellationToken::new();
+    let (proofs, to_prove) = mpsc::channel(measuring::WAITING);
     let (node_writer, node_writes) = nodes::writer(config.client.clone(), stop.clone());
     tokio::spawn(node_writes);
     let shared = Arc::new(Shared {
@@ -219,6 +224,7 @@ pub async fn start(
         token_use: tokio::sync::Mutex::default(),
     });
     shared
+        proofs,
         .state
         .set_latency(hyperion_providers::latency_matrix());
     tokio::spawn(nodes::tell_sites(shared.clone(), stop.clone()));
@@ -237,6 +243,7 @@ pub async fn start(
             shared,
             local_addr,
             stop,
+            proofs: Arc::new(Mutex::new(Some(to_prove))),
             done,
         },
         receiver,
@@ -252,6 +259,14 @@ impl Gateway {
 
     /// Fingerprint of the fleet's CA.
     #[must_use]
+    /// What agents that only measure show when they enrol, to be answered by their clusters; none
+    /// after the first call. Unanswered, none of them enrols.
+    #[must_use]
+    pub fn proofs(&self) -> Option<mpsc::Receiver<Proof>> {
+        let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        proofs.take()
+    }
+
     pub fn ca_fingerprint(&self) -> String {
         self.shared.authority.fingerprint()
     }

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use crate::service::Shared;
 use crate::sites::{self, Member};
+use crate::state::State;
 
 /// Field manager of node status.
 pub const MANAGER: &str = "hyperion-gateway";
@@ -245,6 +246,21 @@ pub fn member(spec: &HyperionNodeSpec, status: Option<&HyperionNodeStatus>) -> M
     }
 }
 
+/// Notes that a node has an object, and what that says.
+pub fn note(
+    state: &State,
+    node: &str,
+    spec: &HyperionNodeSpec,
+    status: Option<&HyperionNodeStatus>,
+) {
+    if spec.cluster.is_some() {
+        // It is of no site; an agent may measure it.
+        state.set_measured(node, spec.revoked);
+    } else {
+        state.set_node(node, &spec.site, member(spec, status));
+    }
+}
+
 /// Tells sites what has changed of them until `stop`.
 pub async fn tell_sites(shared: Arc<Shared>, stop: CancellationToken) {
     // Within a second is soon enough for people, and lets changes come together.
@@ -339,12 +355,11 @@ impl Seen {
             }
         };
         let name = node.name_any();
+        note(&self.shared.state, &name, &node.spec, node.status.as_ref());
         if node.spec.cluster.is_some() {
-            // No agent will ever speak for it.
+            // Whether it is up is its cluster's word.
             return Some(name);
         }
-        let member = member(&node.spec, node.status.as_ref());
-        self.shared.state.set_node(&name, &node.spec.site, member);
         if listed
             && let Some(unseen) = &mut self.unseen
             && let Some(status) = node.status.filter(|s| s.ready == "True")

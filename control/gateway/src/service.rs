@@ -15,8 +15,8 @@ use hyperion_link::{tls, transport};
 use hyperion_proto::agent_v1::agent_service_server::AgentService;
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
-    EventAck, Hello, RegisterNodeRequest, RegisterNodeResponse, RenewedCertificate, ReplicaRecord,
-    StreamMessage, TelemetryAck,
+    self, EventAck, Hello, Interruptions, RegisterNodeRequest, RegisterNodeResponse,
+    RenewedCertificate, ReplicaRecord, StreamMessage, TelemetryAck,
 };
 use hyperion_proto::{convert, domain};
 use kube::api::Api;
@@ -29,6 +29,7 @@ use crate::GatewayEvent;
 use crate::away;
 use crate::facts;
 use crate::history::Histories;
+use crate::measuring::{self, Proof, Said};
 use crate::metrics::Metrics;
 use crate::nodes::{self, NodeWriter};
 use crate::notices;
@@ -82,6 +83,8 @@ pub struct Shared {
     /// sort out a race, at the price of a retry each.
     pub token_use: tokio::sync::Mutex<()>,
 }
+    /// What agents on clusters' nodes show, for their clusters to look at.
+    pub proofs: mpsc::Sender<Proof>,
 
 impl Shared {
     /// A node's object is gone: the node is cut off and nothing is kept of it.
@@ -169,6 +172,9 @@ impl AgentEndpoint {
         let node = api.get_opt(&node_id).await;
         match node.map_err(|e| Status::unavailable(e.to_string()))? {
             Some(node) if !node.spec.revoked => Ok((node_id, node.spec.site)),
+            Some(node) if node.spec.cluster.is_some() => Err(Status::permission_denied(format!(
+                "node {node_id} is of a cluster: its agent enrols by the cluster's word"
+            ))),
             Some(_) => Err(Status::permission_denied(format!(
                 "node {node_id} is revoked"
             ))),
@@ -199,7 +205,10 @@ impl AgentService for AgentEndpoint {
             .map_err(|e| refuse(Status::invalid_argument(e.to_string())))?;
         pki::request_key(&request.csr_der)
             .map_err(|e| refuse(Status::invalid_argument(e.to_string())))?;
-        let (node_id, site) = if request.expired_certificate_der.is_empty() {
+        let (node_id, site) = if !request.cluster.is_empty() {
+            let enrolled = measuring::enrol(&self.shared, &request).await;
+            (enrolled.map_err(refuse)?, String::new())
+        } else if request.expired_certificate_der.is_empty() {
             self.first_enrolment(&request).await.map_err(refuse)?
         } else {
             self.re_enrolment(&request).await.map_err(refuse)?
@@ -242,6 +251,7 @@ impl AgentService for AgentEndpoint {
         let session = Box::new(Session {
             shared: self.shared.clone(),
             node,
+            measures: self.shared.state.in_cluster(&node),
             peer,
             outgoing,
             expires: AtomicU64::new(expires),
@@ -292,8 +302,7 @@ impl AgentEndpoint {
         if let Some(object) =
             object.map_err(|e| Status::unavailable(format!("HyperionNode {node}: {e}")))?
         {
-            let member = nodes::member(&object.spec, object.status.as_ref());
-            state.set_node(node, &object.spec.site, member);
+            nodes::note(state, node, &object.spec, object.status.as_ref());
         }
         Ok(state.standing(node))
     }
@@ -315,6 +324,8 @@ struct Session {
     shared: Arc<Shared>,
     node: String,
     peer: Peer,
+    /// The agent only measures: see [`measuring`].
+    measures: bool,
     outgoing: Outgoing,
     /// When the peer's newest certificate runs out, seconds since the epoch.
     expires: AtomicU64,
@@ -328,11 +339,16 @@ struct OpenSession {
     /// Silence after which the node is out of reach.
     lost: Duration,
 }
+    /// The agent only measures: whether its node is in reach is not its word.
+    measures: bool,
 
 impl OpenSession {
     /// Ends the session and tells the operator, unless a newer one of the node is open.
     async fn close(self, reason: &str, silent_for: Duration) -> bool {
         let event = GatewayEvent::NodeDown {
+        if self.measures {
+            return self.shared.state.close(&self.node, self.id, || {});
+        }
             node: self.node.clone(),
             reason: reason.to_owned(),
             silent_for,
@@ -354,6 +370,9 @@ impl Drop for OpenSession {
         // Only where the task was dropped or panicked: there is nobody left to wait for room.
         self.shared.state.close(&self.node, self.id, || {
             let _ = self.shared.events.try_send(GatewayEvent::NodeDown {
+            if self.measures {
+                return;
+            }
                 node: self.node.clone(),
                 reason: "the session broke".to_owned(),
                 silent_for: Duration::ZERO,
@@ -378,6 +397,9 @@ impl Session {
         if Box::pin(open.close(&reason, silent_for)).await {
             debug!(node = %self.node, %reason, "stream ended");
             nodes::set_ready(&mut status, false, "AgentUnreachable", &reason);
+            if self.measures {
+                return;
+            }
             self.shared.nodes.write(&self.node, *status);
         }
     }
@@ -410,6 +432,11 @@ impl Session {
         let capabilities = convert::capabilities(hello.capabilities.as_ref())
             .map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
         let mut reports = Vec::with_capacity(hello.replicas.len());
+        if self.measures {
+            let memory = capabilities.memory_bytes;
+            let open = self.admit(&hello, memory, BTreeSet::new(), None).await?;
+            return Ok((open, Box::default()));
+        }
         for report in &hello.replicas {
             match convert::report(report) {
                 Ok(report) => reports.push(report),
@@ -443,7 +470,7 @@ impl Session {
             capabilities,
             runtime_problem: problem.clone(),
         };
-        let open = self.admit(&hello, memory_bytes, untaken, up).await?;
+        let open = self.admit(&hello, memory_bytes, untaken, Some(up)).await?;
         nodes::set_runtime(&mut status, &problem);
         self.shared.nodes.write(&self.node, status.clone());
         for report in reports {
@@ -466,7 +493,7 @@ impl Session {
         hello: &Hello,
         memory_total: u64,
         untaken: BTreeSet<Decision>,
-        up: GatewayEvent,
+        up: Option<GatewayEvent>,
     ) -> Result<OpenSession, Status> {
         let interval = Duration::from_millis(u64::from(hello.telemetry_interval_ms));
         let silence = (interval * 3).clamp(SILENCE, MAX_SILENCE);
@@ -483,7 +510,7 @@ impl Session {
                 site_version: hello.site_info_version,
             };
             let admission = self.shared.state.open(&self.node, new, || {
-                if let Ok(room) = room {
+                if let (Ok(room), Some(up)) = (room, &up) {
                     room.send(up.clone());
                 }
             });
@@ -497,6 +524,7 @@ impl Session {
                         lost: (interval * LOST_INTERVALS).clamp(LOST, MAX_LOST),
                     });
                 }
+                        measures: self.measures,
                 Admission::CutOff => {
                     let text = format!("node {} is revoked or deleted", self.node);
                     return Err(Status::permission_denied(text));
@@ -508,6 +536,7 @@ impl Session {
                 warn!(node = %self.node, peer = %self.peer.address, ?heard, "DuplicateIdentity");
                 return Err(Status::already_exists(format!(
                     "node id {} is in use by another device, heard {} ms ago; enrol this one with a token of its own",
+                self.duplicate().await;
                     self.node,
                     heard.as_millis()
                 )));
@@ -518,6 +547,45 @@ impl Session {
 
     /// Takes messages until the stream ends; gives the reason, and how long the node was silent.
     async fn messages(
+    /// Says that another agent came with the identity of one that is there.
+    async fn duplicate(&self) {
+        let message = format!(
+            "a second agent, at {}, says that it is this node; it is refused",
+            self.peer.address
+        );
+        let event = agent_v1::Event {
+            reason: "DuplicateIdentity".to_owned(),
+            message,
+            warning: true,
+            ..agent_v1::Event::default()
+        };
+        let node = self.node.clone();
+        self.tell(GatewayEvent::Event { node, event }).await;
+    }
+
+    /// Takes a message of an agent that only measures; gives it back where it is to be taken like any
+    /// agent's.
+    async fn measured(&self, body: Body) -> Option<Body> {
+        match measuring::said(body) {
+            Said::Usual(body) => return Some(*body),
+            Said::Notices(Some(said)) => drop(self.notices(&said).await),
+            Said::Notices(None) => {}
+            Said::Refused(what) => self.shared.metrics.refuse(what),
+        }
+        None
+    }
+
+    /// Tells what the node's cloud is about to do to it.
+    async fn notices(&self, said: &Interruptions) -> Vec<notices::Notice> {
+        let read = notices::read(said);
+        self.tell(GatewayEvent::Notices {
+            node: self.node.clone(),
+            notices: read.clone(),
+        })
+        .await;
+        read
+    }
+
         &self,
         incoming: &mut Streaming<StreamMessage>,
         open: &OpenSession,
@@ -581,6 +649,14 @@ impl Session {
         };
         match body {
             Body::Telemetry(t) => {
+        let body = if self.measures {
+            match self.measured(body).await {
+                Some(body) => body,
+                None => return Ok(()),
+            }
+        } else {
+            body
+        };
                 let t: domain::Telemetry = convert::telemetry(&t).map_err(refuse("telemetry"))?;
                 self.shared.metrics.telemetry_received.inc();
                 self.shared.state.telemetry(&self.node, id, t);
@@ -629,7 +705,7 @@ impl Session {
                 self.shared.state.set_addresses(&self.node, &addresses);
                 let mut news = away::note(status, &said, addresses);
                 if let Some(said) = &said.interruptions {
-                    let notices = notices::read(said);
+                    let notices = self.notices(said).await;
                     news |= notices::note(status, &notices);
                     let node = self.node.clone();
                     self.tell(GatewayEvent::Notices { node, notices }).await;

@@ -1,7 +1,7 @@
 //! What the gateway holds in memory. Work per message is constant; every lock is held for a few
 //! map operations and never across an await.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::logs::{LogChunks, LogSinks};
+use crate::measuring::AGED;
 use crate::policies::{self, DevicePolicy};
 use crate::sites::{Member, Sites};
 
@@ -92,6 +93,10 @@ struct Inner {
     logs: LogSinks,
     /// Nodes that have an object; true for the revoked ones.
     nodes: HashMap<String, bool>,
+    /// Those of them that are of a cluster, and that an agent may measure.
+    of_clusters: HashSet<String>,
+    /// Nodes of clusters whose agent has gone silent, and when.
+    silent: HashMap<String, Instant>,
     sites: Sites,
     /// The first list of all nodes has been read: sites are known as a whole.
     listed: bool,
@@ -191,6 +196,7 @@ impl State {
         inner.greet(node);
         Admission::Open(id)
     }
+        inner.silent.remove(node);
 
     /// Ends a session; false where a newer one of the node is open. `closed` is called with the
     /// lock held, see [`State::open`].
@@ -204,6 +210,9 @@ impl State {
         inner.version += 1;
         let version = inner.version;
         if let Some(live) = inner.live.get_mut(node) {
+        if inner.of_clusters.contains(node) {
+            inner.silent.insert(node.to_owned(), Instant::now());
+        }
             (live.connected, live.version) = (false, version);
         }
         closed();
@@ -259,7 +268,21 @@ impl State {
 
     /// See [`crate::Gateway::take_measured`].
     pub fn take_measured(&self) -> HashMap<String, f32> {
-        std::mem::take(&mut self.lock().measured)
+        self.take_measured_at(Instant::now())
+    }
+
+    fn take_measured_at(&self, now: Instant) -> HashMap<String, f32> {
+        let mut inner = self.lock();
+        let mut measured = std::mem::take(&mut inner.measured);
+        inner.silent.retain(|node, since| {
+            let aged = now.saturating_duration_since(*since) >= AGED;
+            if aged {
+                // As if nobody had ever measured it.
+                measured.insert(node.clone(), 0.0);
+            }
+            !aged
+        });
+        measured
     }
 
     /// True while a session is open.
@@ -418,8 +441,10 @@ impl State {
         let mut inner = self.lock();
         (inner.policy, inner.policy_known) = (policy, true);
         let offer = inner.offer();
-        let connected: Vec<String> = inner.sessions.keys().cloned().collect();
-        for node in connected {
+        let connected = inner.sessions.keys();
+        let decide = connected.filter(|node| !inner.of_clusters.contains(*node));
+        let decide: Vec<String> = decide.cloned().collect();
+        for node in decide {
             inner.send(&node, Body::PolicyOffer(offer.clone()));
         }
     }
@@ -505,10 +530,27 @@ impl State {
             Ok(Ok(_))
         )
     }
+    /// Notes the object of a cluster's node, which an agent may measure.
+    pub fn set_measured(&self, node: &str, revoked: bool) {
+        let mut inner = self.lock();
+        inner.of_clusters.insert(node.to_owned());
+        let before = inner.nodes.insert(node.to_owned(), revoked);
+        if revoked && before != Some(true) {
+            inner.cut_off(node, &format!("node {node} is revoked"));
+        }
+    }
+
+    /// True for a cluster's node.
+    pub fn in_cluster(&self, node: &str) -> bool {
+        self.lock().of_clusters.contains(node)
+    }
+
 }
 
 impl Inner {
     fn session(&mut self, node: &str, id: u64) -> Option<&mut Session> {
+        inner.of_clusters.remove(node);
+        inner.silent.remove(node);
         self.sessions.get_mut(node).filter(|s| s.id == id)
     }
 
@@ -618,5 +660,23 @@ impl Live {
             gpu_percent: t.gpu_percent.clone(),
             dropped_total: t.dropped_total,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_silent_agent_measured_of_a_cluster_s_node_ages() {
+        let state = State::default();
+        state.set_measured("east.n1", false);
+        let since = Instant::now();
+        state.lock().silent.insert("east.n1".to_owned(), since);
+        assert!(state.take_measured_at(since + AGED / 2).is_empty());
+        let aged = state.take_measured_at(since + AGED);
+        assert_eq!(aged.get("east.n1"), Some(&0.0));
+        // Once: then others may measure it.
+        assert!(state.take_measured_at(since + AGED * 2).is_empty());
     }
 }

@@ -23,6 +23,6 @@ pub mod transport;
 mod waiting;
 mod ways;
 
-pub use client::{ControlTarget, EnrolError, EnrolRequest, enrol, re_enrol};
+pub use client::{ControlTarget, EnrolError, EnrolRequest, InCluster, enrol, re_enrol};
 pub use identity::Identity;
 pub use link::{Link, LinkConfig, LinkEvent, LinkSender, SendError, start};

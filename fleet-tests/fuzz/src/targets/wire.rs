@@ -104,6 +104,8 @@ impl Case for RegisterCase {
             expired_certificate_der: self.csr_der.clone(),
             hostname: "board-1".to_owned(),
             agent_version: "0.1.0".to_owned(),
+            cluster: "east".to_owned(),
+            cluster_token: "header.claims.signature".to_owned(),
         };
         vec![request.encode_to_vec()]
     }
