@@ -5,6 +5,7 @@
 pub mod apply;
 pub mod cost;
 pub mod explain;
+pub mod image;
 pub mod lists;
 pub mod logs;
 pub mod node;
@@ -70,6 +71,9 @@ pub enum Command {
     /// Make, list and revoke join tokens
     #[command(subcommand)]
     Token(token::Command),
+    /// Prepare images of devices
+    #[command(subcommand)]
+    Image(image::Command),
     /// Cordon, drain, revoke a node
     #[command(subcommand)]
     Node(node::Command),
@@ -135,6 +139,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), CliError> {
             Command::Cost(args) => cost::run(&connected().await?, &args, out).await,
             Command::Logs(args) => logs::run(&connected().await?, &args, out).await,
             Command::Token(command) => token::run(&connected().await?, &command, out).await,
+            Command::Image(command) => image::run(command, connected, out).await,
             Command::Node(command) => node::run(&connected().await?, &command, out).await,
             Command::Site(command) => site::run(&command, how.namespace.as_deref(), out).await,
             Command::Apply(args) => {
@@ -197,6 +202,8 @@ mod tests {
             "hyperion token create --site lab --ttl 1h --uses 3 -o json",
             "hyperion token list",
             "hyperion token revoke abc123",
+            "hyperion image prepare --image a.img --out /dev/sdb --site lab --uses 20 --ttl 30d",
+            "hyperion image prepare --stick /media/stick --site lab --label a=b --label c=",
             "hyperion node drain n1",
             "hyperion node cordon n1",
             "hyperion node uncordon n1",
@@ -219,6 +226,25 @@ mod tests {
             ("hyperion token create --site lab --ttl never", "--ttl"),
             ("hyperion token create --site La_b", "--site"),
             ("hyperion token create --site lab --uses 0", "--uses"),
+            ("hyperion image prepare --site lab", "--image"),
+            ("hyperion image prepare --site lab --image a", "--out"),
+            ("hyperion image prepare --image a --out b", "--site"),
+            (
+                "hyperion image prepare --image a --out b --token a.b",
+                "--control",
+            ),
+            (
+                "hyperion image prepare --stick a --image b --out c --site lab",
+                "--stick",
+            ),
+            (
+                "hyperion image prepare --stick a --site lab --label a",
+                "--label",
+            ),
+            (
+                "hyperion image prepare --stick a --site lab --ca-fingerprint sha256:1",
+                "--ca-fingerprint",
+            ),
             ("hyperion logs llm --replica -1", "-1"),
             ("hyperion nodes -o xml", "--output"),
             ("hyperion node drain", "<NODE>"),

@@ -483,6 +483,67 @@ async fn a_fleet_without_a_ca_gets_no_token() {
     assert_eq!(text(), "");
 }
 
+#[tokio::test]
+async fn settings_of_a_device_come_with_a_token_that_is_made_for_them() {
+    let fingerprint = format!("sha256:{}", "0a".repeat(32));
+    let ca = |said: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hyperion-ca"},
+               "data": {"fingerprint": said, "link-address": "edge.example:9000"}})
+        .to_string()
+    };
+    let stored = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}});
+    let dir = tempfile::tempdir().unwrap();
+    let prepare = || {
+        let line = ["hyperion", "image", "prepare", "--site", "lab", "--stick"];
+        let line = line.into_iter().chain(dir.path().to_str());
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Image(command) => command,
+            other => panic!("{other:?}"),
+        }
+    };
+    let file = dir.path().join("hyperion.conf");
+    // A fleet that says of itself what devices would not take.
+    let server = Server::new(vec![
+        ("GET /api/v1/", 200, ca("sha256:abc")),
+        ("POST /api/v1/", 201, stored.to_string()),
+    ]);
+    let (out, _) = captured();
+    let error = image::run(prepare(), async || Ok(server.connection.clone()), &out)
+        .await
+        .unwrap_err();
+    assert!(error.message.contains("CA fingerprint"), "{error}");
+    assert!(!file.exists());
+
+    let server = Server::new(vec![
+        ("GET /api/v1/", 200, ca(&fingerprint)),
+        ("POST /api/v1/", 201, stored.to_string()),
+    ]);
+    let (out, said) = captured();
+    image::run(prepare(), async || Ok(server.connection.clone()), &out)
+        .await
+        .unwrap();
+    server.done();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let [control, token, ca, "site=lab", "end"] = lines[..] else {
+        panic!("{text}");
+    };
+    assert_eq!(control, "control=edge.example:9000");
+    assert_eq!(ca, format!("ca-fingerprint={fingerprint}"));
+    let (id, secret) = token
+        .strip_prefix("token=")
+        .unwrap()
+        .split_once('.')
+        .unwrap();
+    let body = server.bodies.lock().unwrap()[1].clone();
+    assert_eq!(body["metadata"]["name"], format!("join-token-{id}"));
+    assert!(!said().contains(secret));
+
+    // It is there: nobody asks for a token that would not be used.
+    let nobody = async || panic!("a token is made");
+    assert!(image::run(prepare(), nobody, &out).await.is_err());
+}
+
 fn apply_args() -> apply::Args {
     apply::Args {
         filename: Vec::new(),

@@ -66,7 +66,11 @@ pub struct Create {
     pub output: OutputArgs,
 }
 
-fn parse_site(text: &str) -> Result<String, String> {
+/// Reads the site of a token.
+///
+/// # Errors
+/// Says what is expected.
+pub fn parse_site(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let good = (1..=63).contains(&text.len())
         && text.chars().all(|c| plain(c) || c == '-')
@@ -79,7 +83,11 @@ fn parse_site(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_ttl(text: &str) -> Result<Duration, String> {
+/// Reads how long a token lives.
+///
+/// # Errors
+/// Says what is expected.
+pub fn parse_ttl(text: &str) -> Result<Duration, String> {
     let ttl = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     if ttl < Duration::from_secs(1) || ttl > MAX_TTL {
         return Err("a token lives at least 1s and at most 366d".to_owned());
@@ -99,10 +107,39 @@ pub async fn run(connection: &Connection, command: &Command, out: &Out) -> Resul
     }
 }
 
-async fn create(connection: &Connection, args: &Create, out: &Out) -> Result<(), CliError> {
+/// A token that is wanted.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Site that nodes join with it.
+    pub site: String,
+    /// How long it can be used.
+    pub ttl: Duration,
+    /// How many nodes may join with it.
+    pub uses: u32,
+    /// Address of the control plane, where it is not to be asked for.
+    pub control: Option<String>,
+}
+
+/// A token that was made, and what goes with it.
+pub struct Made {
+    id: String,
+    /// The token. A secret.
+    pub token: String,
+    /// Fingerprint of the fleet's CA.
+    pub fingerprint: String,
+    /// Address of the control plane for agents.
+    pub control: String,
+    expires: Timestamp,
+}
+
+/// Makes a token.
+///
+/// # Errors
+/// As the API server says.
+pub async fn make(connection: &Connection, wanted: &Wanted) -> Result<Made, CliError> {
     let Fleet { fingerprint, link } = fleet(connection).await?;
     let (id, secret) = (random(ID_CHARS), random(SECRET_CHARS));
-    let ttl = SignedDuration::try_from(args.ttl).unwrap_or(SignedDuration::from_hours(1));
+    let ttl = SignedDuration::try_from(wanted.ttl).unwrap_or(SignedDuration::from_hours(1));
     let expires = Timestamp::now()
         .checked_add(ttl)
         .and_then(|t| t.round(jiff::Unit::Second))
@@ -110,16 +147,37 @@ async fn create(connection: &Connection, args: &Create, out: &Out) -> Result<(),
     let api: Api<Secret> = Api::namespaced(connection.client.clone(), NAMESPACE);
     api.create(
         &PostParams::default(),
-        &stored(&id, &secret, &args.site, expires, args.uses),
+        &stored(&id, &secret, &wanted.site, expires, wanted.uses),
     )
     .await
     .map_err(|e| CliError::api("store the join token", &e))?;
-
-    let token = format!("{id}.{secret}");
-    let control = match &args.control {
+    let control = match &wanted.control {
         Some(address) => address.clone(),
         None => link_address(&connection.server, link.as_deref()),
     };
+    Ok(Made {
+        token: format!("{id}.{secret}"),
+        id,
+        fingerprint,
+        control,
+        expires,
+    })
+}
+
+async fn create(connection: &Connection, args: &Create, out: &Out) -> Result<(), CliError> {
+    let wanted = Wanted {
+        site: args.site.clone(),
+        ttl: args.ttl,
+        uses: args.uses,
+        control: args.control.clone(),
+    };
+    let Made {
+        id,
+        token,
+        fingerprint,
+        control,
+        expires,
+    } = make(connection, &wanted).await?;
     let command = format!(
         "hyperion-agent --control {control} --token {token} --ca-fingerprint {fingerprint} --site {}",
         args.site

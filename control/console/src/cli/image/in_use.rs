@@ -1,0 +1,279 @@
+//! Is a disk free to be written? Asked of `/sys` and `/proc`, below a root that tests choose.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A disk, as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Name, as in `sdb`.
+    pub name: String,
+    /// What its maker calls it; may be empty.
+    pub model: String,
+    /// Who uses it.
+    pub state: State,
+}
+
+/// Who uses a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Nobody, and it can be taken out: a card, a stick, a disk on USB.
+    Free,
+    /// Nobody, but it is a disk of this machine.
+    Fixed,
+    /// Somebody: a mount point, swap, or a device that is laid over it.
+    Used(String),
+    /// The running system: its root is there.
+    System,
+}
+
+/// Looks at a disk.
+///
+/// # Errors
+/// The kernel does not know it, or it is only a part of a disk.
+pub fn look(root: &Path, major: u32, minor: u32) -> io::Result<Disk> {
+    let dir = fs::canonicalize(root.join(format!("sys/dev/block/{major}:{minor}")))?;
+    let name = file_name(&dir);
+    if dir.join("partition").exists() {
+        let disk = dir.parent().map(file_name).unwrap_or_default();
+        return Err(io::Error::other(format!(
+            "a partition; the image is for the whole disk, /dev/{disk}"
+        )));
+    }
+    let family = family(&dir);
+    let mounts = mounts(root, &family);
+    let state = if mounts.iter().any(|at| at == "/") {
+        State::System
+    } else if let Some(at) = mounts.first() {
+        State::Used(format!("mounted at {at}"))
+    } else if let Some(swap) = swap(root, &family) {
+        State::Used(format!("{swap} is swap"))
+    } else if let Some(over) = family.iter().find(|d| d.laid_over) {
+        State::Used(format!("{} is made of it", over.name))
+    } else if line(&dir.join("removable")) == "1" || is_outside(&dir) {
+        State::Free
+    } else {
+        State::Fixed
+    };
+    let model = ["vendor", "model", "name"].map(|file| line(&dir.join("device").join(file)));
+    let model = model.into_iter().filter(|word| !word.is_empty());
+    Ok(Disk {
+        name,
+        model: crate::text::clean(&model.collect::<Vec<_>>().join(" ")).into_owned(),
+        state,
+    })
+}
+
+/// On USB, or in a reader of cards: those call themselves fixed where the disk or card can't leave its
+/// case or slot without the whole.
+fn is_outside(dir: &Path) -> bool {
+    dir.components().any(|part| {
+        let part = part.as_os_str().to_string_lossy();
+        part == "mmc_host" || part.starts_with("usb")
+    })
+}
+
+/// A disk, a partition of it, or what is laid over one of them.
+struct Member {
+    name: String,
+    number: String,
+    laid_over: bool,
+}
+
+/// The disk, its partitions, and what is laid over them: encryption, volumes, arrays.
+fn family(disk: &Path) -> Vec<Member> {
+    // More than any machine has: links that lead in a circle end there.
+    const MOST: usize = 1024;
+    let mut found: Vec<Member> = Vec::new();
+    let mut open = vec![(disk.to_owned(), false)];
+    while let Some((dir, laid_over)) = open.pop() {
+        let name = file_name(&dir);
+        if found.iter().any(|m| m.name == name) || found.len() == MOST {
+            continue;
+        }
+        found.push(Member {
+            name,
+            number: line(&dir.join("dev")),
+            laid_over,
+        });
+        let partitions = entries(&dir).filter(|dir| dir.join("partition").exists());
+        open.extend(partitions.map(|dir| (dir, laid_over)));
+        let holders = entries(&dir.join("holders"));
+        open.extend(holders.filter_map(|link| Some((fs::canonicalize(link).ok()?, true))));
+    }
+    found
+}
+
+/// Where a member of the family is mounted, `/` first.
+fn mounts(root: &Path, family: &[Member]) -> Vec<String> {
+    let text = fs::read_to_string(root.join("proc/self/mountinfo")).unwrap_or_default();
+    let mut found: Vec<String> = text
+        .lines()
+        .filter_map(|line| {
+            // Fields before and after the optional ones; proc(5).
+            let (before, after) = line.split_once(" - ")?;
+            let fields: Vec<&str> = before.split(' ').collect();
+            let (number, at) = (fields.get(2)?, fields.get(4)?);
+            let source = after
+                .split(' ')
+                .nth(1)
+                .and_then(|s| s.strip_prefix("/dev/"));
+            // btrfs has numbers of its own and tells the device by name.
+            let ours = |m: &Member| m.number == **number || source == Some(m.name.as_str());
+            family.iter().any(ours).then(|| unescape(at))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Spaces in mount points are written `\040`.
+fn unescape(text: &str) -> String {
+    let text = text.replace("\\040", " ").replace("\\134", "\\");
+    crate::text::clean(&text).into_owned()
+}
+
+fn swap(root: &Path, family: &[Member]) -> Option<String> {
+    let text = fs::read_to_string(root.join("proc/swaps")).ok()?;
+    text.lines()
+        .filter_map(|line| line.split(' ').next()?.strip_prefix("/dev/"))
+        .find(|name| family.iter().any(|m| m.name == *name))
+        .map(|name| format!("/dev/{name}"))
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    entries.filter_map(|entry| entry.ok().map(|e| e.path()))
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// What a file of one line says; nothing where it is not there.
+fn line(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A machine with the system on an encrypted disk and a stick of two partitions.
+    struct Machine(tempfile::TempDir);
+
+    impl Machine {
+        fn new() -> Self {
+            let machine = Self(tempfile::tempdir().unwrap());
+            machine.disk("pci/ata1/block/sda", "8:0", false);
+            machine.partition("pci/ata1/block/sda", "sda2", "8:2");
+            machine.disk("virtual/block/dm-0", "253:0", false);
+            machine.link("pci/ata1/block/sda/sda2/holders/dm-0", "virtual/block/dm-0");
+            machine.disk("pci/usb2/block/sdb", "8:16", true);
+            machine.put(
+                "sys/devices/pci/usb2/block/sdb/device/model",
+                "Ultra \x1b[2J\n",
+            );
+            machine.partition("pci/usb2/block/sdb", "sdb1", "8:17");
+            machine.disk("pci/ata2/block/sdc", "8:32", false);
+            machine.mounted("1 0 253:0 / / rw - ext4 /dev/mapper/root rw");
+            machine
+        }
+
+        fn put(&self, path: &str, text: &str) {
+            let path = self.0.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn link(&self, path: &str, to: &str) {
+            let devices = self.0.path().join("sys/devices");
+            let path = devices.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            symlink(devices.join(to), path).unwrap();
+        }
+
+        fn number(&self, path: &str, number: &str) {
+            self.put(&format!("sys/devices/{path}/dev"), &format!("{number}\n"));
+            self.link(&format!("../dev/block/{number}"), path);
+        }
+
+        fn disk(&self, path: &str, number: &str, removable: bool) {
+            self.number(path, number);
+            let removable = if removable { "1\n" } else { "0\n" };
+            self.put(&format!("sys/devices/{path}/removable"), removable);
+        }
+
+        fn partition(&self, disk: &str, name: &str, number: &str) {
+            self.number(&format!("{disk}/{name}"), number);
+            self.put(&format!("sys/devices/{disk}/{name}/partition"), "1\n");
+        }
+
+        fn mounted(&self, lines: &str) {
+            self.put("proc/self/mountinfo", lines);
+        }
+
+        fn state(&self, minor: u32) -> State {
+            look(self.0.path(), 8, minor).unwrap().state
+        }
+    }
+
+    #[test]
+    fn the_disk_below_the_running_root_is_known_through_what_is_laid_over_it() {
+        assert_eq!(Machine::new().state(0), State::System);
+    }
+
+    #[test]
+    fn a_stick_is_free_until_it_is_mounted() {
+        let machine = Machine::new();
+        let stick = look(machine.0.path(), 8, 16).unwrap();
+        assert_eq!(stick.state, State::Free);
+        assert_eq!((&*stick.name, &*stick.model), ("sdb", "Ultra [2J"));
+        for line in [
+            "5 1 8:17 / /media/a\\040b rw shared:1 - vfat /dev/sdb1 rw",
+            // btrfs.
+            "5 1 0:44 /sub /media/a\\040b rw - btrfs /dev/sdb1 rw",
+        ] {
+            machine.mounted(line);
+            let used = State::Used("mounted at /media/a b".to_owned());
+            assert_eq!(machine.state(16), used, "{line}");
+        }
+        machine.mounted("damaged\n- -\n");
+        assert_eq!(machine.state(16), State::Free);
+        machine.put(
+            "proc/swaps",
+            "Filename Type\n/dev/sdb1   partition 1 0 -2\n",
+        );
+        assert_eq!(
+            machine.state(16),
+            State::Used("/dev/sdb1 is swap".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_disk_of_the_machine_is_told_from_one_that_was_put_in() {
+        let machine = Machine::new();
+        assert_eq!(machine.state(32), State::Fixed);
+        // An encrypted volume that is open and not mounted.
+        machine.link("pci/ata2/block/sdc/holders/dm-0", "virtual/block/dm-0");
+        machine.mounted("");
+        assert_eq!(
+            machine.state(32),
+            State::Used("dm-0 is made of it".to_owned())
+        );
+        machine.disk("pci/usb2/block/sdd", "8:48", false);
+        assert_eq!(machine.state(48), State::Free);
+    }
+
+    #[test]
+    fn a_partition_is_no_disk() {
+        let error = look(Machine::new().0.path(), 8, 17).unwrap_err();
+        assert!(error.to_string().contains("/dev/sdb"), "{error}");
+        assert!(look(Machine::new().0.path(), 9, 9).is_err());
+    }
+}
