@@ -469,6 +469,15 @@ impl Pass<'_> {
             if !open || !(new || current && changed()) {
                 continue;
             }
+            if entry.told == 0
+                && workload.runs_alone()
+                && self.may_be_stopped(workload, template, replica)
+            {
+                continue;
+            }
+            let Some(entry) = self.index.placement(&self.name, replica) else {
+                continue;
+            };
             let (node, key, generation) = (
                 entry.spec.node.clone(),
                 entry.key.clone(),
@@ -496,6 +505,31 @@ impl Pass<'_> {
                 intent: template.intent.clone(),
             });
         }
+    }
+
+    /// True where a control plane before this one may have had it stopped to be placed elsewhere, and
+    /// ended in between: its node is not told to start it again before other nodes had time to be
+    /// heard. What still runs goes on meanwhile.
+    fn may_be_stopped(
+        &mut self,
+        workload: &WorkloadEntry,
+        template: &Template,
+        replica: u32,
+    ) -> bool {
+        let Some(until) = self.index.settles_at(self.now) else {
+            return false;
+        };
+        let Some(entry) = self.index.placement(&self.name, replica).cloned() else {
+            return false;
+        };
+        let leaves = matches!(
+            self.why_move(workload, template, &entry),
+            Some(Why::Draining(_) | Why::Constraint(..) | Why::Interrupted(..))
+        );
+        if leaves {
+            self.wake_at(until);
+        }
+        leaves
     }
 
     /// Ends old copies whose successor is ready, or whose time has come. They keep their room until

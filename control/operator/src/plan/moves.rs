@@ -158,7 +158,7 @@ impl Pass<'_> {
     }
 
     /// Why this replica can't stay as it is; none while it can.
-    fn why_move(
+    pub(super) fn why_move(
         &mut self,
         workload: &WorkloadEntry,
         template: &Template,

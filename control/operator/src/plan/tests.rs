@@ -1068,6 +1068,36 @@ fn after_a_restart_a_job_is_not_moved_before_its_node_has_said_what_it_runs() {
 }
 
 #[test]
+fn after_a_restart_what_was_stopped_to_be_moved_is_not_begun_anew_where_it_was() {
+    for elsewhere in [true, false] {
+        let mut first = World::new();
+        first.node("a", json!({}), 0);
+        first.workload(job(1));
+        first.run_all();
+        let mut w = first.restart();
+        let settled = w.now + FIRST_CONTACT;
+        w.index.launch_from(settled);
+        w.node_spec("a", json!({ "draining": true }));
+        w.workload(job(1));
+        w.connect("a", json!({}), 0);
+        assert_eq!((w.started.len(), w.stopped.len()), (0, 0));
+        assert_eq!(w.held_back(), ["a"], "what runs there is left alone");
+        if elsewhere {
+            w.node("b", json!({}), 0);
+            w.connect("b", json!({}), 0);
+            let key = w.key(0);
+            assert_eq!(w.stopped, [("a".to_owned(), 0, 1)]);
+            w.report_of("a", key, 1, ReplicaPhase::Stopped, "", 0);
+            assert_eq!(w.started, [("b".to_owned(), 0, 2)]);
+        } else {
+            w.wait(FIRST_CONTACT);
+            assert_eq!(w.started, [("a".to_owned(), 0, 1)]);
+            assert_eq!(w.held_back(), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
 fn a_job_whose_node_goes_away_while_it_is_being_stopped_does_not_run_twice() {
     for returns in [true, false] {
         let mut w = World::new();

@@ -316,6 +316,11 @@ impl Index {
         self.machines.not_before.is_some()
     }
 
+    /// Until when nodes that were not heard yet may still be on their way, where that is not over.
+    pub(crate) fn settles_at(&self, now: Instant) -> Option<Instant> {
+        self.machines.not_before.filter(|at| *at > now)
+    }
+
     /// Replicas may wait for machines.
     pub(crate) fn may_wait(&self) -> bool {
         self.machines.claims().next().is_some()
