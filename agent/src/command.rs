@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Subcommand};
 use crate::config::Config;
 use crate::runtime::{Cri, import_oci_tar, shorten};
 use crate::telemetry::sensors::{Sensors, json, table};
+use crate::update::Update;
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub enum Command {
     Image(Image),
     /// To say what this machine's sensors show, and then to end.
     Sensors(SensorsTable),
+    /// Something with this device's updates, and then to end.
+    Update(Update),
 }
 
 // The commands beside the agent itself. A doc comment would become the program's description.
@@ -32,6 +35,11 @@ enum Beside {
     },
     /// What this machine's sensors show, and where that is read
     Sensors(SensorsTable),
+    /// Updates of this device and of its agent
+    Update {
+        #[command(subcommand)]
+        update: Update,
+    },
 }
 
 /// Flags of `sensors`.
@@ -82,6 +90,7 @@ impl Command {
             return Ok(match Beside::from_arg_matches(&matches)? {
                 Beside::Image { image } => Self::Image(image),
                 Beside::Sensors(flags) => Self::Sensors(flags),
+                Beside::Update { update } => Self::Update(update),
             });
         }
         Config::from_arg_matches(&matches).map(|config| Self::Run(Box::new(config)))
@@ -175,6 +184,21 @@ mod tests {
     }
 
     #[test]
+    fn an_update_needs_no_flag_of_the_agent() {
+        let line = "hyperion-agent update install a.swu --kind agent --ready-seconds 90";
+        let Ok(Command::Update(Update::Install(install))) = read(line) else {
+            panic!("{line}");
+        };
+        assert_eq!(install.file, PathBuf::from("a.swu"));
+        assert_eq!(install.ready_seconds, 90);
+        let command = read("hyperion-agent update status --json");
+        assert!(matches!(
+            command,
+            Ok(Command::Update(Update::Status { json: true, .. }))
+        ));
+    }
+
+    #[test]
     fn a_line_that_asks_for_two_things_or_none_is_refused() {
         for bad in [
             "hyperion-agent image",
@@ -183,6 +207,10 @@ mod tests {
             "hyperion-agent image import a.tar --control c:7444",
             "hyperion-agent --control c:7444 image import a.tar",
             "hyperion-agent image remove a",
+            "hyperion-agent update",
+            "hyperion-agent update install",
+            "hyperion-agent update install a.swu --kind kernel",
+            "hyperion-agent update status a.swu",
         ] {
             assert!(read(bad).is_err(), "{bad}");
         }

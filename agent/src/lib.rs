@@ -33,6 +33,7 @@ pub mod systemd;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod update;
 pub mod workloads;
 
 pub use run::run;

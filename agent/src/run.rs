@@ -29,6 +29,7 @@ use crate::status::{Mode, Status};
 use crate::store::Store;
 use crate::supervisor::{self, Found, SupervisorConfig};
 use crate::telemetry::{self, Sampler, Sensors};
+use crate::update::Worker;
 use crate::{http, systemd};
 
 /// Reports and events of the supervisor that may wait for the session.
@@ -175,6 +176,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             sensors,
             telemetry_interval,
             status,
+            updates: Worker::new(&root, &data_dir),
             notices: notice::start(cloud_metadata, cloud_metadata_url, &root, &stop),
             site: SiteConfig {
                 peers,

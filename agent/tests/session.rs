@@ -77,6 +77,7 @@ impl Agent {
             telemetry_interval: Duration::from_millis(100),
             status: status.clone(),
             notices: hyperion_agent::notice::nobody(),
+            updates: hyperion_agent::update::Worker::new(dir, dir),
             site: SiteConfig::default(),
         };
         let stop = CancellationToken::new();

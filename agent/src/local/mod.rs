@@ -6,6 +6,8 @@
 //! | `GET /v1/site` | the site as this node knows it: mode, members, replicas ([`SiteStatus`], JSON) |
 //! | `POST /v1/apply` | takes a workload: `peer.v1.Apply`, one record a replica (protobuf) |
 //! | `DELETE /v1/workloads/NAMESPACE/NAME` | deletes a workload that was applied at the site |
+//! | `GET /v1/update` | slots, versions, and how far an update is (JSON) |
+//! | `POST /v1/update` | installs a bundle that is a file here: `{"file": …, "kind": …, "readySeconds": …}` |
 //!
 //! Errors are JSON: `error`, a sentence that names the field, and `field`. What a request asks for
 //! goes to the node as a [`LocalRequest`]; this module decides nothing.
@@ -15,15 +17,17 @@ mod check;
 mod listen;
 mod serve;
 mod status;
+mod update;
 
 use std::path::PathBuf;
 
-use hyperion_proto::agent_v1::ReplicaRecord;
+use hyperion_proto::agent_v1::{ReplicaRecord, UpdateOrder, UpdateState};
 use tokio::sync::oneshot;
 
 pub use listen::{LocalListener, bind};
 pub use serve::serve;
 pub use status::{Member, MemberState, MemberView, Replica, SiteStatus, SiteView};
+pub use update::{UpdateSlot, UpdateStatus};
 
 /// Where the socket is unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/hyperion/agent.sock";
@@ -70,6 +74,15 @@ pub enum LocalRequest {
     Apply {
         /// Replicas 0 to n-1 of one workload.
         records: Vec<ReplicaRecord>,
+        /// Taken, or why not.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Slots, versions and the last update; none where this node can't be updated.
+    Update(oneshot::Sender<Option<UpdateState>>),
+    /// Update the device with a bundle that is here.
+    Install {
+        /// With a `file:` address.
+        order: Box<UpdateOrder>,
         /// Taken, or why not.
         answer: oneshot::Sender<Result<(), String>>,
     },

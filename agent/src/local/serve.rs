@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::answer::{Refused, json_answer, refusal};
-use super::{LocalListener, LocalRequest, SiteStatus, check};
+use super::{LocalListener, LocalRequest, SiteStatus, check, update};
 use crate::http;
 
 /// How long the node may take to answer.
@@ -48,9 +48,11 @@ async fn answer(
     let allow = match path.as_str() {
         "/v1/site" => "GET, HEAD",
         "/v1/apply" => "POST",
+        "/v1/update" => "GET, HEAD, POST",
         p if p.starts_with("/v1/workloads/") => "DELETE",
         _ => {
-            let known = "only /v1/site, /v1/apply and /v1/workloads/NAMESPACE/NAME are here";
+            let known =
+                "only /v1/site, /v1/apply, /v1/update and /v1/workloads/NAMESPACE/NAME are here";
             return refusal(&Refused::new(StatusCode::NOT_FOUND, known), None);
         }
     };
@@ -62,8 +64,10 @@ async fn answer(
         );
     }
     let done = match *request.method() {
+        Method::POST if path == "/v1/update" => update::install(request, node).await,
         Method::POST => apply(request, node).await,
         Method::DELETE => delete(&path, node).await,
+        _ if path == "/v1/update" => update::status(node).await,
         _ => site(node).await,
     };
     match done {
@@ -159,7 +163,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Asks the node.
-async fn ask<T>(
+pub(super) async fn ask<T>(
     node: &mpsc::Sender<LocalRequest>,
     request: impl FnOnce(oneshot::Sender<T>) -> LocalRequest,
 ) -> Result<T, Refused> {

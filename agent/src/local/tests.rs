@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hyperion_autonomy::Mode;
 use hyperion_proto::agent_v1::{
-    CountedConstraint, Intent, NodeCapabilities, RecordState, ReplicaPhase, ReplicaRecord,
-    ReplicaReport, SiteExplanation,
+    BundleKind, CountedConstraint, Intent, NodeCapabilities, RecordState, ReplicaPhase,
+    ReplicaRecord, ReplicaReport, SiteExplanation, Slot, SlotState, UpdatePhase, UpdateProgress,
 };
 use hyperion_proto::peer_v1::{Apply, HeldReplica, Load, NodeRecord};
 use prost::Message;
@@ -151,9 +151,31 @@ fn view() -> SiteView {
     }
 }
 
+fn updating() -> UpdateState {
+    UpdateState {
+        machine: "board".to_owned(),
+        system_version: "1.0.0".to_owned(),
+        slots: vec![Slot {
+            name: "A".to_owned(),
+            version: "1.0.0".to_owned(),
+            state: SlotState::Good.into(),
+            running: true,
+        }],
+        progress: Some(UpdateProgress {
+            order_id: "u1".to_owned(),
+            phase: UpdatePhase::RolledBack.into(),
+            reason: "NotReady".to_owned(),
+            message: "not Ready within 60 s".to_owned(),
+            version: "2.0.0".to_owned(),
+            percent: 0,
+        }),
+    }
+}
+
 /// What a fake node was asked for.
 #[derive(Default)]
 struct Asked {
+    installed: Vec<UpdateOrder>,
     applied: Vec<ReplicaRecord>,
     deleted: Vec<String>,
 }
@@ -187,6 +209,15 @@ impl Site {
                         let taken = if name == "refused" { refused } else { Ok(()) };
                         seen.lock().unwrap().applied.extend(records);
                         let _ = answer.send(taken);
+                    }
+                    LocalRequest::Update(answer) => {
+                        let _ = answer.send(Some(updating()));
+                    }
+                    LocalRequest::Install { order, answer } => {
+                        let mut seen = seen.lock().unwrap();
+                        let busy = !seen.installed.is_empty();
+                        seen.installed.push(*order);
+                        let _ = answer.send(if busy { Err("busy".to_owned()) } else { Ok(()) });
                     }
                     LocalRequest::Delete {
                         namespace,
@@ -425,4 +456,69 @@ fn the_flag_takes_a_path_or_off() {
     for bad in ["", "agent.sock", "/run/", &long] {
         assert!(parse_socket(bad).is_err(), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn an_update_is_asked_for_and_told() {
+    use crate::update::{Update, command};
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        update: Update,
+    }
+    let site = Site::start(Mode::Connected);
+    let socket = site.socket();
+    let bundle = site.dir.path().join("b.swu");
+    std::fs::write(&bundle, "x").unwrap();
+    let run = |line: &str| {
+        let line = format!("update {line} --local-socket {}", socket.display());
+        let update = Line::try_parse_from(line.split(' ')).unwrap().update;
+        async move {
+            let mut out = Vec::new();
+            let result = command(update, &mut out).await;
+            result.map(|()| String::from_utf8(out).unwrap())
+        }
+    };
+    let text = run("status").await.unwrap();
+    let expected = "machine  board\nsystem   1.0.0\nslot A   1.0.0  Good  running\n\
+        update   2.0.0  RolledBack 0%\nreason   NotReady: not Ready within 60 s\n";
+    assert_eq!(text, expected);
+    assert!(
+        run("status --json")
+            .await
+            .unwrap()
+            .contains("\"phase\": \"RolledBack\"")
+    );
+    let install = format!(
+        "install {} --kind agent --ready-seconds 90",
+        bundle.display()
+    );
+    assert!(run(&install).await.unwrap().starts_with("local-"));
+    let order = site.asked.lock().unwrap().installed[0].clone();
+    let told = order.bundle.unwrap();
+    assert_eq!(told.url, format!("file://{}", bundle.display()));
+    assert_eq!(told.kind(), BundleKind::Agent);
+    assert_eq!((order.activate, order.ready_seconds), (true, 90));
+    let error = format!("{:#}", run(&install).await.unwrap_err());
+    assert!(
+        error.contains("busy") && error.contains("agent.sock"),
+        "{error}"
+    );
+    let error = format!("{:#}", run("install /nowhere.swu").await.unwrap_err());
+    assert!(error.contains("/nowhere.swu"), "{error}");
+    for bad in [
+        "",
+        "{}",
+        "{\"file\":\"b.swu\"}",
+        "{\"file\":\"/b\",\"kind\":\"kernel\"}",
+        "{\"file\":\"/b\",\"readySeconds\":-1}",
+        "{\"file\":\"/b\",\"more\":1}",
+    ] {
+        let (code, answer) = site.ask("POST", "/v1/update", bad.as_bytes()).await;
+        assert!(code == 400 || code == 422, "{bad}: {code} {answer}");
+    }
+    let (code, _) = site.ask("DELETE", "/v1/update", b"").await;
+    assert_eq!(code, 405);
 }

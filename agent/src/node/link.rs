@@ -43,7 +43,7 @@ impl<W: Workloads> Node<W> {
             policy_hash: self.policy_hash().to_owned(),
             peer_addresses: self.me.addresses.clone(),
             site_info_version: self.store.site().map_or(0, |info| info.version),
-            update: None,
+            update: self.update_state(),
         }
     }
 
@@ -118,6 +118,10 @@ impl<W: Workloads> Node<W> {
         if let Some(offer) = &welcome.policy {
             self.offered(offer, now, out);
         }
+        if let Some(order) = &welcome.update {
+            self.update_ordered(order, now);
+        }
+        self.update_step(now);
         self.answer(batch, now, out);
         self.refresh(now);
         self.backfill(now, out);
@@ -182,6 +186,7 @@ impl<W: Workloads> Node<W> {
                 self.carry_out(Work::of(outputs), now);
             }
             Some(Body::PolicyOffer(offer)) => self.offered(&offer, now, out),
+            Some(Body::UpdateOrder(order)) => self.update_ordered(&order, now),
             Some(Body::PolicyChunk(chunk)) => self.policy_chunk(&chunk, now, out),
             // A second welcome: the control plane has read its state, or has taken the site's
             // decisions, and tells the whole.

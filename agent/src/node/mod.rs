@@ -31,6 +31,7 @@ mod reports;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -50,6 +51,7 @@ pub use self::telemetry::Measured;
 use crate::decider::Decider;
 use crate::store::{RingCounts, Store};
 use crate::supervisor::Exits;
+use crate::update::Updates;
 use crate::workloads::Workloads;
 
 /// Time between two looks at what is not told of by anybody: events to disk, reports that the link
@@ -154,6 +156,9 @@ pub struct Node<W> {
     draining: bool,
     /// What the machine's cloud says is about to happen to it; none where nothing is known.
     interruptions: Option<Interruptions>,
+    /// The container runtime has answered, and still does as far as is known.
+    runtime_answers: bool,
+    updates: Updates,
     /// Why the container runtime does not answer; empty where it does.
     runtime_problem: String,
     /// What this connection knows of that.
@@ -192,6 +197,7 @@ impl<W: Workloads> Node<W> {
             },
             Duration::ZERO,
         );
+        let updates = Updates::new(store.update().clone());
         let mut node = Self {
             store,
             autonomy,
@@ -208,6 +214,8 @@ impl<W: Workloads> Node<W> {
             linked: false,
             draining: false,
             interruptions: None,
+            runtime_answers: false,
+            updates,
             runtime_problem: String::new(),
             reported_problem: String::new(),
             reported: BTreeMap::new(),
@@ -255,6 +263,7 @@ impl<W: Workloads> Node<W> {
             self.store.sync(now.at);
             self.store.sync_telemetry(now.at);
             self.tell_of_the_store(now);
+            self.update_step(now);
             self.refresh(now);
             self.rollout_tick(now, out);
             self.backfill(now, out);

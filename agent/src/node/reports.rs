@@ -52,9 +52,11 @@ impl<W: Workloads> Node<W> {
             supervisor::RuntimeState::Available { name, version } => {
                 self.config.facts.capabilities.container_runtime = format!("{name} {version}");
                 self.runtime_problem.clear();
+                self.runtime_answers = true;
             }
             supervisor::RuntimeState::Unavailable { reason } => {
                 self.runtime_problem.clone_from(&reason);
+                self.runtime_answers = false;
                 self.event("RuntimeUnavailable", reason, true, None, now);
             }
         }
@@ -179,7 +181,7 @@ impl<W: Workloads> Node<W> {
             policy_hash: self.policy_hash().to_owned(),
             peer_addresses: self.me.addresses.clone(),
             interruptions: self.interruptions.clone(),
-            update: None,
+            update: self.update_state(),
         };
         if self.sent_state.as_ref() != Some(&state) && out.send(Body::NodeState(state.clone())) {
             self.sent_state = Some(state);

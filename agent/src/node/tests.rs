@@ -4,6 +4,7 @@ mod policy;
 mod returns;
 mod site;
 mod telemetry;
+mod update;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -235,7 +236,7 @@ fn welcome(replicas: Vec<StartReplica>, site: &[&str]) -> Welcome {
                 .collect(),
             ..SiteInfo::default()
         }),
-        policy: None,
+        ..Welcome::default()
     }
 }
 

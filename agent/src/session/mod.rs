@@ -39,6 +39,7 @@ use crate::store::Store;
 use crate::supervisor::SupervisorEvent;
 use crate::telemetry::sensors::Look;
 use crate::telemetry::{Envelope, Sampler, Sensors};
+use crate::update::Worker;
 use crate::workloads::Workloads;
 
 /// Messages that are taken in one write to the disk, where so many wait.
@@ -73,6 +74,8 @@ pub struct SessionConfig<W> {
     pub status: Arc<Status>,
     /// What the machine's cloud says is about to happen to it.
     pub notices: Notices,
+    /// Who brings updates and asks root's part for them.
+    pub updates: Worker,
     /// Peers and people at the site.
     pub site: SiteConfig,
 }
@@ -109,6 +112,7 @@ pub async fn run<W: Workloads>(
         telemetry_interval,
         status,
         mut notices,
+        updates,
         site,
     } = config;
     let node = Node::new(node, store, workloads.clone(), now());
@@ -122,11 +126,13 @@ pub async fn run<W: Workloads>(
         sampler,
         sensors,
         status,
+        updates,
         net: Net::new(site, &node),
         look_at: None,
         mode_why: String::new(),
     };
     session.look_around();
+    session.look_at_update();
     session.perform();
     session.first_look(&mut supervisor, &stop).await;
     let hello = Arc::new(move || lock(&node).hello());
@@ -146,6 +152,9 @@ pub async fn run<W: Workloads>(
             Some(event) = session.net.events.recv() => session.peer_events(event),
             Some(request) = session.net.local.recv() => session.local_request(request),
             Some(done) = session.net.done.recv() => session.done(done, &link),
+            Some(told) = session.updates.told() => {
+                lock(&session.node).update_told(told, now(), &session.sender);
+            }
             // Of a cloud that nobody asks there is never one.
             Ok(()) = notices.changed() => session.notices(&mut notices),
             _ = telemetry.tick() => session.sensors.begin(),
@@ -153,6 +162,7 @@ pub async fn run<W: Workloads>(
             () = tokio::time::sleep_until(wake.into()) => session.tick(),
         }
         session.perform();
+        session.follow_update();
         session.follow_way(&link);
     }
     session.logs.clear();
@@ -169,6 +179,7 @@ struct Session<W> {
     sampler: Sampler,
     sensors: Sensors,
     status: Arc<Status>,
+    updates: Worker,
     net: Net,
     look_at: Option<Instant>,
     /// Why the node is in its mode.
@@ -330,7 +341,26 @@ impl<W: Workloads> Session<W> {
         if self.look_at.is_none_or(|at| now().at >= at) {
             self.look_at = Some(now().at + Duration::from_secs(1));
             self.look_around();
+            self.look_at_update();
         }
+    }
+
+    /// How far an update is.
+    fn look_at_update(&mut self) {
+        let engine = self.updates.look();
+        let mut node = lock(&self.node);
+        if let Some((id, percent)) = self.updates.bringing() {
+            node.update_percent(id, percent);
+        }
+        node.update_engine(engine, now(), &self.sender);
+    }
+
+    fn follow_update(&mut self) {
+        let (task, needed) = {
+            let node = lock(&self.node);
+            (node.update_task(), node.update_needs_bundle())
+        };
+        self.updates.follow(task, needed, now().at);
     }
 
     /// Does what the node wants done.

@@ -269,6 +269,10 @@ impl<W: Workloads> Session<W> {
                 let view = node.view(&self.mode_why, now());
                 let _ = answer.send(SiteStatus::from(view));
             }
+            LocalRequest::Update(answer) => drop(answer.send(node.update_state())),
+            LocalRequest::Install { order, answer } => {
+                let _ = answer.send(node.update_here(&order, now(), &self.sender));
+            }
             LocalRequest::Apply { records, answer } => {
                 let _ = answer.send(node.apply(records, now(), &self.sender));
             }

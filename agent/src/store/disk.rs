@@ -17,6 +17,7 @@ use redb::{
 
 use super::ring::Batch;
 use super::state::{KeptPolicy, KeptRecord, Seen, State};
+use super::update::KeptUpdate;
 use crate::supervisor::{Desired, Finished};
 
 /// Version of the tables below. A change that an older agent would misread raises it. Version 1
@@ -40,6 +41,8 @@ const SITE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("site")
 const POLICY: TableDefinition<'static, &str, (&[u8], &[u8])> = TableDefinition::new("policy");
 /// Id -> number of samples, and `TelemetryBatch`.
 const TELEMETRY: TableDefinition<'static, u64, (u32, &[u8])> = TableDefinition::new("telemetry");
+/// `current` -> `KeptUpdate`. Older agents do not know this table, and leave it as it is.
+const UPDATE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("update");
 
 const INFO: &str = "info";
 /// The policy that decides.
@@ -93,6 +96,8 @@ pub enum Write<'a> {
     Batch(u64, u32, &'a [u8]),
     /// Telemetry that went.
     BatchGone(u64),
+    /// The update.
+    Update(&'a KeptUpdate),
     /// A number.
     Meta(&'static str, u64),
 }
@@ -202,6 +207,17 @@ fn load_site(tx: &ReadTransaction, state: &mut State) -> Result<(), LoadError> {
             file: Bytes::copy_from_slice(file),
         });
     }
+    match tx.open_table(UPDATE) {
+        Ok(table) => {
+            if let Some(row) = table.get(CURRENT)? {
+                let bad = |_| LoadError::Record("update/current".to_owned());
+                state.update = KeptUpdate::decode(row.value()).map_err(bad)?;
+            }
+        }
+        // Written by an agent that knew of no updates.
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        Err(e) => return Err(e.into()),
+    }
     for row in tx.open_table(TELEMETRY)?.iter()? {
         let (id, value) = row?;
         let (samples, bytes) = value.value();
@@ -247,6 +263,7 @@ pub fn rewrite(db: &Database, state: &mut State) -> Result<(), LoadError> {
     tx.delete_table(RECORDS)?;
     tx.delete_table(SITE)?;
     tx.delete_table(POLICY)?;
+    tx.delete_table(UPDATE)?;
     let mut writes = vec![
         Write::Meta("schema", SCHEMA),
         Write::Meta("next_event", state.next_event),
@@ -264,6 +281,7 @@ pub fn rewrite(db: &Database, state: &mut State) -> Result<(), LoadError> {
     writes.extend(state.site.as_ref().map(Write::Site));
     writes.push(Write::Policy(CURRENT, state.policy.as_ref()));
     writes.push(Write::Policy(PREVIOUS, state.previous_policy.as_ref()));
+    writes.push(Write::Update(&state.update));
     let gone = on_disk.iter().filter(|id| !state.ring.has(**id));
     writes.extend(gone.map(|id| Write::BatchGone(*id)));
     writes.extend(state.ring.in_memory());
@@ -284,6 +302,7 @@ fn apply(tx: &WriteTransaction, writes: &[Write<'_>]) -> Result<(), LoadError> {
     let mut site = tx.open_table(SITE)?;
     let mut policy = tx.open_table(POLICY)?;
     let mut telemetry = tx.open_table(TELEMETRY)?;
+    let mut update = tx.open_table(UPDATE)?;
     for write in writes {
         match write {
             Write::Desired(d) => {
@@ -319,6 +338,9 @@ fn apply(tx: &WriteTransaction, writes: &[Write<'_>]) -> Result<(), LoadError> {
             Write::Policy(which, None) => drop(policy.remove(*which)?),
             Write::Batch(id, samples, bytes) => drop(telemetry.insert(*id, (*samples, *bytes))?),
             Write::BatchGone(id) => drop(telemetry.remove(*id)?),
+            Write::Update(kept) => {
+                update.insert(CURRENT, kept.encode_to_vec().as_slice())?;
+            }
             Write::Meta(key, value) => drop(meta.insert(*key, *value)?),
         }
     }

@@ -12,6 +12,7 @@ mod policy;
 mod ring;
 mod state;
 mod telemetry;
+mod update;
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ pub use self::ring::DEFAULT as DEFAULT_RING;
 pub use self::state::{EVENTS, KeptPolicy, TOMBSTONES};
 use self::state::{KeptRecord, State};
 pub use self::telemetry::RingCounts;
+pub use self::update::KeptUpdate;
 use crate::supervisor::{Desired, Finished};
 
 /// File in the data directory.
@@ -313,6 +315,7 @@ impl Store {
         changes.push(Change::Site(Box::default()));
         self.apply(&changes, true);
         self.state.site = None;
+        self.set_update(KeptUpdate::default());
         self.ack(u64::MAX);
         self.ack_telemetry(u64::MAX);
     }

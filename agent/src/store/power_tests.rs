@@ -1,7 +1,9 @@
 //! The power goes at every write and every sync in turn, over all that a store does: it opens each
 //! time, and holds what was acknowledged.
 
-use hyperion_proto::agent_v1::{PolicyOffer, StampedTelemetry, Telemetry};
+use hyperion_proto::agent_v1::{
+    PolicyOffer, StampedTelemetry, Telemetry, UpdateOrder, UpdatePhase, UpdateProgress,
+};
 
 use super::tests::{Disk, Unsynced, record};
 use super::*;
@@ -19,6 +21,7 @@ struct Content {
     events: Vec<String>,
     batches: Vec<u64>,
     dropped: u64,
+    update: KeptUpdate,
 }
 
 const NAMES: [&str; 4] = ["web", "job", "cache", "gone"];
@@ -56,6 +59,7 @@ fn content(store: &Store) -> Content {
             .collect(),
         batches,
         dropped: ring.dropped,
+        update: store.update().clone(),
     }
 }
 
@@ -66,6 +70,21 @@ fn telemetry(n: u64) -> StampedTelemetry {
             sequence: n,
             ..Telemetry::default()
         }),
+    }
+}
+
+fn update(id: &str, phase: UpdatePhase) -> KeptUpdate {
+    KeptUpdate {
+        order: Some(UpdateOrder {
+            id: id.to_owned(),
+            ..UpdateOrder::default()
+        }),
+        progress: Some(UpdateProgress {
+            order_id: id.to_owned(),
+            phase: phase.into(),
+            ..UpdateProgress::default()
+        }),
+        ..KeptUpdate::default()
     }
 }
 
@@ -153,6 +172,14 @@ fn steps() -> Vec<Step> {
             },
             true,
         ),
+        (
+            |s| s.set_update(update("u1", UpdatePhase::Downloading)),
+            true,
+        ),
+        (
+            |s| s.set_update(update("u1", UpdatePhase::Restarting)),
+            true,
+        ),
         (|s| s.ack(u64::MAX), false),
         (
             |s| {
@@ -212,6 +239,7 @@ fn steps() -> Vec<Step> {
             },
             true,
         ),
+        (|s| s.set_update(KeptUpdate::default()), true),
         (|s| s.set_ring_limit(0), false),
         (|s| s.sync(Instant::now()), true),
         (

@@ -8,6 +8,7 @@ use hyperion_proto::domain::ReplicaKey;
 use prost::Message;
 
 use super::ring::Ring;
+use super::update::KeptUpdate;
 use crate::supervisor::Desired;
 
 /// Removed replicas whose highest generation is remembered. A stale order for a replica that was
@@ -85,6 +86,8 @@ pub struct State {
     pub previous_policy: Option<KeptPolicy>,
     /// Telemetry that could not be sent.
     pub ring: Ring,
+    /// The update that was ordered last.
+    pub update: KeptUpdate,
 }
 
 /// What [`State::see`] did to the highest generations.
