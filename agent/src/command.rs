@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Subcommand};
 
 use crate::config::Config;
+use crate::reset::Reset;
 use crate::runtime::{Cri, import_oci_tar, shorten};
 use crate::telemetry::sensors::{Sensors, json, table};
 use crate::update::Update;
@@ -21,6 +22,8 @@ pub enum Command {
     Image(Image),
     /// To say what this machine's sensors show, and then to end.
     Sensors(SensorsTable),
+    /// To make this device one that has never been in a fleet, and then to end.
+    Reset(Reset),
     /// Something with this device's updates, and then to end.
     Update(Update),
 }
@@ -35,6 +38,8 @@ enum Beside {
     },
     /// What this machine's sensors show, and where that is read
     Sensors(SensorsTable),
+    /// Forget the fleet: remove this node's containers, its store and its identity
+    Reset(Reset),
     /// Updates of this device and of its agent
     Update {
         #[command(subcommand)]
@@ -90,6 +95,7 @@ impl Command {
             return Ok(match Beside::from_arg_matches(&matches)? {
                 Beside::Image { image } => Self::Image(image),
                 Beside::Sensors(flags) => Self::Sensors(flags),
+                Beside::Reset(flags) => Self::Reset(flags),
                 Beside::Update { update } => Self::Update(update),
             });
         }
@@ -207,6 +213,9 @@ mod tests {
             "hyperion-agent image import a.tar --control c:7444",
             "hyperion-agent --control c:7444 image import a.tar",
             "hyperion-agent image remove a",
+            "hyperion-agent reset",
+            "hyperion-agent reset --yes --unfinished",
+            "hyperion-agent --control c:7444 reset --yes",
             "hyperion-agent update",
             "hyperion-agent update install",
             "hyperion-agent update install a.swu --kind kernel",

@@ -23,6 +23,7 @@ pub mod local;
 pub mod node;
 pub mod notice;
 pub mod peers;
+pub mod reset;
 mod run;
 pub mod runtime;
 pub mod session;

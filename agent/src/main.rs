@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     let command = Command::read(std::env::args_os()).unwrap_or_else(|e| e.exit());
     log_to_stderr(match &command {
         Command::Run(config) => config.log_format,
-        Command::Image(_) | Command::Sensors(_) | Command::Update(_) => LogFormat::Text,
+        Command::Image(_) | Command::Sensors(_) | Command::Reset(_) | Command::Update(_) => LogFormat::Text,
     });
     // One thread: the agent waits most of its life, and a second thread costs a stack and an
     // arena of the allocator.
@@ -29,6 +29,10 @@ fn main() -> ExitCode {
             }
             Command::Sensors(flags) => {
                 runtime.block_on(command::sensors(flags, &mut std::io::stdout().lock()))
+            }
+            Command::Reset(flags) => {
+                let out = &mut std::io::stdout().lock();
+                runtime.block_on(hyperion_agent::reset::command(flags, out))
             }
             Command::Update(update) => {
                 let out = &mut std::io::stdout().lock();

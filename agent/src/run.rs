@@ -30,12 +30,14 @@ use crate::store::Store;
 use crate::supervisor::{self, Found, SupervisorConfig};
 use crate::telemetry::{self, Sampler, Sensors};
 use crate::update::Worker;
-use crate::{http, systemd};
+use crate::{http, reset, systemd};
 
 /// Reports and events of the supervisor that may wait for the session.
 const SUPERVISOR_EVENTS: usize = 256;
 /// Requests of people at the site that may wait.
 const LOCAL_REQUESTS: usize = 16;
+/// File in the data directory that its agent holds.
+pub(crate) const LOCK: &str = "agent.lock";
 /// How long the parts may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -71,6 +73,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         log_format: _,
     } = config.clone();
     let _lock = lock_data_dir(&data_dir)?;
+    if reset::begun(&data_dir) {
+        reset::finish(&data_dir, &containerd_socket).await?;
+    }
     let known = identity::load(&data_dir)?;
     let mut store = Store::open(&data_dir, known.is_some())?;
     store.set_ring_limit(offline_buffer);
@@ -348,14 +353,14 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 
 /// Makes the data directory, for its owner's eyes only, and holds it; two agents on one store would
 /// undo each other.
-fn lock_data_dir(dir: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock_data_dir(dir: &Path) -> anyhow::Result<File> {
     let name = dir.display();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
         .with_context(|| format!("--data-dir {name}"))?;
-    let path = dir.join("agent.lock");
+    let path = dir.join(LOCK);
     let written = File::options()
         .create(true)
         .truncate(false)

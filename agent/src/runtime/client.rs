@@ -330,9 +330,20 @@ impl Cri {
     /// # Errors
     /// containerd's words.
     pub async fn sandboxes(&self, node_id: &str) -> Result<Vec<cri::PodSandbox>, RuntimeError> {
+        self.sandboxes_of(Some(node_id)).await
+    }
+
+    /// All sandboxes of a node; with none, those of whatever node.
+    ///
+    /// # Errors
+    /// containerd's words.
+    pub async fn sandboxes_of(
+        &self,
+        node_id: Option<&str>,
+    ) -> Result<Vec<cri::PodSandbox>, RuntimeError> {
         let request = cri::ListPodSandboxRequest {
             filter: Some(cri::PodSandboxFilter {
-                label_selector: labels::selector(node_id),
+                label_selector: node_id.map(labels::selector).unwrap_or_default(),
                 ..Default::default()
             }),
         };
@@ -340,7 +351,9 @@ impl Cri {
             .runtime()
             .list_pod_sandbox(within(READ_TIMEOUT, request))
             .await;
-        Ok(self.checked("list sandboxes", answer)?.items)
+        let mut found = self.checked("list sandboxes", answer)?.items;
+        found.retain(|sandbox| sandbox.labels.contains_key(labels::NODE));
+        Ok(found)
     }
 
     /// All containers of a node.
