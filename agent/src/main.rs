@@ -12,7 +12,9 @@ fn main() -> ExitCode {
     let command = Command::read(std::env::args_os()).unwrap_or_else(|e| e.exit());
     log_to_stderr(match &command {
         Command::Run(config) => config.log_format,
-        Command::Image(_) | Command::Sensors(_) | Command::Reset(_) | Command::Update(_) => LogFormat::Text,
+        Command::Image(_) | Command::Sensors(_) | Command::Reset(_) | Command::Update(_) => {
+            LogFormat::Text
+        }
     });
     // One thread: the agent waits most of its life, and a second thread costs a stack and an
     // arena of the allocator.
