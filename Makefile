@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Test programs that start containers. They take turns by themselves.
 LAB_TESTS := $(patsubst fleet-tests/lab/tests/%.rs,--test %,$(wildcard fleet-tests/lab/tests/*.rs))
 
-.PHONY: help demo demo-stop build test test-unit test-lab test-cluster lint bench cross deb qemu-image qemu-device
+.PHONY: help demo demo-stop build test test-unit test-lab test-cluster lint bench cross cross-tests deb qemu-image qemu-device
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ bench: build ## Measure: the link, start-up, the agent (JSON on standard output)
 
 cross: ## Build the agent for Jetson boards (aarch64, glibc 2.31) and check it
 	CARGO_TARGET_DIR=$(TARGET) .ci/cross
+
+# Not part of CI: half an hour, most of it builds.
+cross-tests: ## Run the agent's unit tests for aarch64 under qemu, and compare two builds
+	CARGO_TARGET_DIR=$(TARGET) .ci/cross --tests --twice
 
 # Architecture of the package.
 ARCH ?= $(shell dpkg --print-architecture 2>/dev/null)
