@@ -41,3 +41,16 @@ pub use run::run;
 
 /// Version of the agent, for people.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Version of the agent as the fleet knows it: of the bundle that brought it by itself, which
+/// `hyperion-agent-start` says, else [`VERSION`].
+#[must_use]
+pub fn version() -> &'static str {
+    static OF_BUNDLE: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let of_bundle = OF_BUNDLE.get_or_init(|| {
+        let said = std::env::var("HYPERION_AGENT_VERSION").ok()?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._+~".contains(c);
+        (!said.is_empty() && said.len() <= 128 && said.chars().all(plain)).then_some(said)
+    });
+    of_bundle.as_deref().unwrap_or(VERSION)
+}

@@ -36,7 +36,7 @@ impl<W: Workloads> Node<W> {
             boot_id: facts.boot_id.clone(),
             capabilities: Some(facts.capabilities.clone()),
             replicas: reports.into_values().collect(),
-            agent_version: crate::VERSION.to_owned(),
+            agent_version: crate::version().to_owned(),
             telemetry_interval_ms: facts.telemetry_interval_ms,
             runtime_problem: self.runtime_problem.clone(),
             site_decisions,

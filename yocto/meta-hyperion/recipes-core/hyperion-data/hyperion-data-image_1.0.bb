@@ -18,7 +18,7 @@ INHIBIT_DEFAULT_DEPS = "1"
 
 # Room for /etc, identity and store until it has grown.
 HYPERION_DATA_SIZE ?= "64M"
-HYPERION_DATA_FOLDERS ?= "hyperion hyperion-enrol containerd"
+HYPERION_DATA_FOLDERS ?= "hyperion hyperion-enrol hyperion-update containerd"
 
 do_configure[noexec] = "1"
 do_install[noexec] = "1"

@@ -24,7 +24,7 @@ HYPERION_DATA_DEVICE ??= "LABEL=hyperion-data"
 # Folders under /var/lib that are on the data partition, under /data/state, as hyperion-data-image makes
 # it. Devices in the field do not have one that is added here later: the image that adds it has to
 # make it first.
-HYPERION_DATA_FOLDERS ?= "hyperion hyperion-enrol containerd"
+HYPERION_DATA_FOLDERS ?= "hyperion hyperion-enrol hyperion-update containerd"
 
 def hyperion_data_unit(folder):
     return "var-lib-%s.mount" % folder.replace("-", "\\x2d")

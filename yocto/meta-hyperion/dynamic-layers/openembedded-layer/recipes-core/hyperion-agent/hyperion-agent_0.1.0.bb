@@ -30,7 +30,7 @@ CARGO_BUILD_FLAGS += "-p hyperion-agent --ignore-rust-version"
 BUILD_MODE = "--profile device"
 BUILD_DIR = "device"
 
-PACKAGES =+ "hyperion-enrol"
+PACKAGES =+ "hyperion-enrol hyperion-updater"
 
 # The numbers are part of the data partition's format: its files must stay the agent's own over
 # updates of the root file system.
@@ -39,9 +39,10 @@ GROUPADD_PARAM:${PN} = "--system --gid 861 hyperion"
 USERADD_PARAM:${PN} = "--system --uid 861 --gid hyperion --groups video \
     --home-dir ${localstatedir}/lib/hyperion --no-create-home --shell ${base_sbindir}/nologin hyperion"
 
-SYSTEMD_PACKAGES = "${PN} hyperion-enrol"
+SYSTEMD_PACKAGES = "${PN} hyperion-enrol hyperion-updater"
 SYSTEMD_SERVICE:${PN} = "hyperion-agent.service"
 SYSTEMD_SERVICE:hyperion-enrol = "hyperion-enrol.service"
+SYSTEMD_SERVICE:hyperion-updater = "hyperion-update-boot.service hyperion-update.path"
 
 do_install:append() {
     install -D -m 0644 ${S}/agent/hyperion-agent.service ${D}${systemd_system_unitdir}/hyperion-agent.service
@@ -55,8 +56,17 @@ do_install:append() {
     echo "HYPERION_ENROL_FLAGS=--hostname-from-serial" > ${D}${sysconfdir}/default/hyperion-enrol
     chmod 0644 ${D}${sysconfdir}/default/hyperion-enrol
 
+    # Root's part of updates, and what starts an agent that was updated alone.
+    for program in hyperion-agent-start hyperion-update; do
+        install -D -m 0755 ${S}/images/update/$program ${D}${libexecdir}/hyperion/$program
+    done
+    for unit in hyperion-update.path hyperion-update.service hyperion-update-boot.service hyperion-update-trial.service; do
+        install -D -m 0644 ${S}/images/update/$unit ${D}${systemd_system_unitdir}/$unit
+    done
+
     # Mount points of the data partition, on a root that is never written.
     install -d -m 0700 ${D}${localstatedir}/lib/hyperion ${D}${localstatedir}/lib/hyperion-enrol
+    install -d ${D}${localstatedir}/lib/hyperion-update
     chown hyperion:hyperion ${D}${localstatedir}/lib/hyperion
 }
 
@@ -68,8 +78,17 @@ FILES:hyperion-enrol += "\
     ${sysconfdir}/default/hyperion-enrol \
     ${localstatedir}/lib/hyperion-enrol \
 "
+FILES:hyperion-updater += "\
+    ${libexecdir}/hyperion/hyperion-update \
+    ${systemd_system_unitdir}/hyperion-update.path \
+    ${systemd_system_unitdir}/hyperion-update.service \
+    ${systemd_system_unitdir}/hyperion-update-boot.service \
+    ${systemd_system_unitdir}/hyperion-update-trial.service \
+    ${localstatedir}/lib/hyperion-update \
+"
 CONFFILES:${PN} = "${sysconfdir}/hyperion/agent.env"
 CONFFILES:hyperion-enrol = "${sysconfdir}/default/hyperion-enrol"
 
 RDEPENDS:hyperion-enrol = "${PN} systemd udev"
+RDEPENDS:hyperion-updater = "${PN} systemd util-linux-blockdev util-linux-flock"
 RRECOMMENDS:${PN} = "hyperion-enrol"

@@ -1,11 +1,12 @@
 SUMMARY = "Updates of a Hyperion device with SWUpdate"
-DESCRIPTION = "Tells SWUpdate which slot to write, whose bundles to take and for which board."
+DESCRIPTION = "Says what the device is and whose bundles it takes; brings the engine, and root's part \
+of updates, which is the agent's."
 HOMEPAGE = "https://hyperion.example"
 SECTION = "admin"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7cacdbeed46a0096b10"
 
-SRC_URI = "file://20-hyperion"
+SRC_URI = ""
 
 S = "${UNPACKDIR}"
 
@@ -18,6 +19,9 @@ COMPATIBLE_MACHINE = "(tegra)"
 # Certificate of the key that signs the fleet's bundles, a path on the machine that builds.
 HYPERION_UPDATE_CERTIFICATE ??= ""
 
+# Of the system, as bundles have it.
+HYPERION_SYSTEM_VERSION ?= "${DISTRO_VERSION}"
+
 do_configure[noexec] = "1"
 do_compile[noexec] = "1"
 
@@ -26,14 +30,14 @@ do_install() {
         bbfatal "HYPERION_UPDATE_CERTIFICATE: name the certificate of the key that signs your bundles"
     fi
     install -D -m 0644 "${HYPERION_UPDATE_CERTIFICATE}" ${D}${datadir}/hyperion/update.pem
-    install -D -m 0644 ${S}/20-hyperion ${D}${libdir}/swupdate/conf.d/20-hyperion
-    sed -i -e 's,@CERTIFICATE@,${datadir}/hyperion/update.pem,' ${D}${libdir}/swupdate/conf.d/20-hyperion
-    install -d ${D}${sysconfdir}
-    echo "${MACHINE} 1.0" > ${D}${sysconfdir}/hwrevision
-    chmod 0644 ${D}${sysconfdir}/hwrevision
+    install -d ${D}${nonarch_libdir}/hyperion
+    printf '%s\n' machine=${MACHINE} version=${HYPERION_SYSTEM_VERSION} loader=tegra > ${D}${nonarch_libdir}/hyperion/update.conf
+    chmod 0644 ${D}${nonarch_libdir}/hyperion/update.conf
 }
 do_install[file-checksums] += "${@'%s:True' % d.getVar('HYPERION_UPDATE_CERTIFICATE') if d.getVar('HYPERION_UPDATE_CERTIFICATE') else ''}"
 
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 
-RDEPENDS:${PN} = "swupdate swupdate-client tegra-redundant-boot"
+FILES:${PN} += "${nonarch_libdir}/hyperion"
+
+RDEPENDS:${PN} = "hyperion-updater swupdate tegra-redundant-boot"
