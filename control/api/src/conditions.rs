@@ -1,13 +1,21 @@
 //! Condition types and reasons, so that people, scripts and code find the same words everywhere.
 
-/// Workload: the spec can be carried out as it is written.
+/// Workload and rollout: the spec can be carried out as it is written.
 pub const ACCEPTED: &str = "Accepted";
 /// Workload: every desired replica has a place.
 pub const PLACED: &str = "Placed";
 /// Workload and node: all desired replicas are ready; the node's agent is connected.
 pub const READY: &str = "Ready";
-/// Job: all replicas ended well, or (False) one failed for good.
+/// Job: all replicas ended well, or (False) one failed for good. Rollout: it is over.
 pub const COMPLETE: &str = "Complete";
+
+/// Rollout: nothing is begun until somebody resumes it. Its reasons, and those of Complete, are those
+/// of the rollout's phase.
+pub const PAUSED: &str = "Paused";
+/// Event on a rollout: a node ended without the version.
+pub const EVENT_UPDATE_FAILED: &str = "UpdateFailed";
+/// Event on a rollout: a wave begins.
+pub const EVENT_WAVE: &str = "WaveBegins";
 
 /// Node: its cloud is about to take it back, or to restart it; there is no such condition otherwise.
 pub const INTERRUPTION: &str = "Interruption";

@@ -9,6 +9,7 @@
 //! - [`sites`]: what nodes are told of their site; [`policies`]: the policy for devices.
 //! - [`measuring`]: agents that only measure a node of a workload cluster.
 //! - [`notices`]: what a node's cloud is about to do to it.
+//! - [`updates`]: what a node says of its versions and slots.
 //! - [`nodes`]: writes `HyperionNode` objects, and watches them for revocation.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
@@ -17,8 +18,8 @@ pub mod away;
 pub mod facts;
 pub mod history;
 pub mod logs;
-pub mod metrics;
 pub mod measuring;
+pub mod metrics;
 pub mod nodes;
 pub mod notices;
 pub mod pki;
@@ -29,6 +30,7 @@ pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tokens;
+pub mod updates;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -38,19 +40,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use hyperion_api::fleet::{History, LiveNodes};
+use hyperion_api::update::NodeUpdate;
 use hyperion_link::{server, tls, transport};
 use hyperion_proto::agent_v1::agent_service_server::AgentServiceServer;
 use hyperion_proto::agent_v1::stream_message::Body;
-use hyperion_proto::agent_v1::{self, ReplicaRecord, StartReplica};
+use hyperion_proto::agent_v1::{self, ReplicaRecord, StartReplica, UpdateOrder};
 use hyperion_proto::domain::{Capabilities, ReplicaKey, Report};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::history::Histories;
+use crate::measuring::Proof;
 use crate::metrics::Metrics;
 use crate::notices::Notice;
-use crate::measuring::Proof;
 use crate::policies::{DevicePolicy, SignError};
 use crate::service::{AgentEndpoint, Shared};
 use crate::state::{Decision, State};
@@ -99,6 +102,10 @@ pub enum GatewayEvent {
         capabilities: Capabilities,
         /// Why its container runtime does not answer; empty where it does.
         runtime_problem: String,
+        /// Version of the agent.
+        agent_version: String,
+        /// What it says of its versions; none where it can't be updated by orders.
+        update: Option<NodeUpdate>,
     },
     /// A node's stream ended.
     NodeDown {
@@ -115,6 +122,13 @@ pub enum GatewayEvent {
         node: String,
         /// Why its container runtime does not answer; empty where it does.
         problem: String,
+    },
+    /// What a node says of its versions has changed.
+    Update {
+        /// Node id.
+        node: String,
+        /// The whole, sane.
+        update: NodeUpdate,
     },
     /// What a node's cloud is about to do to it, the whole; also when a stream was opened, where
     /// the node knows.
@@ -176,9 +190,9 @@ pub enum LogError {
 #[derive(Clone)]
 pub struct Gateway {
     shared: Arc<Shared>,
+    proofs: Arc<Mutex<Option<mpsc::Receiver<Proof>>>>,
     local_addr: SocketAddr,
     stop: CancellationToken,
-    proofs: Arc<Mutex<Option<mpsc::Receiver<Proof>>>>,
     done: CancellationToken,
 }
 
@@ -207,9 +221,9 @@ pub async fn start(
         .unwrap_or_else(|| pki::link_address(local_addr));
     authority.publish(&config.client, &advertised).await?;
     let (events, receiver) = mpsc::channel(EVENTS);
+    let (proofs, to_prove) = mpsc::channel(measuring::WAITING);
     let stop = CancellationToken::new();
     let done = CancellationToken::new();
-    let (proofs, to_prove) = mpsc::channel(measuring::WAITING);
     let (node_writer, node_writes) = nodes::writer(config.client.clone(), stop.clone());
     tokio::spawn(node_writes);
     let shared = Arc::new(Shared {
@@ -222,9 +236,9 @@ pub async fn start(
         nodes: node_writer,
         histories: Mutex::new(Histories::default()),
         token_use: tokio::sync::Mutex::default(),
+        proofs,
     });
     shared
-        proofs,
         .state
         .set_latency(hyperion_providers::latency_matrix());
     tokio::spawn(nodes::tell_sites(shared.clone(), stop.clone()));
@@ -241,9 +255,9 @@ pub async fn start(
     Ok((
         Gateway {
             shared,
+            proofs: Arc::new(Mutex::new(Some(to_prove))),
             local_addr,
             stop,
-            proofs: Arc::new(Mutex::new(Some(to_prove))),
             done,
         },
         receiver,
@@ -257,8 +271,6 @@ impl Gateway {
         self.local_addr
     }
 
-    /// Fingerprint of the fleet's CA.
-    #[must_use]
     /// What agents that only measure show when they enrol, to be answered by their clusters; none
     /// after the first call. Unanswered, none of them enrols.
     #[must_use]
@@ -267,6 +279,8 @@ impl Gateway {
         proofs.take()
     }
 
+    /// Fingerprint of the fleet's CA.
+    #[must_use]
     pub fn ca_fingerprint(&self) -> String {
         self.shared.authority.fingerprint()
     }
@@ -333,6 +347,17 @@ impl Gateway {
             .transpose()?;
         self.shared.state.set_policy(policy);
         Ok(())
+    }
+
+    /// What the node is to be updated with: told at once if it is connected, and at every connect.
+    /// With an empty id nothing is wanted of it any more.
+    pub fn set_update(&self, node: &str, order: UpdateOrder) {
+        self.shared.state.set_update(node, order);
+    }
+
+    /// All orders to update have been set: from now on nodes drop those that they are not given.
+    pub fn mark_updates_known(&self) {
+        self.shared.state.mark_updates_known();
     }
 
     /// What a node measured while it was out of reach; none where it has brought nothing.

@@ -37,6 +37,7 @@ use crate::pki::{self, Authority};
 use crate::sites;
 use crate::state::{Admission, Decision, NewSession, OUTGOING, Outgoing, Standing, State};
 use crate::tokens;
+use crate::updates;
 
 /// Time for hello after the stream was opened.
 const HELLO: Duration = Duration::from_secs(10);
@@ -82,9 +83,9 @@ pub struct Shared {
     /// One enrolment at a time takes a use of a token: the compare-and-swap on its Secret would
     /// sort out a race, at the price of a retry each.
     pub token_use: tokio::sync::Mutex<()>,
-}
     /// What agents on clusters' nodes show, for their clusters to look at.
     pub proofs: mpsc::Sender<Proof>,
+}
 
 impl Shared {
     /// A node's object is gone: the node is cut off and nothing is kept of it.
@@ -171,10 +172,10 @@ impl AgentEndpoint {
         let api: Api<HyperionNode> = Api::all(self.shared.client.clone());
         let node = api.get_opt(&node_id).await;
         match node.map_err(|e| Status::unavailable(e.to_string()))? {
-            Some(node) if !node.spec.revoked => Ok((node_id, node.spec.site)),
             Some(node) if node.spec.cluster.is_some() => Err(Status::permission_denied(format!(
                 "node {node_id} is of a cluster: its agent enrols by the cluster's word"
             ))),
+            Some(node) if !node.spec.revoked => Ok((node_id, node.spec.site)),
             Some(_) => Err(Status::permission_denied(format!(
                 "node {node_id} is revoked"
             ))),
@@ -250,8 +251,8 @@ impl AgentService for AgentEndpoint {
         let (outgoing, receiver) = queue::channel(OUTGOING);
         let session = Box::new(Session {
             shared: self.shared.clone(),
-            node,
             measures: self.shared.state.in_cluster(&node),
+            node,
             peer,
             outgoing,
             expires: AtomicU64::new(expires),
@@ -323,9 +324,9 @@ fn printable(text: &str, most: usize) -> String {
 struct Session {
     shared: Arc<Shared>,
     node: String,
-    peer: Peer,
     /// The agent only measures: see [`measuring`].
     measures: bool,
+    peer: Peer,
     outgoing: Outgoing,
     /// When the peer's newest certificate runs out, seconds since the epoch.
     expires: AtomicU64,
@@ -338,17 +339,17 @@ struct OpenSession {
     id: u64,
     /// Silence after which the node is out of reach.
     lost: Duration,
-}
     /// The agent only measures: whether its node is in reach is not its word.
     measures: bool,
+}
 
 impl OpenSession {
     /// Ends the session and tells the operator, unless a newer one of the node is open.
     async fn close(self, reason: &str, silent_for: Duration) -> bool {
-        let event = GatewayEvent::NodeDown {
         if self.measures {
             return self.shared.state.close(&self.node, self.id, || {});
         }
+        let event = GatewayEvent::NodeDown {
             node: self.node.clone(),
             reason: reason.to_owned(),
             silent_for,
@@ -369,10 +370,10 @@ impl Drop for OpenSession {
         self.shared.metrics.sessions.dec();
         // Only where the task was dropped or panicked: there is nobody left to wait for room.
         self.shared.state.close(&self.node, self.id, || {
-            let _ = self.shared.events.try_send(GatewayEvent::NodeDown {
             if self.measures {
                 return;
             }
+            let _ = self.shared.events.try_send(GatewayEvent::NodeDown {
                 node: self.node.clone(),
                 reason: "the session broke".to_owned(),
                 silent_for: Duration::ZERO,
@@ -396,10 +397,10 @@ impl Session {
         let (reason, silent_for) = self.messages(&mut incoming, &open, &mut status).await;
         if Box::pin(open.close(&reason, silent_for)).await {
             debug!(node = %self.node, %reason, "stream ended");
-            nodes::set_ready(&mut status, false, "AgentUnreachable", &reason);
             if self.measures {
                 return;
             }
+            nodes::set_ready(&mut status, false, "AgentUnreachable", &reason);
             self.shared.nodes.write(&self.node, *status);
         }
     }
@@ -431,12 +432,12 @@ impl Session {
         }
         let capabilities = convert::capabilities(hello.capabilities.as_ref())
             .map_err(|e| Status::invalid_argument(format!("hello.{e}")))?;
-        let mut reports = Vec::with_capacity(hello.replicas.len());
         if self.measures {
             let memory = capabilities.memory_bytes;
             let open = self.admit(&hello, memory, BTreeSet::new(), None).await?;
             return Ok((open, Box::default()));
         }
+        let mut reports = Vec::with_capacity(hello.replicas.len());
         for report in &hello.replicas {
             match convert::report(report) {
                 Ok(report) => reports.push(report),
@@ -463,12 +464,15 @@ impl Session {
             .cloned()
             .unwrap_or_default();
         (status.peer_addresses, status.policy) = (addresses, away::hash(&hello.policy_hash));
+        status.update = hello.update.as_ref().map(updates::read);
         let problem = printable(&hello.runtime_problem, PROBLEM);
         let up = GatewayEvent::NodeUp {
             node: self.node.clone(),
             boot_id: hello.boot_id.clone(),
             capabilities,
             runtime_problem: problem.clone(),
+            agent_version: status.agent_version.clone(),
+            update: status.update.clone(),
         };
         let open = self.admit(&hello, memory_bytes, untaken, Some(up)).await?;
         nodes::set_runtime(&mut status, &problem);
@@ -522,9 +526,9 @@ impl Session {
                         node: self.node.clone(),
                         id,
                         lost: (interval * LOST_INTERVALS).clamp(LOST, MAX_LOST),
+                        measures: self.measures,
                     });
                 }
-                        measures: self.measures,
                 Admission::CutOff => {
                     let text = format!("node {} is revoked or deleted", self.node);
                     return Err(Status::permission_denied(text));
@@ -534,9 +538,9 @@ impl Session {
             let (heard, silence) = contested;
             if came.elapsed() > silence + Duration::from_secs(1) {
                 warn!(node = %self.node, peer = %self.peer.address, ?heard, "DuplicateIdentity");
+                self.duplicate().await;
                 return Err(Status::already_exists(format!(
                     "node id {} is in use by another device, heard {} ms ago; enrol this one with a token of its own",
-                self.duplicate().await;
                     self.node,
                     heard.as_millis()
                 )));
@@ -545,8 +549,6 @@ impl Session {
         }
     }
 
-    /// Takes messages until the stream ends; gives the reason, and how long the node was silent.
-    async fn messages(
     /// Says that another agent came with the identity of one that is there.
     async fn duplicate(&self) {
         let message = format!(
@@ -586,6 +588,8 @@ impl Session {
         read
     }
 
+    /// Takes messages until the stream ends; gives the reason, and how long the node was silent.
+    async fn messages(
         &self,
         incoming: &mut Streaming<StreamMessage>,
         open: &OpenSession,
@@ -647,8 +651,6 @@ impl Session {
                 e
             }
         };
-        match body {
-            Body::Telemetry(t) => {
         let body = if self.measures {
             match self.measured(body).await {
                 Some(body) => body,
@@ -657,6 +659,8 @@ impl Session {
         } else {
             body
         };
+        match body {
+            Body::Telemetry(t) => {
                 let t: domain::Telemetry = convert::telemetry(&t).map_err(refuse("telemetry"))?;
                 self.shared.metrics.telemetry_received.inc();
                 self.shared.state.telemetry(&self.node, id, t);
@@ -707,8 +711,14 @@ impl Session {
                 if let Some(said) = &said.interruptions {
                     let notices = self.notices(said).await;
                     news |= notices::note(status, &notices);
+                }
+                if let Some(said) = &said.update
+                    && updates::note(status, said)
+                {
+                    news = true;
                     let node = self.node.clone();
-                    self.tell(GatewayEvent::Notices { node, notices }).await;
+                    let update = updates::read(said);
+                    self.tell(GatewayEvent::Update { node, update }).await;
                 }
                 if news {
                     self.shared.nodes.write(&self.node, status.clone());

@@ -12,7 +12,7 @@ use hyperion_placement::model::LatencyMatrix;
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
     DecisionsTaken, FetchLogs, FetchPolicy, LogChunk, PolicyChunk, PolicyOffer, StartReplica,
-    StopReplica, StreamMessage, TakenRecord, Welcome,
+    StopReplica, StreamMessage, TakenRecord, UpdateOrder, Welcome,
 };
 use hyperion_proto::domain::{ReplicaKey, Telemetry};
 use tokio::sync::watch;
@@ -100,6 +100,10 @@ struct Inner {
     sites: Sites,
     /// The first list of all nodes has been read: sites are known as a whole.
     listed: bool,
+    /// What nodes are to be updated with.
+    updates: HashMap<String, UpdateOrder>,
+    /// Those are all there are.
+    updates_known: bool,
     policy: Option<DevicePolicy>,
     /// Whether there is one was decided.
     policy_known: bool,
@@ -192,11 +196,11 @@ impl State {
         });
         (live.version, live.connected, live.last, live.memory_total) =
             (version, true, now, new.memory_total);
+        inner.silent.remove(node);
         opened();
         inner.greet(node);
         Admission::Open(id)
     }
-        inner.silent.remove(node);
 
     /// Ends a session; false where a newer one of the node is open. `closed` is called with the
     /// lock held, see [`State::open`].
@@ -206,13 +210,13 @@ impl State {
             return false;
         }
         inner.sessions.remove(node);
+        if inner.of_clusters.contains(node) {
+            inner.silent.insert(node.to_owned(), Instant::now());
+        }
         inner.logs.node_down(node);
         inner.version += 1;
         let version = inner.version;
         if let Some(live) = inner.live.get_mut(node) {
-        if inner.of_clusters.contains(node) {
-            inner.silent.insert(node.to_owned(), Instant::now());
-        }
             (live.connected, live.version) = (false, version);
         }
         closed();
@@ -449,6 +453,32 @@ impl State {
         }
     }
 
+    /// See [`crate::Gateway::set_update`].
+    pub fn set_update(&self, node: &str, order: UpdateOrder) {
+        let mut inner = self.lock();
+        if order.id.is_empty() {
+            inner.updates.remove(node);
+        } else {
+            inner.updates.insert(node.to_owned(), order.clone());
+        }
+        inner.send(node, Body::UpdateOrder(order));
+    }
+
+    /// See [`crate::Gateway::mark_updates_known`].
+    pub fn mark_updates_known(&self) {
+        let mut inner = self.lock();
+        inner.updates_known = true;
+        // Those that came before were not told that nothing is wanted of them.
+        let connected = inner.sessions.keys();
+        let idle = connected.filter(|node| {
+            !inner.updates.contains_key(*node) && !inner.of_clusters.contains(*node)
+        });
+        let idle: Vec<String> = idle.cloned().collect();
+        for node in idle {
+            inner.send(&node, Body::UpdateOrder(UpdateOrder::default()));
+        }
+    }
+
     /// A piece of the policy that is offered.
     pub fn policy_chunk(&self, asked: &FetchPolicy) -> PolicyChunk {
         // Cheap to clone, and copying a piece needs no lock.
@@ -501,13 +531,31 @@ impl State {
         }
     }
 
+    /// Notes the object of a cluster's node, which an agent may measure.
+    pub fn set_measured(&self, node: &str, revoked: bool) {
+        let mut inner = self.lock();
+        inner.of_clusters.insert(node.to_owned());
+        let before = inner.nodes.insert(node.to_owned(), revoked);
+        if revoked && before != Some(true) {
+            inner.cut_off(node, &format!("node {node} is revoked"));
+        }
+    }
+
+    /// True for a cluster's node.
+    pub fn in_cluster(&self, node: &str) -> bool {
+        self.lock().of_clusters.contains(node)
+    }
+
     /// A node's object is gone: the node is cut off and nothing is kept of it.
     pub fn forget_node(&self, node: &str) {
         let mut inner = self.lock();
         inner.nodes.remove(node);
+        inner.of_clusters.remove(node);
+        inner.silent.remove(node);
         inner.sites.remove(node);
         inner.live.remove(node);
         inner.desired.remove(node);
+        inner.updates.remove(node);
         inner.cut_off(node, &format!("node {node} is not known any more"));
     }
 
@@ -530,27 +578,10 @@ impl State {
             Ok(Ok(_))
         )
     }
-    /// Notes the object of a cluster's node, which an agent may measure.
-    pub fn set_measured(&self, node: &str, revoked: bool) {
-        let mut inner = self.lock();
-        inner.of_clusters.insert(node.to_owned());
-        let before = inner.nodes.insert(node.to_owned(), revoked);
-        if revoked && before != Some(true) {
-            inner.cut_off(node, &format!("node {node} is revoked"));
-        }
-    }
-
-    /// True for a cluster's node.
-    pub fn in_cluster(&self, node: &str) -> bool {
-        self.lock().of_clusters.contains(node)
-    }
-
 }
 
 impl Inner {
     fn session(&mut self, node: &str, id: u64) -> Option<&mut Session> {
-        inner.of_clusters.remove(node);
-        inner.silent.remove(node);
         self.sessions.get_mut(node).filter(|s| s.id == id)
     }
 
@@ -590,7 +621,9 @@ impl Inner {
             replicas_complete: self.complete && !undecided && !self.held_back.contains(node),
             wall_clock_unix_ms: i64::try_from(now).unwrap_or(0),
             site: site.as_deref().cloned(),
-            policy: self.policy_known.then(|| self.offer()),
+            policy: (self.policy_known && !self.of_clusters.contains(node)).then(|| self.offer()),
+            update: (self.updates_known && !self.of_clusters.contains(node))
+                .then(|| self.updates.get(node).cloned().unwrap_or_default()),
         };
         if let (Some(info), Some(session)) = (site, self.sessions.get_mut(node)) {
             session.site_version = info.version;

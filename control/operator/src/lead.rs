@@ -3,12 +3,14 @@
 
 mod away;
 mod machines;
+mod rollouts;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyperion_api::conditions;
+use hyperion_api::rollout::HyperionRolloutStatus;
 use hyperion_gateway::{Gateway, GatewayEvent};
 use hyperion_proto::agent_v1::StartReplica;
 use hyperion_providers::feeds::Prices;
@@ -25,11 +27,12 @@ use crate::decider::{Decider, Policy, Sums};
 use crate::directory::Directory;
 use crate::events::{self, Note, Publisher};
 use crate::experience::Recorder;
-use crate::index::{Index, Name, Priority};
+use crate::index::{Index, Name, Priority, Said};
 use crate::measured::{self, Measured};
 use crate::metrics::Metrics;
 use crate::plan::{self, Action, Outcome};
 use crate::queue::Queue;
+use crate::rollout::{self, Rollouts};
 use crate::watch::{self, Change, Seen};
 
 /// Passes before inputs are looked at again.
@@ -105,13 +108,21 @@ pub async fn run(
         leader.metrics.clone(),
         stop.clone(),
     ));
+    let (statuses, waiting) = mpsc::unbounded_channel();
+    let (results, mut stored) = mpsc::unbounded_channel();
+    tokio::spawn(rollout::write::run(
+        leader.client.clone(),
+        waiting,
+        results,
+        stop.clone(),
+    ));
     let mut prices = leader.prices.clone();
     let mut measured = leader.measured.as_ref().map(|m| m.values.clone());
     let mut maps = source::watch(&leader.client, stop.clone());
     let publisher = events::start(leader.client.clone(), &leader.identity, stop.clone());
     let home = leader.client.clone();
     let (clusters, mut machines) = clusters::start(home, publisher.clone(), stop.clone());
-    let mut work = Work::new(leader, clusters, actions, publisher);
+    let mut work = Work::new(leader, clusters, (actions, statuses), publisher);
     if let Some(prices) = &mut prices {
         work.prices(prices.borrow_and_update().clone());
     }
@@ -121,6 +132,9 @@ pub async fn run(
         }
         while let Ok(result) = applied.try_recv() {
             work.applied(result);
+        }
+        while let Ok(result) = stored.try_recv() {
+            work.rollout_stored(result);
         }
         while let Ok(map) = maps.try_recv() {
             work.map_read(map);
@@ -152,6 +166,7 @@ pub async fn run(
                 None => break,
             },
             Some(result) = applied.recv() => work.applied(result),
+            Some(result) = stored.recv() => work.rollout_stored(result),
             Some(map) = maps.recv() => work.map_read(map),
             now = changed(&mut prices) => work.prices(now),
             now = changed(&mut measured) => work.measured_elsewhere(&now),
@@ -200,7 +215,14 @@ struct Work {
     publisher: Publisher,
     timers: BTreeSet<(Instant, Name)>,
     due: HashMap<Name, Instant>,
-    listed: [bool; 4],
+    rollouts: Rollouts,
+    /// To be written.
+    statuses: mpsc::UnboundedSender<Vec<(String, HyperionRolloutStatus)>>,
+    /// When rollouts were looked at last.
+    round: Instant,
+    /// They were looked at.
+    rounds: bool,
+    listed: [bool; 5],
     listed_at: Option<Instant>,
     complete: bool,
     /// Nodes that do not get complete lists yet.
@@ -217,7 +239,10 @@ impl Work {
     fn new(
         leader: Leader,
         clusters: Clusters,
-        actions: mpsc::UnboundedSender<Vec<Action>>,
+        (actions, statuses): (
+            mpsc::UnboundedSender<Vec<Action>>,
+            mpsc::UnboundedSender<Vec<(String, HyperionRolloutStatus)>>,
+        ),
         publisher: Publisher,
     ) -> Self {
         let latency = hyperion_providers::latency_matrix();
@@ -240,7 +265,11 @@ impl Work {
             publisher,
             timers: BTreeSet::new(),
             due: HashMap::new(),
-            listed: [false; 4],
+            rollouts: Rollouts::default(),
+            statuses,
+            round: Instant::now(),
+            rounds: false,
+            listed: [false; 5],
             listed_at: None,
             complete: false,
             held_back: BTreeSet::new(),
@@ -383,8 +412,17 @@ impl Work {
                 }
                 self.stale_counts = true;
             }
+            Seen::Rollout(change) => match *change {
+                Change::Apply(object) => self.rollouts.apply(object),
+                Change::Delete(object) => self.rollouts.delete(&object),
+                Change::Reset(list) => {
+                    self.rollouts.reset(list);
+                    self.listed[4] = true;
+                }
+            },
         }
-        if self.listed_at.is_none() && self.listed == [true; 4] {
+        self.rollouts.news();
+        if self.listed_at.is_none() && self.listed == [true; 5] {
             self.listed_at = Some(now);
             self.index.launch_from(now + plan::FIRST_CONTACT);
         }
@@ -410,15 +448,23 @@ impl Work {
         if !matches!(event, GatewayEvent::NodeDown { .. }) {
             self.heard = Instant::now();
         }
+        self.rollouts.news();
         match event {
             GatewayEvent::NodeUp {
                 node,
                 capabilities,
                 runtime_problem,
+                agent_version,
+                update,
                 ..
             } => {
                 debug!(node, "node is in reach");
                 self.index.node_up(&node, &capabilities, runtime_problem);
+                let said = Said {
+                    agent_version,
+                    update,
+                };
+                self.index.node_said(&node, said);
             }
             GatewayEvent::NodeDown {
                 node,
@@ -435,6 +481,7 @@ impl Work {
                 info!(node, problem, "container runtime");
                 self.index.node_runtime(&node, problem);
             }
+            GatewayEvent::Update { node, update } => self.index.node_updates(&node, update),
             GatewayEvent::Notices { node, notices } => {
                 debug!(node, notices = notices.len(), "notices of interruption");
                 let clock = jiff::Timestamp::now();
@@ -479,6 +526,8 @@ impl Work {
         if !self.map_known && now - listed_at < MAP_PATIENCE {
             return false;
         }
+        // Before decisions are made: nothing goes to a node that is emptied.
+        self.rollouts(now);
         while let Some((at, name)) = self.timers.first().cloned().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, name.clone()));
             self.due.remove(&name);
@@ -716,6 +765,7 @@ impl Work {
             .chain(hope)
             .chain(self.index.warm_at())
             .chain(self.index.machines_due_at())
+            .chain(self.round_at())
             .chain(Some(self.meter.due()))
             .min()
             .unwrap_or(idle)

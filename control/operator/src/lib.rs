@@ -11,6 +11,7 @@
 //! - [`index`] and [`plan`] are pure: no I/O, time is an argument.
 //! - [`decider`] is who decides: rules, or a policy.
 //! - [`clusters`] runs replicas as Pods, as the gateway does through agents.
+//! - [`rollout`]: which nodes get which version, and when.
 //! - [`lead`] is the one task that owns the index; [`watch`], [`apply`] and [`events`] are its
 //!   hands.
 //! - [`lease`] says who leads; [`run`] is the program; [`http`] answers people and tools.
@@ -37,5 +38,6 @@ pub mod measured;
 pub mod metrics;
 pub mod plan;
 pub mod queue;
+pub mod rollout;
 pub mod run;
 pub mod watch;

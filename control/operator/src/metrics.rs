@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use hyperion_api::fleet::ScorerStatus;
 use hyperion_api::placement::PlacementPhase;
+use hyperion_api::rollout::HyperionRolloutStatus;
 use hyperion_policy::Reason;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -41,6 +42,10 @@ pub struct Metrics {
     pub placements: Family<Phase, Gauge>,
     /// Machines that were asked for, by cluster and state.
     node_claims: Family<ClaimState, Gauge>,
+    /// Nodes of rollouts, by state.
+    rollout_nodes: Family<RolloutState, Gauge>,
+    /// 1 for the phase that a rollout is in.
+    rollout_phase: Family<RolloutState, Gauge>,
     /// API writes that failed and were tried again.
     pub write_failures: Counter,
     /// Requests to the API server.
@@ -78,6 +83,13 @@ struct ClaimState {
     state: &'static str,
 }
 
+/// Labels of `hyperion_operator_rollout_nodes` and `hyperion_operator_rollout_phase`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RolloutState {
+    rollout: String,
+    state: String,
+}
+
 /// Labels of `hyperion_policy_info`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyInfo {
@@ -104,6 +116,8 @@ impl Metrics {
             workloads: Gauge::default(),
             placements: Family::default(),
             node_claims: Family::default(),
+            rollout_nodes: Family::default(),
+            rollout_phase: Family::default(),
             write_failures: Counter::default(),
             requests: Requests::default(),
             cost: cost::Metrics::register(registry),
@@ -139,6 +153,16 @@ impl Metrics {
             "node_claims",
             "Machines that were asked for in workload clusters, by state",
             m.node_claims.clone(),
+        );
+        r.register(
+            "rollout_nodes",
+            "Nodes of rollouts, by state",
+            m.rollout_nodes.clone(),
+        );
+        r.register(
+            "rollout_phase",
+            "1 for the phase that a rollout is in",
+            m.rollout_phase.clone(),
         );
         r.register(
             "write_failures",
@@ -282,6 +306,34 @@ impl Metrics {
         }
         for (phase, count) in counts {
             self.placements.get_or_create(&Phase { phase }).set(count);
+        }
+    }
+
+    /// Takes the statuses of all rollouts, by name.
+    pub fn count_rollouts<'a>(
+        &self,
+        all: impl Iterator<Item = (&'a str, &'a HyperionRolloutStatus)>,
+    ) {
+        self.rollout_nodes.clear();
+        self.rollout_phase.clear();
+        for (rollout, status) in all {
+            let labels = |state: &str| RolloutState {
+                rollout: rollout.to_owned(),
+                state: state.to_owned(),
+            };
+            for (state, count) in [
+                ("done", status.done),
+                ("updating", status.updating),
+                ("waiting", status.waiting),
+                ("failed", status.failed),
+                ("refused", status.refused),
+                ("unavailable", status.unavailable),
+            ] {
+                let gauge = self.rollout_nodes.get_or_create(&labels(state)).clone();
+                gauge.set(i64::from(count));
+            }
+            let phase = labels(&status.phase.to_string());
+            self.rollout_phase.get_or_create(&phase).set(1);
         }
     }
 

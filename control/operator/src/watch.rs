@@ -6,6 +6,7 @@ use futures::StreamExt;
 use hyperion_api::node::HyperionNode;
 use hyperion_api::placement::HyperionPlacement;
 use hyperion_api::quota::HyperionQuota;
+use hyperion_api::rollout::HyperionRollout;
 use hyperion_api::workload::HyperionWorkload;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
@@ -37,6 +38,8 @@ pub enum Seen {
     Node(Box<Change<HyperionNode>>),
     /// Quotas.
     Quota(Box<Change<HyperionQuota>>),
+    /// Rollouts.
+    Rollout(Box<Change<HyperionRollout>>),
 }
 
 /// Changes that may wait for the leader's loop.
@@ -55,6 +58,12 @@ pub fn start(client: &kube::Client, stop: &CancellationToken) -> mpsc::Receiver<
     tokio::spawn(watch(
         Api::all(client.clone()),
         |change| Seen::Quota(Box::new(change)),
+        tx.clone(),
+        stop.clone(),
+    ));
+    tokio::spawn(watch(
+        Api::all(client.clone()),
+        |change| Seen::Rollout(Box::new(change)),
         tx.clone(),
         stop.clone(),
     ));

@@ -13,6 +13,7 @@ mod notices;
 mod placements;
 mod quotas;
 mod site;
+mod updates;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,7 @@ pub(crate) use notices::LAST_WORDS;
 pub use placements::{Failure, Leaving, PlacementEntry, phase_of};
 pub use quotas::{Left, Quota, Used};
 pub use site::{Answer, Claim, Decision, NodeNote, Stage, Verdicts};
+pub use updates::Said;
 pub use workloads::{Broken, Template, WorkloadEntry, is_site_uid};
 
 /// Namespace and name.

@@ -18,7 +18,7 @@ use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use tracing::warn;
 
-use super::{Index, Interruption, Priority};
+use super::{Index, Interruption, Priority, Said};
 
 /// A node.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +37,12 @@ pub struct NodeEntry {
     pub cold: bool,
     /// Its machine is given back: nothing new goes there, and what is there leaves.
     pub given_back: bool,
+    /// It is emptied for an update: nothing new goes there, and what is there leaves.
+    pub emptied: bool,
+    /// What is known of its versions.
+    pub said: Said,
+    /// Its agent has said so since it connected.
+    pub said_now: bool,
     /// Machines of its pool that were taken back of late, per running hour.
     pub(super) reclaims_per_hour: f32,
     /// It was connected at some time since this control plane began.
@@ -137,7 +143,8 @@ impl NodeEntry {
                 && !facts.cordoned
                 && self.notice.is_none()
                 && !self.cold
-                && !self.given_back,
+                && !self.given_back
+                && !self.emptied,
             ready: self.connected && self.runtime_problem.is_empty(),
             price_per_hour: live.map_or(facts.price_per_hour, |offer| offer.price_per_hour),
             cpu_utilization: 0.0,
@@ -229,6 +236,10 @@ impl Index {
         });
         let changed = entry.spec.as_ref() != Some(&node.spec);
         entry.spec = Some(node.spec);
+        // Agents' own words come sooner, and objects after them are older.
+        if let Some(status) = node.status.as_ref().filter(|_| !entry.seen) {
+            entry.said = Said::of(status);
+        }
         let news = entry.facts.is_none() && node.status.is_some();
         if news {
             entry.facts = node.status;
@@ -296,6 +307,7 @@ impl Index {
         }
         let entry = self.nodes.entry(id.to_owned()).or_default();
         entry.connected = true;
+        entry.said_now = false;
         entry.runtime_problem = runtime_problem;
         entry.seen = true;
         entry.down_since = None;

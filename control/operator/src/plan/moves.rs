@@ -188,7 +188,8 @@ impl Pass<'_> {
             return Some(Why::Template);
         }
         let held = self.index.nodes.get(&node)?;
-        if held.given_back || held.spec.as_ref().is_some_and(|s| s.draining) {
+        let leaves = held.given_back || held.emptied;
+        if leaves || held.spec.as_ref().is_some_and(|s| s.draining) {
             return Some(Why::Draining(node));
         }
         let mut here = self.without(entry)?;
@@ -368,8 +369,9 @@ impl Pass<'_> {
         entry: &PlacementEntry,
     ) -> bool {
         let node = self.index.nodes.get(&entry.spec.node).cloned();
-        let open =
-            node.is_some_and(|n| n.connected && n.spec.is_some_and(|s| !s.draining && !s.revoked));
+        let open = node.is_some_and(|n| {
+            n.connected && !n.emptied && n.spec.is_some_and(|s| !s.draining && !s.revoked)
+        });
         open && !self.lost(workload, template, &entry.spec.node)
     }
 
