@@ -14,5 +14,6 @@ pub mod offline;
 pub mod packing;
 pub mod replay;
 pub mod report;
+pub mod rollout;
 pub mod sim;
 pub mod tui;

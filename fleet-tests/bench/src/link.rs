@@ -194,7 +194,7 @@ async fn enrol_all(args: &Args, server: &Server) -> anyhow::Result<Vec<Identity>
     Ok(identities)
 }
 
-fn describe(n: usize) -> EnrolRequest {
+pub(crate) fn describe(n: usize) -> EnrolRequest {
     EnrolRequest {
         capabilities: capabilities(),
         hostname: format!("bench-{n}"),
@@ -203,7 +203,7 @@ fn describe(n: usize) -> EnrolRequest {
     }
 }
 
-fn capabilities() -> NodeCapabilities {
+pub(crate) fn capabilities() -> NodeCapabilities {
     NodeCapabilities {
         cpu_arch: "aarch64".to_owned(),
         memory_bytes: 8 << 30,
@@ -303,7 +303,7 @@ impl Agent {
 }
 
 /// What a board reports: about as long as the real thing.
-fn telemetry(sequence: u64) -> Telemetry {
+pub(crate) fn telemetry(sequence: u64) -> Telemetry {
     Telemetry {
         cpu_utilization_percent: 12.5,
         network_status: Some(NetworkStatus {

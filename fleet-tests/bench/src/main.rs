@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hyperion_bench::report::Report;
 use hyperion_bench::{
-    cluster, clusters, decide, fleet, gossip, link, offline, packing, replay, sim, tui,
+    cluster, clusters, decide, fleet, gossip, link, offline, packing, replay, rollout, sim, tui,
 };
 
 /// Measure Hyperion.
@@ -34,6 +34,7 @@ enum Bench {
     Offline(offline::Args),
     Packing(packing::Args),
     Replay(replay::Args),
+    Rollout(rollout::Args),
     Sim(sim::Args),
     Tui(tui::Args),
 }
@@ -69,6 +70,7 @@ fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
         Bench::Offline(args) => offline::run(&args).map(Some),
         Bench::Packing(args) => packing::run(&args).map(Some),
         Bench::Replay(args) => replay::run(&args).map(Some),
+        Bench::Rollout(args) => rollout::run(&args).map(Some),
         Bench::Sim(args) => sim::run(&args),
         Bench::Tui(args) => {
             let runtime = tokio::runtime::Runtime::new()?;
