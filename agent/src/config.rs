@@ -30,6 +30,18 @@ pub struct Config {
     /// Fingerprint of the fleet's CA, printed with the token; needed once.
     #[arg(long, value_name = "sha256:HEX", value_parser = parse_fingerprint)]
     pub ca_fingerprint: Option<String>,
+    /// This machine is a node of the HyperionCluster of that name, whose kubelet runs its containers:
+    /// measure it, follow its cloud's notices, and run nothing.
+    #[arg(long, value_name = "NAME", value_parser = parse_cluster, conflicts_with_all = ["token", "token_file", "site"])]
+    pub cluster: Option<String>,
+    /// File with a token of the agent's Pod for audience `hyperion`, by which the cluster tells which
+    /// node this is.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/run/secrets/hyperion/token"
+    )]
+    pub cluster_token_file: PathBuf,
     /// Folder for identity and store.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/hyperion")]
     pub data_dir: PathBuf,
@@ -221,6 +233,13 @@ fn parse_site(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("lower-case letters, digits and dashes are expected, at most 63".to_owned())
+    }
+}
+
+fn parse_cluster(text: &str) -> Result<String, String> {
+    match parse_site(text) {
+        Ok(name) if !name.is_empty() => Ok(name),
+        _ => Err("a HyperionCluster's name is expected: lower-case letters, digits and dashes, at most 63".to_owned()),
     }
 }
 
@@ -431,6 +450,16 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_measures_needs_no_token_and_takes_none() {
+        let c = parse(&["--cluster", "east"]).unwrap();
+        assert_eq!(c.cluster.as_deref(), Some("east"));
+        let file = c.cluster_token_file.display().to_string();
+        assert_eq!(file, "/var/run/secrets/hyperion/token");
+        let both = parse(&["--cluster", "east", "--token", "abc.def0"]).unwrap_err();
+        assert!(both.contains("--token"), "{both}");
+    }
+
+    #[test]
     fn bad_values_name_their_flag() {
         for (flag, value) in [
             ("--label", "novalue"),
@@ -442,6 +471,8 @@ mod tests {
             ("--ca-fingerprint", "md5:12"),
             ("--token", "no-dot"),
             ("--site", "Lab/1"),
+            ("--cluster", "East.1"),
+            ("--cluster", ""),
             ("--http-addr", "localhost"),
             ("--system-reserved", "cpu=-1"),
             ("--system-reserved", "disk=1"),

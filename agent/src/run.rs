@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use hyperion_autonomy::Profile;
-use hyperion_link::{ControlTarget, EnrolRequest, Identity, LinkConfig};
+use hyperion_link::{ControlTarget, EnrolRequest, Identity, InCluster, LinkConfig};
 use hyperion_proto::agent_v1::ReplicaRecord;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -53,6 +53,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         token: _,
         token_file: _,
         ca_fingerprint,
+        cluster,
+        cluster_token_file,
         data_dir,
         containerd_socket,
         site,
@@ -77,6 +79,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         reset::finish(&data_dir, &containerd_socket).await?;
     }
     let known = identity::load(&data_dir)?;
+    if let Some(known) = &known {
+        fits(known, cluster.as_deref(), &data_dir)?;
+    }
+    let measures = cluster.is_some();
     let mut store = Store::open(&data_dir, known.is_some())?;
     store.set_ring_limit(offline_buffer);
     if known.is_none() {
@@ -100,15 +106,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         capabilities: capabilities.clone(),
         hostname: telemetry::hostname(&root),
         agent_version: crate::VERSION.to_owned(),
+        cluster: cluster.map(|cluster| InCluster {
+            cluster,
+            token_file: cluster_token_file,
+        }),
     };
     let identity = match known {
         Some(identity) => identity,
         None => {
-            // Only now: a token file is often gone after the first start.
-            let token = config.read_token().map_err(|e| anyhow!(e))?;
-            describe.token = token.context(
-                "this node is not enrolled: --token or --token-file is needed (from `hyperion token create`)",
-            )?;
+            if !measures {
+                // Only now: a token file is often gone after the first start.
+                let token = config.read_token().map_err(|e| anyhow!(e))?;
+                describe.token = token.context(
+                    "this node is not enrolled: --token or --token-file is needed (from `hyperion token create`)",
+                )?;
+            }
             match first_contact(&target, &describe, &data_dir, &stop).await? {
                 Some(identity) => identity,
                 None => return Ok(()),
@@ -118,32 +130,46 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     describe.token = String::new();
     status.set_node(&identity.node_id);
     status.set_mode(Mode::Suspect, "not connected yet");
-    info!(node = %identity.node_id, site = %identity.site, boot = store.boot(), "agent starts");
+    info!(node = %identity.node_id, site = %identity.site, boot = store.boot(), measures, "agent starts");
 
-    let cri = Cri::new(&containerd_socket);
-    let found = found(&cri, &store, &identity.node_id).await;
+    let cri = (!measures).then(|| Cri::new(&containerd_socket));
+    let found = found(cri.as_ref(), &store, &identity.node_id).await;
     let shelf = PolicyShelf::default();
-    let peers = start_peers(&config, &identity, &store, &cri, &shelf, &stop)?;
-    let local = serve_local(config.local_socket.as_ref(), &stop)?;
+    let peers = match &cri {
+        Some(cri) => start_peers(&config, &identity, &store, cri, &shelf, &stop)?,
+        None => None,
+    };
+    let local = if measures {
+        None
+    } else {
+        serve_local(config.local_socket.as_ref(), &stop)?
+    };
     let (events, supervisor_events) = mpsc::channel(SUPERVISOR_EVENTS);
     let supervisor_stop = CancellationToken::new();
-    let (workloads, supervisor) = supervisor::start(
-        SupervisorConfig {
-            socket: containerd_socket,
-            node_id: identity.node_id.clone(),
-            log_dir: data_dir.join("logs"),
-        },
-        events,
-        supervisor_stop.clone(),
-    );
-    let holders = peers.as_ref().map(|(handle, _)| {
-        let (workloads, handle, cri) = (workloads.clone(), handle.clone(), cri.clone());
-        let folder = data_dir.join("images");
-        let give: Box<dyn FnOnce(session::Holders) + Send> = Box::new(move |holders| {
-            workloads.set_image_source(Arc::new(PeerImages::new(handle, cri, folder, holders)));
-        });
-        give
+    let started = (!measures).then(|| {
+        supervisor::start(
+            SupervisorConfig {
+                socket: containerd_socket,
+                node_id: identity.node_id.clone(),
+                log_dir: data_dir.join("logs"),
+            },
+            events,
+            supervisor_stop.clone(),
+        )
     });
+    let (workloads, supervisor) = started.unzip();
+    let holding = workloads.clone().zip(cri.clone());
+    let holders = peers
+        .as_ref()
+        .zip(holding)
+        .map(|((handle, _), (workloads, cri))| {
+            let handle = handle.clone();
+            let folder = data_dir.join("images");
+            let give: Box<dyn FnOnce(session::Holders) + Send> = Box::new(move |holders| {
+                workloads.set_image_source(Arc::new(PeerImages::new(handle, cri, folder, holders)));
+            });
+            give
+        });
     systemd::ready();
     systemd::status(&format!("node {}", identity.node_id));
     let mut link = LinkConfig::new(target);
@@ -188,7 +214,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 shelf,
                 holders,
                 local,
-                images: Some(cri),
+                images: cri,
             },
         },
         supervisor_events,
@@ -196,7 +222,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     );
     drain(session, &stop).await;
     supervisor_stop.cancel();
-    if tokio::time::timeout(DRAIN, supervisor).await.is_err() {
+    if let Some(supervisor) = supervisor
+        && tokio::time::timeout(DRAIN, supervisor).await.is_err()
+    {
         warn!("the supervisor did not end in {DRAIN:?}");
     }
     Ok(())
@@ -275,7 +303,10 @@ fn serve_local(
 
 /// What became of containers while no agent was there. Asked for only where it matters: an exclusive
 /// replica is held back until nobody else can run it, unless it never stopped, or has ended.
-async fn found(cri: &Cri, store: &Store, node_id: &str) -> Found {
+async fn found(cri: Option<&Cri>, store: &Store, node_id: &str) -> Found {
+    let Some(cri) = cri else {
+        return Found::default();
+    };
     let exclusive = |record: &ReplicaRecord| record.intent.as_ref().is_some_and(|i| i.exclusive);
     if !store.records().iter().any(exclusive) {
         return Found::default();
@@ -383,6 +414,25 @@ pub(crate) fn lock_data_dir(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
+/// An identity is of a node of the fleet, or of a cluster's: one does not become the other, and a disk
+/// that was copied is no proof.
+fn fits(identity: &Identity, cluster: Option<&str>, data_dir: &Path) -> anyhow::Result<()> {
+    let held = identity.node_id.split_once('.').map(|(of, _)| of);
+    if held == cluster {
+        return Ok(());
+    }
+    let file = data_dir.join(identity::FILE);
+    let (node, file) = (&identity.node_id, file.display());
+    match cluster {
+        Some(cluster) => bail!(
+            "--cluster {cluster}: {file} is the identity of node {node}, which is none of that cluster; remove it"
+        ),
+        None => bail!(
+            "{file} is the identity of node {node} of a cluster, which this agent is only to measure: --cluster is needed"
+        ),
+    }
+}
+
 /// Which CA to trust: the one that enrolled this node, or the one that is to.
 fn pinned(
     flag: Option<String>,
@@ -412,6 +462,30 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn an_identity_of_another_kind_of_node_is_refused_by_name() {
+        let identity = |node: &str| Identity {
+            node_id: node.to_owned(),
+            site: String::new(),
+            key_der: Vec::new(),
+            chain_der: Vec::new(),
+        };
+        let dir = Path::new("/var/lib/hyperion");
+        let says =
+            |node: &str, cluster| fits(&identity(node), cluster, dir).map_err(|e| e.to_string());
+        assert_eq!(says("lab-1", None), Ok(()));
+        assert_eq!(says("east.ip-10-0-0-1.ec2.internal", Some("east")), Ok(()));
+        for (node, cluster, words) in [
+            ("lab-1", Some("east"), "--cluster east"),
+            ("west.n1", Some("east"), "none of that cluster"),
+            ("east.n1", None, "--cluster is needed"),
+        ] {
+            let error = says(node, cluster).unwrap_err();
+            assert!(error.contains(words) && error.contains(node), "{error}");
+            assert!(error.contains("identity.json"), "{error}");
+        }
+    }
 
     #[test]
     fn the_data_directory_is_made_for_its_owner_only() {

@@ -23,20 +23,28 @@ pub trait Workloads: Clone + Send + Sync + 'static {
     fn logs(&self, query: LogQuery) -> BoxStream<'static, Result<Bytes, LogError>>;
 }
 
-impl Workloads for Supervisor {
+/// None runs nothing: the agent only measures.
+impl Workloads for Option<Supervisor> {
     fn set_desired(&self, desired: Vec<Desired>) {
-        Self::set_desired(self, desired);
+        if let Some(supervisor) = self {
+            supervisor.set_desired(desired);
+        }
     }
 
     fn hurry(&self, key: &ReplicaKey, grace: Duration) {
-        Self::hurry(self, key, grace);
+        if let Some(supervisor) = self {
+            supervisor.hurry(key, grace);
+        }
     }
 
     fn reports(&self) -> Vec<ReplicaReport> {
-        Self::reports(self)
+        self.as_ref().map(Supervisor::reports).unwrap_or_default()
     }
 
     fn logs(&self, query: LogQuery) -> BoxStream<'static, Result<Bytes, LogError>> {
-        Self::logs(self, query).boxed()
+        match self {
+            Some(supervisor) => supervisor.logs(query).boxed(),
+            None => futures::stream::empty().boxed(),
+        }
     }
 }

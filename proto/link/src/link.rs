@@ -546,7 +546,8 @@ impl Runner {
     /// written into them is of no use among peers: the control plane is asked for a new one at
     /// once, and once per session, since an older one would answer with the same again.
     fn first_renew_in(&self) -> Duration {
-        if self.facts().is_some_and(|f| f.site.is_none()) {
+        let sited = self.config.describe.cluster.is_none();
+        if sited && self.facts().is_some_and(|f| f.site.is_none()) {
             return Duration::ZERO;
         }
         self.renew_in()
