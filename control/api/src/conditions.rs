@@ -37,6 +37,13 @@ pub const REASON_ALL_PLACED: &str = "AllPlaced";
 pub const REASON_UNPLACEABLE: &str = "Unplaceable";
 /// Placed=False: a quota of the namespace leaves too little; the message names it.
 pub const REASON_QUOTA: &str = "QuotaExceeded";
+/// Placed=False: there is no PriorityClass of the name that the template has.
+pub const REASON_PRIORITY_CLASS: &str = "PriorityClassMissing";
+/// Placed=False: replicas of lower priority make room for it; the message names the node.
+pub const REASON_PREEMPTING: &str = "Preempting";
+/// Placed=False of a workload, and reason of a placement that ends: it gave way to a replica of higher
+/// priority, which the message names.
+pub const REASON_PREEMPTED: &str = "Preempted";
 /// Placed=False: a machine is being launched for it; the message names the offer and the NodeClaim.
 pub const REASON_LAUNCHING: &str = "Launching";
 /// Placed=False: a decision is under way.
@@ -78,6 +85,10 @@ pub const EVENT_MOVED: &str = "Moved";
 pub const EVENT_DECIDED_BY_SITE: &str = "DecidedBySite";
 /// Event on a workload or a node: what a site decided while it was cut off does not hold.
 pub const EVENT_SITE_OVERRULED: &str = "SiteOverruled";
+/// Event on a workload: others give way to a replica that fits nowhere.
+pub const EVENT_PREEMPTS: &str = "Preempts";
+/// Event on a workload: a replica gives way to one of higher priority.
+pub const EVENT_PREEMPTED: &str = "Preempted";
 /// Event on a workload: a machine is launched for a replica that fits nowhere.
 pub const EVENT_LAUNCHING: &str = "Launching";
 /// Event on a workload: the machine that it waited for does not come; another offer is taken.

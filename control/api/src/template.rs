@@ -15,6 +15,7 @@ pub const POD_FIELDS: &[&str] = &[
     "hostNetwork",
     "nodeSelector",
     "priority",
+    "priorityClassName",
     "restartPolicy",
     "terminationGracePeriodSeconds",
     "tolerations",

@@ -130,7 +130,7 @@ pub struct Policy {
     #[serde(default)]
     pub exclusive: bool,
     /// Who is placed first where there is not room for all that wait: the higher number. What runs is
-    /// not stopped for it.
+    /// not stopped for it. A template that names a PriorityClass has the priority of that.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub priority: i32,
     /// Replicas that have no place get one together or not at all, as distributed jobs need it. At

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
@@ -49,6 +50,7 @@ pub(crate) fn registry() -> Registry {
         add(("", "v1", "ServiceAccount", "serviceaccounts", &["sa"], true, false), compiled::<core::ServiceAccount>, document::<core::ServiceAccount>);
         add(("coordination.k8s.io", "v1", "Lease", "leases", &[], true, false), compiled::<Lease>, document::<Lease>);
         add(("events.k8s.io", "v1", "Event", "events", &["ev"], true, false), compiled::<Event>, document::<Event>);
+        add(("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", &["pc"], false, false), compiled::<PriorityClass>, document::<PriorityClass>);
         add((CRD_GROUP, "v1", "CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"], false, true), compiled::<CustomResourceDefinition>, document::<CustomResourceDefinition>);
     };
     registry

@@ -8,6 +8,7 @@ use hyperion_gateway::Gateway;
 use hyperion_proto::domain::ReplicaKey;
 use prometheus_client::registry::Registry;
 
+use crate::clusters::Clusters;
 use crate::index::{Index, Name};
 
 /// What this process is now.
@@ -30,11 +31,14 @@ pub struct Where {
     pub key: ReplicaKey,
     /// Node.
     pub node: String,
+    /// Of the decision.
+    pub generation: u64,
 }
 
 struct Inner {
     role: Role,
     gateway: Option<Gateway>,
+    clusters: Clusters,
     /// The gateway's counters: it registers them anew each time it starts.
     counters: Option<Registry>,
     replicas: HashMap<Name, BTreeMap<u32, Where>>,
@@ -52,6 +56,7 @@ impl Default for Directory {
             inner: RwLock::new(Inner {
                 role: Role::Starting,
                 gateway: None,
+                clusters: Clusters::default(),
                 counters: None,
                 replicas: HashMap::new(),
                 scorer: ScorerStatus::default(),
@@ -83,6 +88,7 @@ impl Directory {
         let mut inner = self.write();
         inner.role = role;
         inner.gateway = None;
+        inner.clusters = Clusters::default();
         inner.counters = None;
         inner.replicas.clear();
         inner.scorer = ScorerStatus::default();
@@ -109,6 +115,16 @@ impl Directory {
     /// The gateway, where this process leads.
     pub fn gateway(&self) -> Option<Gateway> {
         self.read().gateway.clone()
+    }
+
+    /// Workload clusters; none where this process does not lead.
+    pub fn clusters(&self) -> Clusters {
+        self.read().clusters.clone()
+    }
+
+    /// Notes the workload clusters.
+    pub fn set_clusters(&self, clusters: Clusters) {
+        self.write().clusters = clusters;
     }
 
     /// Writes the gateway's counters.
@@ -139,6 +155,7 @@ impl Directory {
                 let place = Where {
                     key: p.key.clone(),
                     node: p.spec.node.clone(),
+                    generation: u64::try_from(p.spec.generation).unwrap_or(0),
                 };
                 (p.key.index, place)
             })

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::clusters::logs::{self as pods, Chunks, NoLogs};
 use crate::directory::{Directory, Role};
 use crate::fleet_metrics;
 use crate::index::Name;
@@ -282,13 +283,23 @@ async fn logs(
         tail_lines: query.tail,
         follow: query.follow,
     };
+    let clusters = shared.directory.clusters();
+    if let Some(cluster) = clusters.of_node(&place.node) {
+        let opened = pods::open(&clusters, &cluster, &request, place.generation).await;
+        return match opened {
+            Ok(chunks) => answer(chunks, query.follow, &place.node).await,
+            Err(e @ NoLogs::Missing(_)) => sentence(StatusCode::NOT_FOUND, e.to_string()),
+            Err(e @ NoLogs::Refused(_)) => sentence(StatusCode::BAD_GATEWAY, e.to_string()),
+            Err(e @ NoLogs::Unreachable(_)) => {
+                sentence(StatusCode::SERVICE_UNAVAILABLE, e.to_string())
+            }
+        };
+    }
     match gateway.fetch_logs(&place.node, request) {
         Ok(chunks) => answer(chunks.boxed(), query.follow, &place.node).await,
         Err(e) => sentence(StatusCode::SERVICE_UNAVAILABLE, e.to_string()),
     }
 }
-
-type Chunks = futures::stream::BoxStream<'static, Result<Bytes, LogError>>;
 
 /// Waits for the first chunk, so that a refusal gets a status of its own.
 async fn answer(mut chunks: Chunks, follow: bool, node: &str) -> Response {

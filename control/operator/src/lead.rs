@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::apply::{self, Applied};
-use crate::clusters::{self, Clusters};
+use crate::clusters::{self, Clusters, proof};
 use crate::cost::Meter;
 use crate::decider::source::{self, Asked, Chosen, Map};
 use crate::decider::{Decider, Policy, Sums};
@@ -122,6 +122,11 @@ pub async fn run(
     let publisher = events::start(leader.client.clone(), &leader.identity, stop.clone());
     let home = leader.client.clone();
     let (clusters, mut machines) = clusters::start(home, publisher.clone(), stop.clone());
+    leader.directory.set_clusters(clusters.clone());
+    if let Some(proofs) = leader.gateway.proofs() {
+        let (clusters, publisher) = (clusters.clone(), publisher.clone());
+        tokio::spawn(proof::serve(clusters, proofs, publisher, stop.clone()));
+    }
     let mut work = Work::new(leader, clusters, (actions, statuses), publisher);
     if let Some(prices) = &mut prices {
         work.prices(prices.borrow_and_update().clone());
@@ -401,6 +406,12 @@ impl Work {
                     self.listed[2] = true;
                 }
             },
+            // Nobody waits for them: who names one that is not read yet does.
+            Seen::Class(change) => match *change {
+                Change::Apply(object) => index.apply_class(object),
+                Change::Delete(object) => index.delete_class(&object),
+                Change::Reset(list) => index.reset_classes(list),
+            },
             Seen::Quota(change) => {
                 match *change {
                     Change::Apply(object) => index.apply_quota(object),
@@ -487,6 +498,9 @@ impl Work {
                 let clock = jiff::Timestamp::now();
                 self.index
                     .node_notices(&node, &notices, Instant::now(), clock);
+                if let Some(cluster) = self.cluster_of(&node) {
+                    self.clusters.notices(&cluster, &node, notices);
+                }
             }
             GatewayEvent::Report { node, report } => {
                 debug!(node, replica = %report.key, generation = report.generation, phase = ?report.phase, reason = report.reason, "report");
@@ -506,7 +520,9 @@ impl Work {
 
     /// What a Prometheus server says of nodes.
     fn measured_elsewhere(&mut self, samples: &[Sample]) {
-        let (nodes, unknown) = self.index.measure_elsewhere(samples);
+        let gateway = &self.leader.gateway;
+        let streams = |node: &str| gateway.connected(node);
+        let (nodes, unknown) = self.index.measure_elsewhere(samples, streams);
         if let Some(of) = &self.leader.measured {
             of.counts
                 .nodes

@@ -8,6 +8,7 @@ use hyperion_api::placement::HyperionPlacement;
 use hyperion_api::quota::HyperionQuota;
 use hyperion_api::rollout::HyperionRollout;
 use hyperion_api::workload::HyperionWorkload;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -38,6 +39,8 @@ pub enum Seen {
     Node(Box<Change<HyperionNode>>),
     /// Quotas.
     Quota(Box<Change<HyperionQuota>>),
+    /// PriorityClasses.
+    Class(Box<Change<PriorityClass>>),
     /// Rollouts.
     Rollout(Box<Change<HyperionRollout>>),
 }
@@ -58,6 +61,12 @@ pub fn start(client: &kube::Client, stop: &CancellationToken) -> mpsc::Receiver<
     tokio::spawn(watch(
         Api::all(client.clone()),
         |change| Seen::Quota(Box::new(change)),
+        tx.clone(),
+        stop.clone(),
+    ));
+    tokio::spawn(watch(
+        Api::all(client.clone()),
+        |change| Seen::Class(Box::new(change)),
         tx.clone(),
         stop.clone(),
     ));

@@ -1,4 +1,4 @@
-//! Quotas and gangs of a running control plane.
+//! Quotas, gangs and priority classes of a running control plane.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
@@ -7,7 +7,8 @@ mod common;
 use common::{Control, condition, eventually};
 use hyperion_api::quota::HyperionQuota;
 use hyperion_api::workload::HyperionWorkload;
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 fn workload(name: &str, replicas: u32, policy: Value) -> Value {
@@ -106,5 +107,39 @@ async fn a_gang_waits_for_all_its_places_and_bad_numbers_are_refused() {
     assert_eq!(control.place("g-0").await, None);
     let _two = control.agent(&[], 0).await;
     control.running("g").await;
+    control.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_priority_class_lets_a_workload_in_and_others_give_way_to_it() {
+    let mut control = Control::start("30s").await;
+    let _agent = control.agent(&[], 0).await;
+    // Four cores, and one for each.
+    control.apply(workload("low", 4, json!({}))).await;
+    control.running("low").await;
+    let mut high = workload("high", 1, json!({}));
+    high["spec"]["template"]["spec"]["priorityClassName"] = json!("gold");
+    control.apply(high).await;
+    let waiting = control
+        .status(
+            "high",
+            "waits for its class",
+            placed("PriorityClassMissing"),
+        )
+        .await;
+    let text = condition(&waiting, "Placed").unwrap().2;
+    assert!(text.contains("no PriorityClass \"gold\""), "{text}");
+
+    let classes: Api<PriorityClass> = Api::all(control.client());
+    let class = json!({ "metadata": { "name": "gold" }, "value": 1000 });
+    let class: PriorityClass = serde_json::from_value(class).unwrap();
+    let made = classes.create(&PostParams::default(), &class).await;
+    made.unwrap();
+    control.running("high").await;
+    let low = control
+        .status("low", "one of four gave way", placed("Preempted"))
+        .await;
+    let text = condition(&low, "Placed").unwrap().2;
+    assert!(text.contains("to replica 0 of default/high"), "{text}");
     control.stop().await;
 }

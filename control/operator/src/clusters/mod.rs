@@ -11,16 +11,19 @@
 //! - [`node`], [`usage`], [`pod`]: translations. No I/O.
 //! - [`state`]: what is known of a cluster and what has to be done, as a plain struct. No I/O.
 //! - [`claims`]: machines that Karpenter launches there.
+//! - [`proof`]: which node an agent is on that measures it.
 //! - [`connect`]: how a cluster is reached; [`task`] and [`session`]: its task; [`writes`]: Pods;
-//!   [`objects`]: HyperionNodes; [`health`]: its status.
+//!   [`objects`]: HyperionNodes; [`health`]: its status; [`logs`]: what Pods write.
 //! - here: which clusters there are, and which of them an order is for.
 
 pub mod claims;
 pub mod connect;
 pub mod health;
+pub mod logs;
 pub mod node;
 pub mod objects;
 pub mod pod;
+pub mod proof;
 mod session;
 pub mod state;
 pub mod task;
@@ -36,6 +39,7 @@ use hyperion_api::cluster::HyperionCluster;
 use hyperion_api::node::HyperionNode;
 use hyperion_api::workload::HyperionWorkload;
 use hyperion_api::{LABEL_CLUSTER, conditions};
+use hyperion_gateway::notices::Notice;
 use hyperion_proto::domain::ReplicaKey;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
@@ -82,6 +86,8 @@ struct Route {
     waiting: Option<mpsc::UnboundedReceiver<Order>>,
     /// Machines that are wanted there.
     wants: watch::Sender<Arc<Wants>>,
+    /// How it is reached, or why it is not.
+    link: Result<kube::Client, String>,
 }
 
 impl Routes {
@@ -100,6 +106,7 @@ impl Routes {
                     about: None,
                     waiting: Some(waiting),
                     wants: watch::Sender::default(),
+                    link: Err("it has not been reached yet".to_owned()),
                 }
             })
     }
@@ -191,6 +198,35 @@ impl Clusters {
         if let Some(route) = routes.by_cluster.get_mut(cluster) {
             route.wants.send_replace(Arc::new(wants));
         }
+    }
+
+    /// What a node's cloud is about to do to it, by its agent's word.
+    pub fn notices(&self, cluster: &str, node: &str, notices: Vec<Notice>) {
+        let order = Order::Notices {
+            node: node.to_owned(),
+            notices,
+        };
+        self.routes().send(cluster, order);
+    }
+
+    /// A client of a cluster that answers.
+    ///
+    /// # Errors
+    /// There is no such cluster, or it is out of reach; the sentence names it.
+    pub fn client(&self, cluster: &str) -> Result<kube::Client, String> {
+        match self.routes().by_cluster.get(cluster) {
+            // One that was only spoken of is none.
+            Some(route) if route.about.is_some() => route
+                .link
+                .clone()
+                .map_err(|why| format!("cluster {cluster} is out of reach: {why}")),
+            _ => Err(format!("there is no HyperionCluster {cluster:?}")),
+        }
+    }
+
+    /// Notes how a cluster is reached, or why it is not.
+    fn reached(&self, cluster: &str, link: Result<kube::Client, String>) {
+        self.routes().route(cluster).link = link;
     }
 
     /// A cluster, as events name it; none where it is not followed.
@@ -339,6 +375,7 @@ impl Manager {
         let publisher = self.publisher.clone();
         let task = task::Cluster {
             home: self.home.clone(),
+            clusters: self.clusters.clone(),
             object: receiver,
             orders,
             wants,

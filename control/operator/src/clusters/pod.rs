@@ -23,6 +23,13 @@ pub const WORKLOAD: &str = "hyperion.io/workload";
 /// Annotation of our Pods: the uid that the workload's replicas are keyed by.
 pub const WORKLOAD_UID: &str = "hyperion.io/workload-uid";
 
+/// Annotation of Pods that are bound later: the node that they are for.
+pub const NODE: &str = "hyperion.io/node";
+/// Kueue's label: the queue that admits the Pod.
+pub const QUEUE: &str = "kueue.x-k8s.io/queue-name";
+/// Scheduler of Pods that are bound later: no cluster's own, which would choose another node.
+const SCHEDULER: &str = "hyperion";
+
 /// Names of Pods are at most so long.
 const NAME: usize = 253;
 /// Label values are at most so long.
@@ -60,6 +67,8 @@ pub struct Ours {
     pub grace: u32,
     /// Somebody asked for its deletion.
     pub ending: bool,
+    /// It is still to be bound to its node, and nothing holds it back.
+    pub to_bind: bool,
     /// What it says of the replica.
     pub report: Report,
 }
@@ -97,6 +106,20 @@ pub fn pod(
     ] {
         labels.insert(label.to_owned(), value);
     }
+    let template = spec.unwrap_or_default();
+    let queue = workload.labels().get(QUEUE).or(labels.get(QUEUE)).cloned();
+    let gated = template.scheduling_gates.iter().flatten().count() > 0;
+    let mut spec = pinned(template, workload.spec.type_, node);
+    if queue.is_some() || gated {
+        // An API server takes no Pod that is bound and gated; Kueue gates those of its queues when
+        // they are made.
+        spec.node_name = None;
+        spec.scheduler_name = Some(SCHEDULER.to_owned());
+        annotations.insert(NODE.to_owned(), node.to_owned());
+    }
+    if let Some(queue) = queue {
+        labels.insert(QUEUE.to_owned(), queue);
+    }
     annotations.insert(WORKLOAD.to_owned(), key.workload.clone());
     annotations.insert(WORKLOAD_UID.to_owned(), key.uid.clone());
     Pod {
@@ -107,7 +130,7 @@ pub fn pod(
             annotations: Some(annotations),
             ..ObjectMeta::default()
         },
-        spec: Some(pinned(spec.unwrap_or_default(), workload.spec.type_, node)),
+        spec: Some(spec),
         status: None,
     }
 }
@@ -144,7 +167,11 @@ pub fn ours(pod: &Pod, owner: &str) -> Option<Ours> {
     };
     let generation: u64 = labels.get(LABEL_GENERATION)?.parse().ok()?;
     let spec = pod.spec.as_ref()?;
-    let node = spec.node_name.clone().filter(|n| !n.is_empty())?;
+    let bound = spec.node_name.clone().filter(|n| !n.is_empty());
+    let ending = pod.metadata.deletion_timestamp.is_some();
+    let gates = spec.scheduling_gates.iter().flatten().count();
+    let to_bind = bound.is_none() && gates == 0 && !ending;
+    let node = bound.or_else(|| annotations.get(NODE).cloned())?;
     if generation == 0 || pod.name_any() != pod_name(&key, generation) {
         return None;
     }
@@ -161,7 +188,8 @@ pub fn ours(pod: &Pod, owner: &str) -> Option<Ours> {
             .termination_grace_period_seconds
             .and_then(|s| u32::try_from(s).ok())
             .unwrap_or(DEFAULT_GRACE),
-        ending: pod.metadata.deletion_timestamp.is_some(),
+        ending,
+        to_bind,
         report,
     })
 }
@@ -211,6 +239,10 @@ fn report(pod: &Pod, key: ReplicaKey, generation: u64) -> Report {
                 let (reason, message) = end.unwrap_or_default();
                 (ReplicaPhase::Running, reason, message)
             }
+            None if held_back(pod).is_some() => {
+                let text = held_back(pod).unwrap_or_default();
+                (ReplicaPhase::Starting, "SchedulingGated".to_owned(), text)
+            }
             None => {
                 let waiting =
                     all().find_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone());
@@ -229,6 +261,15 @@ fn report(pod: &Pod, key: ReplicaKey, generation: u64) -> Report {
         restarts: u32::try_from(restarts).unwrap_or(u32::MAX),
         pod_ip: status.pod_ip.unwrap_or_default(),
     }
+}
+
+/// What holds a Pod back from being bound.
+fn held_back(pod: &Pod) -> Option<String> {
+    let gates = pod.spec.iter().flat_map(|s| s.scheduling_gates.iter().flatten());
+    let gates: Vec<&str> = gates.map(|gate| gate.name.as_str()).collect();
+    let queue = pod.labels().get(QUEUE);
+    let queue = queue.map_or_else(String::new, |queue| format!(" of queue {queue}"));
+    (!gates.is_empty()).then(|| format!("it waits for scheduling gate {}{queue}", gates.join(", ")))
 }
 
 /// How a container ended that did not end well: reason and message.

@@ -312,15 +312,15 @@ impl Cluster {
                 self.state.created(ticket, &at, result, now);
                 forbidden
             }
-            Written::NotDeleted {
+            Written::NotDone {
                 at,
                 name,
                 forbidden,
             } => {
-                self.state.not_deleted(&at, &name, now);
+                self.state.not_done(&at, &name, now);
                 forbidden
             }
-            Written::Deleted => false,
+            Written::Done => false,
         }
     }
 

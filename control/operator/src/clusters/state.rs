@@ -16,6 +16,7 @@ use hyperion_api::node::HyperionNodeStatus;
 use hyperion_api::workload::HyperionWorkload;
 use hyperion_gateway::GatewayEvent;
 use hyperion_gateway::nodes::set_ready;
+use hyperion_gateway::notices::{self, Notice};
 use hyperion_proto::agent_v1;
 use hyperion_proto::domain::ReplicaKey;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -82,6 +83,13 @@ pub enum Order {
         /// Most time between SIGTERM and SIGKILL; none for the template's own.
         within: Option<Duration>,
     },
+    /// What the node's cloud is about to do to it, the whole.
+    Notices {
+        /// Node id.
+        node: String,
+        /// Sane; empty where nothing is.
+        notices: Vec<Notice>,
+    },
     /// Nodes that may run what can't be described now: nothing stops there for not being ordered.
     HoldBack(BTreeSet<String>),
     /// All that should run has been ordered.
@@ -105,7 +113,7 @@ pub enum Effect {
         /// What to make.
         pod: Box<Pod>,
     },
-    /// To be answered with [`State::not_deleted`] where it fails.
+    /// To be answered with [`State::not_done`] where it fails.
     Delete {
         /// Of which replica.
         at: At,
@@ -115,6 +123,17 @@ pub enum Effect {
         uid: String,
         /// Seconds between SIGTERM and SIGKILL; none for the template's own.
         grace: Option<u32>,
+    },
+    /// To be answered with [`State::not_done`] where it fails.
+    Bind {
+        /// Of which replica.
+        at: At,
+        /// Name of the Pod.
+        name: String,
+        /// Its uid.
+        uid: String,
+        /// Name of the node in its cluster.
+        machine: String,
     },
     /// There is to be a HyperionNode with this status.
     Object {
@@ -172,6 +191,8 @@ pub struct State {
     entries: BTreeMap<String, Entry>,
     /// Nodes that are there and are not ours to use.
     unused: BTreeSet<String>,
+    /// What clouds are about to do to nodes.
+    notices: HashMap<String, Vec<Notice>>,
     slots: BTreeMap<At, Slot>,
     /// Our Pods, by namespace and name.
     by_pod: HashMap<(String, String), At>,
@@ -205,6 +226,7 @@ impl State {
             of,
             entries: BTreeMap::new(),
             unused: BTreeSet::new(),
+            notices: HashMap::new(),
             slots: BTreeMap::new(),
             by_pod: HashMap::new(),
             others: HashMap::new(),
@@ -305,6 +327,7 @@ impl State {
     }
 
     fn drop_node(&mut self, id: &str, why: &str) {
+        self.notices.remove(id);
         if let Some(entry) = self.entries.remove(id) {
             self.dirty.remove(id);
             self.forget(id, &entry.told, why);
@@ -418,6 +441,19 @@ impl State {
         self.closed.is_some()
     }
 
+    /// What a node's cloud is about to do to it, the whole, by the word of the agent that measures it.
+    pub(super) fn told(&mut self, id: String, notices: Vec<Notice>, now: Instant) {
+        if self.left {
+            return;
+        }
+        if notices.is_empty() {
+            self.notices.remove(&id);
+        } else {
+            self.notices.insert(id.clone(), notices);
+        }
+        self.tell(&id, None, now);
+    }
+
     /// Ends everything of ours: the cluster is to be left.
     pub fn leave(&mut self, now: Instant) {
         for (id, entry) in std::mem::take(&mut self.entries) {
@@ -480,7 +516,9 @@ impl State {
             };
         }
         let shown = shown(entry, self.connected, &self.away, self.closed.as_deref());
-        if entry.shown.as_ref() != Some(&shown) {
+        let said = self.notices.get(id).map_or(&[][..], Vec::as_slice);
+        let news = notices::note(&mut entry.status, said);
+        if news || entry.shown.as_ref() != Some(&shown) {
             let mut status = shown.facts.clone();
             status.conditions.clone_from(&entry.status.conditions);
             set_ready(&mut status, shown.ready, &shown.reason, &shown.message);

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, trace, warn};
 
+use super::Clusters;
 use super::claims::Wants;
 use super::connect::{self, Link, Trouble};
 use super::health::Health;
@@ -34,6 +35,8 @@ const NAME: usize = 63;
 pub struct Cluster {
     /// Where the HyperionCluster is.
     pub home: kube::Client,
+    /// Is told how it is reached.
+    pub clusters: Clusters,
     /// The HyperionCluster as it is now.
     pub object: watch::Receiver<Arc<HyperionCluster>>,
     /// Of the leader's loop.
@@ -196,6 +199,8 @@ impl Cluster {
             self.health.version(&version.git_version);
         }
         self.heard = Some(Instant::now());
+        let name = object.name_any();
+        self.clusters.reached(&name, Ok(link.client.clone()));
         Ok(link)
     }
 
@@ -204,6 +209,8 @@ impl Cluster {
         let silent = self.heard.map_or(Duration::ZERO, |at| now - at);
         self.state.disconnected(&trouble.message, silent, now);
         let mut message = trouble.message.clone();
+        self.clusters
+            .reached(&object.name_any(), Err(message.clone()));
         self.objects.away(&message);
         if deleting(object) {
             // Its replicas need not wait for a cluster that is not wanted.
@@ -300,6 +307,16 @@ impl Cluster {
                 } => {
                     if let Some(writes) = writes {
                         writes.delete(at, name, uid, grace);
+                    }
+                }
+                Effect::Bind {
+                    at,
+                    name,
+                    uid,
+                    machine,
+                } => {
+                    if let Some(writes) = writes {
+                        writes.bind(at, name, uid, machine);
                     }
                 }
                 Effect::Object { node, status } => self.objects.put(node, status),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Binding, Namespace, ObjectReference, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::core::ObjectMeta;
@@ -32,8 +32,8 @@ pub enum Written {
         /// A right is missing.
         forbidden: bool,
     },
-    /// A Pod could not be deleted.
-    NotDeleted {
+    /// A Pod could not be deleted, or bound to its node.
+    NotDone {
         /// Of which replica.
         at: At,
         /// Name of the Pod.
@@ -41,8 +41,8 @@ pub enum Written {
         /// A right is missing.
         forbidden: bool,
     },
-    /// A Pod was deleted, or is on its way.
-    Deleted,
+    /// It was, or is on its way, or nothing is left to be done.
+    Done,
 }
 
 enum Write {
@@ -52,6 +52,12 @@ enum Write {
         name: String,
         uid: String,
         grace: Option<u32>,
+    },
+    Bind {
+        at: At,
+        name: String,
+        uid: String,
+        machine: String,
     },
 }
 
@@ -88,6 +94,17 @@ impl Writes {
             name,
             uid,
             grace,
+        });
+        self.fill();
+    }
+
+    /// Binds a Pod to its node.
+    pub fn bind(&mut self, at: At, name: String, uid: String, machine: String) {
+        self.queue.push_back(Write::Bind {
+            at,
+            name,
+            uid,
+            machine,
         });
         self.fill();
     }
@@ -131,18 +148,35 @@ impl Writes {
                     grace,
                 } => {
                     self.running.spawn(async move {
-                        match delete(&client, &at.1.namespace, &name, uid, grace).await {
-                            None => Written::Deleted,
-                            Some(forbidden) => Written::NotDeleted {
-                                at,
-                                name,
-                                forbidden,
-                            },
-                        }
+                        let failed = delete(&client, &at.1.namespace, &name, uid, grace).await;
+                        done(failed, at, name)
+                    });
+                }
+                Write::Bind {
+                    at,
+                    name,
+                    uid,
+                    machine,
+                } => {
+                    self.running.spawn(async move {
+                        let failed = bind(&client, &at.1.namespace, &name, uid, machine).await;
+                        done(failed, at, name)
                     });
                 }
             }
         }
+    }
+}
+
+/// What became of a write to a Pod that is there: where it failed, whether a right is missing.
+fn done(failed: Option<bool>, at: At, name: String) -> Written {
+    match failed {
+        None => Written::Done,
+        Some(forbidden) => Written::NotDone {
+            at,
+            name,
+            forbidden,
+        },
     }
 }
 
@@ -226,15 +260,49 @@ async fn existing(api: &Api<Pod>, owner: &str, wanted: &Pod) -> Result<(), Creat
     let Some(held) = held else {
         return Err(CreateError::Busy(format!("Pod {name} was just deleted")));
     };
-    let node = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.clone());
-    match pod::ours(&held, owner) {
-        Some(_) if node(&held) == node(wanted) => Ok(()),
+    match (pod::ours(&held, owner), pod::ours(wanted, owner)) {
+        (Some(held), Some(wanted)) if held.node == wanted.node => Ok(()),
         _ => {
             let namespace = wanted.namespace().unwrap_or_default();
             let text = format!("Pod {namespace}/{name} is there, and is not of this replica");
             Err(CreateError::Taken(text))
         }
     }
+}
+
+/// Binds a Pod to a node, as a scheduler does; none where that is done or the Pod is gone, else whether
+/// a right is missing.
+async fn bind(
+    client: &kube::Client,
+    namespace: &str,
+    name: &str,
+    uid: String,
+    machine: String,
+) -> Option<bool> {
+    let binding = Binding {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            uid: Some(uid),
+            ..ObjectMeta::default()
+        },
+        target: ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(machine),
+            ..ObjectReference::default()
+        },
+    };
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let params = PostParams::default();
+    let asked = api.create_subresource::<_, serde_json::Value>("binding", name, &params, &binding);
+    let error = match tokio::time::timeout(ANSWER, asked).await {
+        Ok(Ok(_)) => return None,
+        // Gone, or bound already: the watch tells.
+        Ok(Err(kube::Error::Api(e))) if matches!(e.code, 404 | 409) => return None,
+        Ok(Err(e)) => e,
+        Err(_) => return Some(false),
+    };
+    debug!(namespace, name, error = %error, "cannot bind Pod");
+    Some(matches!(&error, kube::Error::Api(e) if e.code == 403))
 }
 
 /// Deletes a Pod; none where it is gone or on its way, else whether a right is missing.

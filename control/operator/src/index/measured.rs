@@ -20,9 +20,14 @@ impl Index {
     }
 
     /// Takes what others measured: of nodes in clusters by the name of their cluster, or where none
-    /// is said as the one node of that name. An agent's own stream counts before it. Returns for how
-    /// many nodes there was a value, and how many samples are of no node, or of one of several.
-    pub fn measure_elsewhere(&mut self, samples: &[Sample]) -> (usize, usize) {
+    /// is said as the one node of that name. An agent's own stream counts before it: `streams` says
+    /// of which nodes there is one. Returns for how many nodes there was a value, and how many samples
+    /// are of no node, or of one of several.
+    pub fn measure_elsewhere(
+        &mut self,
+        samples: &[Sample],
+        streams: impl Fn(&str) -> bool,
+    ) -> (usize, usize) {
         let specs = self.nodes.values().filter_map(|n| n.spec.as_ref());
         let clusters: BTreeSet<String> = specs.filter_map(|s| s.cluster.clone()).collect();
         let (mut measured, mut unknown) = (BTreeSet::new(), 0);
@@ -39,11 +44,7 @@ impl Index {
             match (known.next(), known.next()) {
                 (Some(id), None) => {
                     measured.insert(id.clone());
-                    let streamed = self
-                        .nodes
-                        .get(&id)
-                        .is_some_and(|n| n.connected && !n.in_cluster());
-                    if !streamed {
+                    if !streams(&id) {
                         #[allow(clippy::cast_possible_truncation)]
                         self.measure([(id, sample.value as f32)]);
                     }
@@ -119,7 +120,7 @@ mod tests {
             sample(Some("aks"), "n1", 0.25),
             sample(None, "somebody", 0.25),
         ];
-        assert_eq!(index.measure_elsewhere(&samples), (2, 3));
+        assert_eq!(index.measure_elsewhere(&samples, |_| false), (2, 3));
         assert_eq!(used(&index, "eks.n1"), 0.5);
         assert_eq!(used(&index, "gke.both"), 0.75);
         assert_eq!(used(&index, "eks.both"), 0.0);
@@ -128,10 +129,13 @@ mod tests {
     #[test]
     fn an_agent_that_streams_counts_before_others() {
         let mut index = index();
-        index.measure([("press".to_owned(), 0.1)]);
-        let samples = [sample(None, "press", 0.9), sample(None, "away", 0.9)];
-        assert_eq!(index.measure_elsewhere(&samples), (2, 0));
+        // The second on a node of a cluster, which it only measures.
+        index.measure(["press", "eks.n1"].map(|id| (id.to_owned(), 0.1)));
+        let samples = ["press", "n1", "away"].map(|name| sample(None, name, 0.9));
+        let streams = |id: &str| id != "away";
+        assert_eq!(index.measure_elsewhere(&samples, streams), (3, 0));
         assert_eq!(used(&index, "press"), 0.1);
+        assert_eq!(used(&index, "eks.n1"), 0.1);
         assert_eq!(used(&index, "away"), 0.9);
         index.measure([("away".to_owned(), f32::NAN)]);
         assert_eq!(used(&index, "away"), 0.9);

@@ -6,6 +6,7 @@
 //! [`Index::take_dirty`].
 
 mod capacity;
+mod classes;
 mod handover;
 mod measured;
 mod nodes;
@@ -116,6 +117,9 @@ pub struct Index {
     unplaced: BTreeMap<Name, Waits>,
     /// Workloads that began to wait, ever.
     waited: u64,
+    pub(crate) classes: classes::Classes,
+    /// Replicas that give way to others.
+    pub(crate) ways: classes::Ways,
     /// Of namespaces, by name.
     quotas: BTreeMap<String, BTreeMap<String, Quota>>,
     /// How often replicas that run well are looked at again; none for never.
@@ -153,6 +157,8 @@ impl Index {
             failures: BTreeMap::new(),
             unplaced: BTreeMap::new(),
             waited: 0,
+            classes: classes::Classes::default(),
+            ways: classes::Ways::default(),
             quotas: BTreeMap::new(),
             reconsider: None,
             looks: BTreeMap::new(),

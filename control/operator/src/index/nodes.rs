@@ -1,6 +1,6 @@
 //! Nodes of the index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use tracing::warn;
 
-use super::{Index, Interruption, Priority, Said};
+use super::{Index, Interruption, Name, PlacementEntry, Priority, Said};
 
 /// A node.
 #[derive(Debug, Clone, Default)]
@@ -81,6 +81,15 @@ impl NodeEntry {
         self.spec.as_ref().is_some_and(|s| !shut(s))
     }
 
+    /// It takes new replicas, if its pool is not left alone.
+    fn takes_some(&self) -> bool {
+        self.takes_replicas()
+            && self.facts.as_ref().is_some_and(|f| !f.cordoned)
+            && self.notice.is_none()
+            && !self.given_back
+            && !self.emptied
+    }
+
     fn node(&self, id: &str, prices: &Prices) -> Option<Node> {
         let facts = self.facts.as_ref()?;
         let spec = self.spec.clone().unwrap_or_default();
@@ -139,12 +148,7 @@ impl NodeEntry {
                 .chain(&facts.taints)
                 .map(Taint::from)
                 .collect(),
-            schedulable: self.takes_replicas()
-                && !facts.cordoned
-                && self.notice.is_none()
-                && !self.cold
-                && !self.given_back
-                && !self.emptied,
+            schedulable: self.takes_some() && !self.cold,
             ready: self.connected && self.runtime_problem.is_empty(),
             price_per_hour: live.map_or(facts.price_per_hour, |offer| offer.price_per_hour),
             cpu_utilization: 0.0,
@@ -371,17 +375,22 @@ impl Index {
         self.touch_node(id, Priority::Normal);
     }
 
-    /// Computes what is left of a node from what is promised.
-    pub(crate) fn refresh_node(&mut self, id: &str) {
-        let prices = &self.prices;
-        let fresh = self.nodes.get(id).and_then(|entry| entry.node(id, prices));
-        let Some(mut node) = fresh else {
-            self.fleet.remove_node(id);
-            return;
-        };
+    /// A node as it would be without these replicas, for one that fits nowhere else: it goes to a pool
+    /// that is left alone all the same.
+    #[must_use]
+    pub(crate) fn node_without(&self, id: &str, gone: &BTreeSet<(Name, u32)>) -> Option<Node> {
+        let mut node = self.left_of(id, |p| gone.contains(&(p.workload(), p.key.index)))?;
+        node.schedulable = self.nodes.get(id)?.takes_some();
+        Some(node)
+    }
+
+    /// Computes what is left of a node from what is promised, but for these promises.
+    fn left_of(&self, id: &str, but: impl Fn(&PlacementEntry) -> bool) -> Option<Node> {
+        let entry = self.nodes.get(id)?;
+        let mut node = entry.node(id, &self.prices)?;
         let promised = self
             .promised(id)
-            .filter(|p| p.takes_room())
+            .filter(|p| p.takes_room() && !but(p))
             .map(|p| (&p.resources, &p.spec.gpus));
         let leaving = self
             .leaving_on(id)
@@ -406,6 +415,15 @@ impl Index {
             let whole = whole.filter(|g| g.free_millis == gpu::WHOLE);
             whole.take(elsewhere).for_each(|g| g.free_millis = 0);
         }
+        Some(node)
+    }
+
+    /// Has decisions made with what is left of a node.
+    pub(crate) fn refresh_node(&mut self, id: &str) {
+        let Some(mut node) = self.left_of(id, |_| false) else {
+            self.fleet.remove_node(id);
+            return;
+        };
         let held = self.fleet.node(id);
         node.cpu_utilization = held.map_or(0.0, |held| held.cpu_utilization);
         if held != Some(&node) {

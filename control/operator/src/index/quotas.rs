@@ -204,13 +204,6 @@ impl Index {
         changed
     }
 
-    /// `spec.policy.priority` of a workload; 0 where it is not known.
-    #[must_use]
-    pub fn rank(&self, workload: &Name) -> i32 {
-        let workload = self.workloads.get(workload);
-        workload.map_or(0, |w| w.object.spec.policy.priority)
-    }
-
     /// Workloads that wait for room, in the order in which they are to have it: the higher priority
     /// first; among equals the namespace that has the least of what is scarcest to it, each workload
     /// counted once it had its turn (Ghodsi et al., "Dominant Resource Fairness", NSDI 2011); of a

@@ -22,6 +22,8 @@ pub struct Template {
     pub request: Request,
     /// Hash of the pod template.
     pub hash: String,
+    /// PriorityClass that it names.
+    pub class: Option<String>,
     /// Grace between SIGTERM and SIGKILL.
     pub grace: Duration,
     /// `policy.disconnect.replaceAfter`, or the default.
@@ -116,10 +118,16 @@ fn read(spec: &HyperionWorkloadSpec, replace_after: Duration) -> Result<Arc<Temp
     agent_pod::pod_spec(spec, &[])?;
     hyperion_api::request::replicas(spec)?;
     let times = intent::times(spec)?;
-    let grace = agent_pod::grace(hyperion_api::request::pod(spec)?)?;
+    let pod = hyperion_api::request::pod(spec)?;
+    let grace = agent_pod::grace(pod)?;
+    let class = pod
+        .priority_class_name
+        .clone()
+        .filter(|name| !name.is_empty());
     Ok(Arc::new(Template {
         request,
         hash: hash(spec),
+        class,
         grace: Duration::from_secs(u64::from(grace)),
         replace_after: times.replace_after.unwrap_or(replace_after),
         stop_after: times.stop_after,
@@ -222,6 +230,7 @@ impl Index {
         self.broken.remove(name);
         self.set_unplaced(name, 0);
         self.looks.remove(name);
+        self.forget_ways(name, 0);
         self.touch(name, Priority::High);
     }
 

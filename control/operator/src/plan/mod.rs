@@ -7,6 +7,7 @@
 //! - [`place`]: where a replica goes;
 //! - [`notice`]: what is done where a node is about to be taken back;
 //! - [`offer`]: machines that are launched for replicas that fit nowhere;
+//! - [`preempt`]: room that replicas of lower priority make;
 //! - [`quota`]: what namespaces may have, and replicas that are placed together;
 //! - [`moves`]: why a replica leaves its node;
 //! - [`better`]: whether one that runs well would do better elsewhere;
@@ -22,6 +23,7 @@ mod notice;
 mod offer;
 mod outcome;
 mod place;
+mod preempt;
 mod quota;
 mod site;
 mod status;
@@ -176,6 +178,8 @@ pub fn pass(
         open: BTreeMap::new(),
         hopeless: None,
         quota: None,
+        no_class: None,
+        room: None,
         spread: None,
         no_offer: String::new(),
     };
@@ -200,6 +204,10 @@ struct Pass<'a> {
     hopeless: Option<Explanation>,
     /// The quota that bounded a decision of this pass, and what it leaves.
     quota: Option<String>,
+    /// Why its PriorityClass does not say what its priority is.
+    no_class: Option<String>,
+    /// Who makes room for a replica that has no place.
+    room: Option<String>,
     /// Why no machine is launched for replicas that have no place; empty where none could be.
     no_offer: String,
     /// How many replicas of the workload each node has; none until asked for.
@@ -248,9 +256,12 @@ impl Pass<'_> {
         match &template {
             Ok(template) => {
                 let replicas = workload.replicas();
+                self.no_class = self.index.without_class(&self.name);
+                self.index.forget_ways(&self.name, replicas);
                 self.retire_where(|key, _| key.index >= replicas);
                 self.replicas(workload, template);
                 self.launches(workload, template);
+                self.preempt(workload, template);
                 if self.unplaced.is_empty() && !self.out.more {
                     self.reconsider(workload, template);
                 }

@@ -35,6 +35,8 @@ pub enum Why {
     Template,
     /// It fails there, for this reason.
     Failing(String, String),
+    /// A replica of higher priority gets its room, in these words.
+    GivesWay(String),
     /// It was stopped to be placed elsewhere.
     Moving(String),
     /// It runs well on this node, and would do better elsewhere, by these numbers.
@@ -56,6 +58,7 @@ impl fmt::Display for Why {
             }
             Self::Template => write!(f, "the template changed"),
             Self::Failing(node, reason) => write!(f, "it fails on node {node}: {reason}"),
+            Self::GivesWay(words) => f.write_str(words),
             Self::Moving(node) => write!(f, "it left node {node}"),
             Self::Better(node, numbers) => write!(f, "it is better than node {node}: {numbers}"),
         }
@@ -108,7 +111,10 @@ impl Pass<'_> {
                 continue;
             };
             if entry.deleting || (entry.stopping.is_some() && !entry.moving) {
-                self.retire(replica);
+                self.make_way(replica);
+                continue;
+            }
+            if self.gives_way(workload, template, &entry) {
                 continue;
             }
             let Some(why) = self.why_move(workload, template, &entry) else {
@@ -141,8 +147,17 @@ impl Pass<'_> {
         match self.decide(template, replica) {
             None => {}
             Some(Ok(decided)) => self.place(workload, template, replica, &decided),
-            Some(Err(explanation)) => self.unplaced.push((replica, Why::New, explanation)),
+            Some(Err(explanation)) => {
+                let why = self.why_new(replica);
+                self.unplaced.push((replica, why, explanation));
+            }
         }
+    }
+
+    /// Why a replica without a placement needs a place.
+    fn why_new(&self, replica: u32) -> Why {
+        let gives = self.index.gives_way(&(self.name.clone(), replica));
+        gives.map_or(Why::New, |gives| Why::GivesWay(gives.text.clone()))
     }
 
     /// Notes a decision about a replica that has no place, and says so.
@@ -153,8 +168,9 @@ impl Pass<'_> {
         replica: u32,
         decided: &Decided,
     ) {
+        let why = self.why_new(replica);
         self.commit(workload, template, replica, decided);
-        self.announce(workload, replica, &Why::New, decided);
+        self.announce(workload, replica, &why, decided);
     }
 
     /// Why this replica can't stay as it is; none while it can.

@@ -24,7 +24,8 @@ impl Pass<'_> {
     /// Has machines launched for replicas without a place.
     pub(super) fn launches(&mut self, workload: &WorkloadEntry, template: &Template) {
         // Some were not looked at yet: they may fit.
-        if self.unplaced.is_empty() || self.out.more || !self.index.may_launch() {
+        let waits = self.unplaced.is_empty() || self.out.more || self.no_class.is_some();
+        if waits || !self.index.may_launch() {
             return;
         }
         match self.index.launches_rest(&self.name) {

@@ -67,6 +67,9 @@ impl Pass<'_> {
         mut request: Request,
         replica: u32,
     ) -> Result<Decided, Explanation> {
+        if self.no_class.is_some() {
+            return Err(Explanation::default());
+        }
         let like_others = self.like_others(&request, replica);
         if !self.within_quota(&mut request, replica) {
             let explanation = Explanation::default();
@@ -137,12 +140,14 @@ impl Pass<'_> {
 
     fn avoid(&self, replica: u32) -> BTreeMap<String, String> {
         let failures = self.index.failures.get(&(self.name.clone(), replica));
-        failures
+        let mut avoid: BTreeMap<String, String> = failures
             .into_iter()
             .flatten()
             .filter(|(_, f)| self.now.duration_since(f.at) < AVOID)
             .map(|(node, f)| (node.clone(), f.reason.clone()))
-            .collect()
+            .collect();
+        avoid.extend(self.index.kept_for_others(&self.name, self.now));
+        avoid
     }
 
     /// A placement's node as if the replica were not on it, reachable and taking replicas; none
@@ -220,6 +225,7 @@ impl Pass<'_> {
             leaving,
         ))));
         self.index.put(entry);
+        self.index.has_its_way(&(self.name.clone(), replica));
     }
 
     /// Has a placement stored again once no old copy goes on any more: it must not name them to the

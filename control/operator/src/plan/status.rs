@@ -111,6 +111,11 @@ impl Pass<'_> {
         }
         status.ready = false;
         let phase = if entry.stopping.is_some() {
+            let at = (self.name.clone(), entry.key.index);
+            if let Some(gives) = self.index.gives_way(&at) {
+                status.reason = words::REASON_PREEMPTED.to_owned();
+                status.message.clone_from(&gives.text);
+            }
             PlacementPhase::Stopping
         } else if let Some(text) = self.unreachable(entry) {
             status.reason = words::REASON_NODE_UNREACHABLE.to_owned();
@@ -255,16 +260,18 @@ impl Pass<'_> {
             let others = self.unplaced.len() - 1;
             // What a quota rules out was not held against any node.
             let asked = explanation.candidates > 0 || !explanation.rejected.is_empty();
-            let stands = match &self.quota {
-                Some(quota) if asked => format!("{quota}; {}", explanation.summary()),
-                Some(quota) => quota.clone(),
-                None => explanation.summary(),
+            let mut stands = match (&self.no_class, &self.quota) {
+                (Some(no_class), _) => no_class.clone(),
+                (None, Some(quota)) if asked => format!("{quota}; {}", explanation.summary()),
+                (None, Some(quota)) => quota.clone(),
+                (None, None) => explanation.summary(),
             };
-            let stands = if self.no_offer.is_empty() {
-                stands
-            } else {
-                format!("{stands}; {}", self.no_offer)
-            };
+            let room = self.room.as_deref().unwrap_or_default();
+            for more in [&self.no_offer, room] {
+                if !more.is_empty() {
+                    stands = format!("{stands}; {more}");
+                }
+            }
             let mut text = format!("replica {replica}: {stands}");
             if *why != super::Why::New {
                 text = format!("replica {replica} must be placed again, because {why}: {stands}");
@@ -274,8 +281,14 @@ impl Pass<'_> {
             } else if others > 0 {
                 text = format!("{text} (and {others} more)");
             }
-            let reason = if self.quota.is_some() {
+            let reason = if self.no_class.is_some() {
+                words::REASON_PRIORITY_CLASS
+            } else if self.room.is_some() {
+                words::REASON_PREEMPTING
+            } else if self.quota.is_some() {
                 words::REASON_QUOTA
+            } else if let super::Why::GivesWay(_) = why {
+                words::REASON_PREEMPTED
             } else {
                 words::REASON_UNPLACEABLE
             };

@@ -5,6 +5,7 @@ mod cost;
 mod handover;
 mod notice;
 mod offer;
+mod preempt;
 mod prices;
 mod quota;
 mod site;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use hyperion_api::node::HyperionNode;
 use hyperion_api::workload::HyperionWorkload;
 use hyperion_api::{agent_pod, intent};
-use hyperion_link::{ControlTarget, EnrolRequest, Identity, LinkConfig, LinkEvent, LinkSender};
+use hyperion_link::{
+    ControlTarget, EnrolRequest, Identity, InCluster, LinkConfig, LinkEvent, LinkSender,
+};
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
     Gpu, Hello, Intent, LogChunk, NodeCapabilities, PodSpec, RecordState, ReplicaKey, ReplicaPhase,
@@ -291,6 +293,26 @@ impl Agent {
         })
         .await;
         agent
+    }
+
+    /// What an agent hears that says it is on a node of a cluster, and has a token that is none.
+    pub async fn measures(client: &kube::Client, link: SocketAddr, cluster: &str) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "no.such.token").unwrap();
+        let request = EnrolRequest {
+            capabilities: NodeCapabilities {
+                cpu_arch: "x86_64".to_owned(),
+                ..NodeCapabilities::default()
+            },
+            cluster: Some(InCluster {
+                cluster: cluster.to_owned(),
+                token_file: file.path().to_owned(),
+            }),
+            ..EnrolRequest::default()
+        };
+        let target = target(client, link).await;
+        let refused = hyperion_link::enrol(&target, request).await;
+        refused.unwrap_err().to_string()
     }
 
     /// Enrols the same node again with its old key, as after its certificate ran out.

@@ -94,7 +94,7 @@ impl Installed {
         let life = async move {
             edge(&home, link, http, n).await;
             tokio::select! {
-                () = clouds(&home, &cloud, &kubeconfig, n) => {}
+                () = clouds(&home, &cloud, &kubeconfig, (link, http), n) => {}
                 () = cloud::kubelet(cloud.clone()) => {}
             }
             renewed(home).await;
@@ -158,7 +158,13 @@ async fn edge(admin: &kube::Client, link: SocketAddr, http: SocketAddr, n: usize
 }
 
 /// A workload cluster comes, runs something, and goes.
-async fn clouds(home: &kube::Client, cloud: &kube::Client, kubeconfig: &str, n: usize) {
+async fn clouds(
+    home: &kube::Client,
+    cloud: &kube::Client,
+    kubeconfig: &str,
+    (link, http): (SocketAddr, SocketAddr),
+    n: usize,
+) {
     let secrets: Api<Secret> = Api::namespaced(home.clone(), SYSTEM);
     let secret =
         json!({ "metadata": { "name": CLUSTER }, "stringData": { "kubeconfig": kubeconfig } });
@@ -184,11 +190,21 @@ async fn clouds(home: &kube::Client, cloud: &kube::Client, kubeconfig: &str, n: 
         .await
         .unwrap();
 
-    // In a namespace that the cluster has not.
+    // In a namespace that the cluster has not, and of a queue: its Pod is bound when nothing holds it
+    // back.
     let namespace = format!("field-{n}");
-    apply(home, &namespace, &on_gpu("pod")).await;
+    let mut pod = on_gpu("pod");
+    pod["metadata"]["labels"] = json!({ "kueue.x-k8s.io/queue-name": "team" });
+    apply(home, &namespace, &pod).await;
     running(home, &namespace, "pod", "1/1").await;
     delete(home, "default", "taken").await;
+
+    // Its log, for which there is no kubelet to ask, and an agent, whose token is none.
+    let log = format!("/fleet/v1/logs?namespace={namespace}&workload=pod");
+    let (status, text) = get(http, &log).await.unwrap();
+    assert!(status >= 500 && text.contains("in cluster east"), "{status} {text}");
+    let refused = Agent::measures(home, link, CLUSTER).await;
+    assert!(refused.contains("cluster east"), "{refused}");
 
     clusters
         .delete(CLUSTER, &DeleteParams::default())

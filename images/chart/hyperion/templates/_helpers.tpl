@@ -9,6 +9,9 @@
 {{- if and .Values.agent.enabled (not .Values.agent.caFingerprint) -}}
 {{- fail "agent.caFingerprint: the fingerprint of the fleet's CA is needed" -}}
 {{- end -}}
+{{- if and .Values.agent.enabled (not .Values.agent.cluster) -}}
+{{- fail "agent.cluster: the name of the HyperionCluster that this cluster is is needed" -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "hyperion.labels" -}}

@@ -69,6 +69,8 @@ struct Held {
     asked: bool,
     /// It is not what was made.
     changed: bool,
+    /// We asked for it to be bound.
+    binding: bool,
 }
 
 #[derive(Debug)]
@@ -89,7 +91,7 @@ impl Slot {
         self.creating = None;
         (self.failures, self.retry_at) = (0, None);
         for held in self.pods.values_mut() {
-            held.asked = false;
+            (held.asked, held.binding) = (false, false);
         }
     }
 
@@ -132,6 +134,7 @@ impl State {
                 });
                 self.reconcile(&at, now);
             }
+            Order::Notices { node, notices } => self.told(node, notices, now),
             Order::Stop {
                 node,
                 key,
@@ -198,6 +201,7 @@ impl State {
         let mut held = Held {
             asked: before.as_ref().is_some_and(|h| h.asked),
             changed: before.as_ref().is_some_and(|h| h.changed),
+            binding: before.as_ref().is_some_and(|h| h.binding),
             pod,
         };
         let said = before.as_ref().map(|h| &h.pod.report);
@@ -328,15 +332,15 @@ impl State {
         self.reconcile(at, now);
     }
 
-    /// A Pod could not be deleted.
-    pub fn not_deleted(&mut self, at: &At, name: &str, now: Instant) {
+    /// A Pod could not be deleted, or bound to its node.
+    pub fn not_done(&mut self, at: &At, name: &str, now: Instant) {
         let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
         let Some(held) = slot.pods.get_mut(name) else {
             return;
         };
-        held.asked = false;
+        (held.asked, held.binding) = (false, false);
         let due = slot.wait(now);
         self.timers.insert((due, at.clone()));
     }
@@ -424,6 +428,20 @@ impl State {
                         Some(within) => Some(held.pod.grace_within(within)),
                         None => None,
                     },
+                });
+            }
+            let ready = !unwanted && up && slot.retry_at.is_none_or(|until| until <= now);
+            if let Some(machine) = &machine
+                && ready
+                && held.pod.to_bind
+                && !held.binding
+            {
+                held.binding = true;
+                self.out.push(Effect::Bind {
+                    at: at.clone(),
+                    name: name.clone(),
+                    uid: held.pod.uid.clone(),
+                    machine: machine.clone(),
                 });
             }
         }

@@ -2,6 +2,7 @@
 
 use super::replicas::CreateError;
 use super::*;
+use hyperion_gateway::notices::NoticeKind;
 use hyperion_placement::model::Provider;
 use serde_json::{Value, json};
 
@@ -62,6 +63,7 @@ fn words(effects: &[Effect]) -> Vec<String> {
             other => format!("{other:?}"),
         },
         Effect::Create { ticket, pod, .. } => format!("create {ticket} {}", generation(pod)),
+        Effect::Bind { machine, .. } => format!("bind to {machine}"),
         Effect::Delete { grace, .. } => match grace {
             Some(grace) => format!("delete within {grace}"),
             None => "delete".to_owned(),
@@ -373,7 +375,7 @@ fn a_stop_while_a_pod_is_being_made_deletes_it() {
     );
     w.state.created(1, &at(), Ok(()), w.now);
     assert_eq!(w.shows(&pod), ["Starting 1 Pending", "delete within 20"]);
-    w.state.not_deleted(&at(), &pod.name_any(), w.now);
+    w.state.not_done(&at(), &pod.name_any(), w.now);
     w.now = w.state.next_due().unwrap();
     w.state.due(w.now);
     assert_eq!(w.words(), ["delete within 20"]);
@@ -530,4 +532,110 @@ fn a_selector_that_changes_gives_nodes_back() {
     assert_eq!(w.words(), ["down 0", "forget"]);
     w.stop(1, None);
     assert_eq!(w.words(), ["delete"], "it runs there, and has its grace");
+}
+
+#[test]
+fn what_a_node_s_agent_hears_of_its_cloud_is_said_of_the_node() {
+    let said = |w: &mut World, notices: &[Notice]| {
+        let (node, notices) = (NODE.to_owned(), notices.to_vec());
+        w.state.order(Order::Notices { node, notices }, w.now);
+    };
+    let shown = |w: &mut World| -> Vec<(String, Vec<String>)> {
+        let objects = w.state.take().into_iter().filter_map(|e| match e {
+            Effect::Object { status, .. } => Some(status),
+            _ => None,
+        });
+        let reasons =
+            |s: &HyperionNodeStatus| s.conditions.iter().map(|c| c.reason.clone()).collect();
+        objects.map(|s| (s.ready.clone(), reasons(&s))).collect()
+    };
+    let with = |ready: &str, reasons: &[&str]| {
+        let reasons = reasons.iter().map(|&r| r.to_owned()).collect();
+        vec![(ready.to_owned(), reasons)]
+    };
+    let notice = [Notice {
+        kind: NoticeKind::Spot,
+        deadline: None,
+        id: "i-1".to_owned(),
+        detail: "terminate".to_owned(),
+    }];
+    let mut w = World::new();
+    said(&mut w, &notice);
+    // It is up all the same: that is its kubelet's word.
+    assert_eq!(
+        shown(&mut w),
+        with("True", &["NodeReady", "SpotInterruption"])
+    );
+    said(&mut w, &notice);
+    assert_eq!(shown(&mut w), []);
+    let mut silent = node("n1");
+    silent["status"]["conditions"][0]["status"] = json!("Unknown");
+    w.state.apply_node(&object(silent), w.now);
+    assert_eq!(
+        shown(&mut w),
+        with("False", &["KubeletSilent", "SpotInterruption"])
+    );
+    w.state.apply_node(&object(node("n1")), w.now);
+    said(&mut w, &[]);
+    assert_eq!(
+        shown(&mut w)
+            .last()
+            .cloned()
+            .into_iter()
+            .collect::<Vec<_>>(),
+        with("True", &["NodeReady"])
+    );
+
+    // Said before the node was read; a machine that comes later under its name is another one.
+    let mut w = World::unread();
+    said(&mut w, &notice);
+    assert_eq!(shown(&mut w), []);
+    w.state.reset_nodes(vec![object(node("n1"))], w.now);
+    w.state.reset_ours(&[], w.now);
+    w.state.reset_others(&[]);
+    w.state.connected(w.now);
+    assert_eq!(
+        shown(&mut w),
+        with("True", &["NodeReady", "SpotInterruption"])
+    );
+    w.state.delete_node("n1", w.now);
+    w.state.apply_node(&object(node("n1")), w.now);
+    assert_eq!(shown(&mut w), with("True", &["NodeReady"]));
+}
+
+#[test]
+fn a_pod_of_a_queue_is_bound_when_nothing_holds_it_back() {
+    let mut w = World::new();
+    let mut workload = (*w.workload).clone();
+    let queue = ("kueue.x-k8s.io/queue-name".to_owned(), "team".to_owned());
+    workload.metadata.labels = Some(BTreeMap::from([queue]));
+    w.workload = Arc::new(workload);
+    w.start(1);
+    let effects = w.state.take();
+    let pod = created(&effects);
+    let spec = pod.spec.clone().unwrap();
+    assert_eq!(spec.node_name, None);
+    // Not the cluster's own scheduler, which would choose another node.
+    assert_eq!(spec.scheduler_name.as_deref(), Some("hyperion"));
+    assert_eq!(pod.labels()["kueue.x-k8s.io/queue-name"], "team");
+
+    // Kueue gates it when it is made.
+    let mut gated = pod.clone();
+    let gates = json!([{ "name": "kueue.x-k8s.io/admission" }]);
+    gated.spec.as_mut().unwrap().scheduling_gates = serde_json::from_value(gates).unwrap();
+    assert_eq!(w.shows(&gated), ["Starting 1 SchedulingGated"]);
+    assert_eq!(w.shows(&pod), ["Starting 1 Pending", "bind to n1"]);
+    assert_eq!(w.shows(&pod), Vec::<String>::new());
+    // It is tried again where that fails, and is what it is once it is bound.
+    let name = pod.name_any();
+    w.state.not_done(&at(), &name, w.now);
+    w.now = w.state.next_due().unwrap();
+    w.state.due(w.now);
+    assert_eq!(w.words(), ["bind to n1"]);
+    let mut bound = pod.clone();
+    bound.spec.as_mut().unwrap().node_name = Some("n1".to_owned());
+    assert_eq!(w.shows(&running(&bound)), ["Running 1"]);
+    // A stop of one that waits is a deletion.
+    w.stop(1, None);
+    assert_eq!(w.words(), ["delete"]);
 }

@@ -18,17 +18,17 @@ fn quota(w: &mut World, namespace: &str, name: &str, spec: Value) {
     w.settle();
 }
 
-fn named(w: &mut World, namespace: &str, name: &str, spec: Value) {
+pub(super) fn named(w: &mut World, namespace: &str, name: &str, spec: Value) {
     let metadata = json!({ "namespace": namespace, "name": name, "uid": format!("uid-{name}") });
     w.workload_with(spec, metadata);
 }
 
-fn placed(w: &World, namespace: &str, name: &str) -> usize {
+pub(super) fn placed(w: &World, namespace: &str, name: &str) -> usize {
     w.index.placements_of(&Name::new(namespace, name)).count()
 }
 
 /// The condition Placed: its reason and message.
-fn why(w: &World, namespace: &str, name: &str) -> (String, String) {
+pub(super) fn why(w: &World, namespace: &str, name: &str) -> (String, String) {
     let workload = &w.index.workloads[&Name::new(namespace, name)];
     let mut conditions = workload.status.conditions.iter();
     let placed = conditions.find(|c| c.type_ == "Placed").unwrap();
