@@ -173,7 +173,11 @@ where
     }
 }
 
-fn print_rows<T: Row>(
+/// Rows as a table, in their first order.
+///
+/// # Errors
+/// As [`Out::write`].
+pub fn print_rows<T: Row>(
     store: &Store<T>,
     hidden: &[usize],
     now_ms: i64,

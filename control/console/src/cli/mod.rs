@@ -10,6 +10,7 @@ pub mod lists;
 pub mod logs;
 pub mod node;
 pub mod output;
+pub mod rollout;
 pub mod site;
 pub mod table;
 pub mod token;
@@ -77,6 +78,9 @@ pub enum Command {
     /// Cordon, drain, revoke a node
     #[command(subcommand)]
     Node(node::Command),
+    /// List, show, pause and resume rollouts of new versions
+    #[command(subcommand)]
+    Rollout(rollout::Command),
     /// Create or change objects from YAML files
     Apply(apply::Args),
     /// Operate a site from one of its devices, without the control plane
@@ -141,6 +145,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), CliError> {
             Command::Token(command) => token::run(&connected().await?, &command, out).await,
             Command::Image(command) => image::run(command, connected, out).await,
             Command::Node(command) => node::run(&connected().await?, &command, out).await,
+            Command::Rollout(command) => rollout::run(&connected().await?, &command, out).await,
             Command::Site(command) => site::run(&command, how.namespace.as_deref(), out).await,
             Command::Apply(args) => {
                 let documents = apply::read(&args.filename)?;
@@ -208,6 +213,10 @@ mod tests {
             "hyperion node cordon n1",
             "hyperion node uncordon n1",
             "hyperion node revoke n1",
+            "hyperion rollout list -o json",
+            "hyperion rollout show v2",
+            "hyperion rollout pause v2 v3",
+            "hyperion rollout resume v2 --retry",
             "hyperion apply -f a.yaml -f -",
             "hyperion site status --socket /run/x.sock -o json",
             "hyperion site apply -f a.yaml -n shop --dry-run",
@@ -248,6 +257,7 @@ mod tests {
             ("hyperion logs llm --replica -1", "-1"),
             ("hyperion nodes -o xml", "--output"),
             ("hyperion node drain", "<NODE>"),
+            ("hyperion rollout resume", "<ROLLOUT>"),
             ("hyperion apply", "--filename"),
             ("hyperion site apply", "--filename"),
             ("hyperion site delete", "<WORKLOAD>"),

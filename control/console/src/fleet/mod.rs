@@ -7,6 +7,7 @@ pub mod happening;
 pub mod live;
 pub mod node;
 pub mod placement;
+pub mod rollout;
 pub mod store;
 pub mod summary;
 pub mod workload;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use happening::Happening;
 pub use node::{Node, NodeState};
 pub use placement::Placement;
+pub use rollout::Rollout;
 pub use store::Store;
 pub use workload::Workload;
 
@@ -87,6 +89,12 @@ pub enum Change {
     Placement(Box<Placement>),
     /// A placement is gone.
     PlacementGone(String),
+    /// All rollouts there are.
+    Rollouts(Vec<Rollout>),
+    /// One rollout, new or changed.
+    Rollout(Box<Rollout>),
+    /// A rollout is gone.
+    RolloutGone(String),
     /// Events, new or counted up.
     Happenings(Vec<Happening>),
     /// Live values that arrived.
@@ -119,6 +127,8 @@ pub struct Fleet {
     pub workloads: Store<Workload>,
     /// Placements.
     pub placements: Store<Placement>,
+    /// Rollouts.
+    pub rollouts: Store<Rollout>,
     /// Events.
     pub happenings: Store<Happening>,
     /// Who decides; nobody has said yet where `decides` is empty.
@@ -173,6 +183,12 @@ impl Fleet {
                     touched.placements = true;
                 }
             }
+            Change::Rollouts(rows) => {
+                keep_only(&mut self.rollouts, &rows);
+                rows.into_iter().for_each(|row| self.put_rollout(row));
+            }
+            Change::Rollout(row) => self.put_rollout(*row),
+            Change::RolloutGone(id) => drop(self.rollouts.remove(&id)),
             Change::Happenings(rows) => {
                 for mut row in rows {
                     row.prepare();
@@ -217,6 +233,11 @@ impl Fleet {
     fn put_workload(&mut self, mut row: Workload) {
         row.prepare();
         self.workloads.put(row);
+    }
+
+    fn put_rollout(&mut self, mut row: Rollout) {
+        row.prepare();
+        self.rollouts.put(row);
     }
 
     /// Gives the node that the placement was on before.

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use hyperion_api::node::{AgentMode, HyperionNode};
+use hyperion_api::update::{NodeSlot, NodeUpdate, UpdatePhase};
 use serde::{Deserialize, Serialize};
 
 use super::column::{Cell, Column, Context, Mark, Row, float_order};
@@ -85,6 +86,12 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// Conditions.
     pub conditions: Vec<Condition>,
+    /// Version of its system, and its board.
+    pub system: String,
+    /// Its slots: name, version, state.
+    pub slots: Vec<String>,
+    /// How far its last update is.
+    pub update: String,
     /// When it enrolled.
     pub created_ms: Option<i64>,
     /// Last values.
@@ -136,10 +143,55 @@ impl From<&HyperionNode> for Node {
             gpus: status.gpus.into_iter().map(|g| g.model).collect(),
             labels: status.labels,
             conditions: status.conditions.iter().map(Condition::from).collect(),
+            system: status.update.as_ref().map(system).unwrap_or_default(),
+            slots: status.update.iter().flat_map(slots).collect(),
+            update: progress(status.update.as_ref()),
             created_ms: object.metadata.creation_timestamp.as_ref().map(millis_of),
             ..Self::default()
         }
     }
+}
+
+fn system(update: &NodeUpdate) -> String {
+    match (update.system_version.as_str(), update.machine.as_str()) {
+        (version, "") => version.to_owned(),
+        ("", machine) => format!("unknown version for {machine}"),
+        (version, machine) => format!("{version} for {machine}"),
+    }
+}
+
+fn slots(update: &NodeUpdate) -> Vec<String> {
+    let slot = |slot: &NodeSlot| {
+        let version = match slot.version.as_str() {
+            "" => "",
+            version => &format!(" {version}"),
+        };
+        let runs = if slot.running { ", runs" } else { "" };
+        format!("{}:{version} {}{runs}", slot.name, slot.state)
+    };
+    update.slots.iter().map(slot).collect()
+}
+
+fn progress(update: Option<&NodeUpdate>) -> String {
+    let Some(progress) = update.and_then(|u| u.progress.as_ref()) else {
+        return String::new();
+    };
+    let percent = match progress.phase {
+        UpdatePhase::Downloading | UpdatePhase::Installing => format!(" {}%", progress.percent),
+        _ => String::new(),
+    };
+    let why = [&progress.reason, &progress.message];
+    let why: Vec<&str> = why
+        .into_iter()
+        .filter(|w| !w.is_empty())
+        .map(String::as_str)
+        .collect();
+    let why = if why.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", why.join(", "))
+    };
+    format!("{} {}{percent}{why}", progress.version, progress.phase)
 }
 
 impl Node {
@@ -159,10 +211,13 @@ impl Node {
             &mut self.capacity_type,
             &mut self.hostname,
             &mut self.version,
+            &mut self.system,
+            &mut self.update,
         ] {
             clean_in_place(text);
         }
         self.gpus.iter_mut().for_each(clean_in_place);
+        self.slots.iter_mut().for_each(clean_in_place);
         self.conditions.iter_mut().for_each(Condition::prepare);
         for map in [&mut self.allocatable, &mut self.labels] {
             *map = std::mem::take(map)

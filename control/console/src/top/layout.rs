@@ -26,6 +26,8 @@ pub struct Areas {
     pub head: Rect,
     /// Counts of the overview.
     pub cards: Rect,
+    /// Rollouts; nothing where there are none.
+    pub rollouts: Rect,
     /// Charts.
     pub charts: Rect,
     /// Providers.
@@ -93,7 +95,10 @@ impl Areas {
                 let node = matches!(detail.subject, Subject::Node(_));
                 areas.detail(rest, node, detail.table.len());
             }
-            (None, Tab::Overview) => areas.overview(rest, state.summary.providers.len()),
+            (None, Tab::Overview) => {
+                let rollouts = state.fleet.rollouts.len();
+                areas.overview(rest, state.summary.providers.len(), rollouts);
+            }
             (None, Tab::Events) => {
                 let text = EVENT_ROWS.min(rest.height / 3);
                 let table = rest.height - text;
@@ -130,13 +135,22 @@ impl Areas {
         self.text = rest;
     }
 
-    fn overview(&mut self, mut rest: Rect, providers: usize) {
+    fn overview(&mut self, mut rest: Rect, providers: usize, rollouts: usize) {
         let providers = u16::try_from(providers).unwrap_or(0).clamp(1, 6) + 1;
+        // With a heading.
+        let rollouts = match u16::try_from(rollouts).unwrap_or(u16::MAX).min(3) {
+            0 => 0,
+            rows => rows + 1,
+        };
         if rest.width >= WIDE {
             let (mut left, right) = halves(rest);
             self.table = right;
             self.cards = take(&mut left, 5);
             take(&mut left, 1);
+            if rollouts > 0 {
+                self.rollouts = take(&mut left, rollouts);
+                take(&mut left, 1);
+            }
             let rows = if rest.height >= 30 { 8 } else { 4 };
             self.charts = take(&mut left, rows);
             take(&mut left, 1);
@@ -146,6 +160,9 @@ impl Areas {
             return;
         }
         self.cards = take(&mut rest, 5);
+        if rest.height >= rollouts + 6 {
+            self.rollouts = take(&mut rest, rollouts);
+        }
         if rest.height >= 12 {
             self.charts = take(&mut rest, 3);
         }

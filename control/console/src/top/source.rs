@@ -1,4 +1,4 @@
-//! Where events about the fleet come from: four watches and a poll of live telemetry, in a thread
+//! Where events about the fleet come from: five watches and a poll of live telemetry, in a thread
 //! of their own, so that reading ten thousand nodes never makes a key wait.
 
 use std::fmt::Debug;
@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use hyperion_api::fleet::ScorerStatus;
 use hyperion_api::node::HyperionNode;
 use hyperion_api::placement::HyperionPlacement;
+use hyperion_api::rollout::HyperionRollout;
 use hyperion_api::workload::HyperionWorkload;
 use k8s_openapi::api::core::v1::Event as KubeEvent;
 use kube::Client;
@@ -22,7 +23,7 @@ use super::simulate::Simulation;
 use crate::cli::lists::now_ms;
 use crate::connect::{ConnectArgs, Connection};
 use crate::error::Explained;
-use crate::fleet::{Change, Happening, Node, Placement, Workload};
+use crate::fleet::{Change, Happening, Node, Placement, Rollout, Workload};
 
 /// Live telemetry is asked for this often.
 const POLL: Duration = Duration::from_secs(1);
@@ -84,10 +85,12 @@ async fn follow(connection: &Connection, events: &Sender<Event>) {
     let happening = |e: &KubeEvent| Happening::from_event(e);
     tokio::select! {
         () = poll(connection, events) => {}
-        () = watch::<HyperionNode, Node>(client, events, Channel::Nodes, |o| Some(Node::from(o))) => {}
-        () = watch::<HyperionWorkload, Workload>(client, events, Channel::Workloads, |o| Some(Workload::from(o))) => {}
-        () = watch::<HyperionPlacement, Placement>(client, events, Channel::Placements, |o| Some(Placement::from(o))) => {}
-        () = watch::<KubeEvent, Happening>(client, events, Channel::Events, happening) => {}
+        () = watch::<HyperionNode, Node>(client, events, Some(Channel::Nodes), |o| Some(Node::from(o))) => {}
+        () = watch::<HyperionWorkload, Workload>(client, events, Some(Channel::Workloads), |o| Some(Workload::from(o))) => {}
+        () = watch::<HyperionPlacement, Placement>(client, events, Some(Channel::Placements), |o| Some(Placement::from(o))) => {}
+        // A control plane that knows none is no trouble.
+        () = watch::<HyperionRollout, Rollout>(client, events, None, |o| Some(Rollout::from(o))) => {}
+        () = watch::<KubeEvent, Happening>(client, events, Some(Channel::Events), happening) => {}
     }
 }
 
@@ -178,6 +181,7 @@ macro_rules! watched {
 watched!(Node, Nodes, Node, NodeGone, id);
 watched!(Workload, Workloads, Workload, WorkloadGone, key);
 watched!(Placement, Placements, Placement, PlacementGone, key);
+watched!(Rollout, Rollouts, Rollout, RolloutGone, name);
 
 impl Watched for Happening {
     fn all(rows: Vec<Self>) -> Change {
@@ -195,7 +199,7 @@ impl Watched for Happening {
 async fn watch<K, R>(
     client: &Client,
     events: &Sender<Event>,
-    channel: Channel,
+    channel: Option<Channel>,
     row: impl Fn(&K) -> Option<R>,
 ) where
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -223,7 +227,7 @@ async fn watch<K, R>(
             }
             Ok(watcher::Event::Apply(object)) => row(&object).map(|r| Event::Change(R::one(r))),
             Ok(watcher::Event::Delete(object)) => row(&object).and_then(R::gone).map(Event::Change),
-            Err(error) => failure(channel, &error),
+            Err(error) => channel.and_then(|channel| failure(channel, &error)),
         };
         if let Some(event) = event
             && events.send(event).await.is_err()

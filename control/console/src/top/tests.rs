@@ -15,7 +15,7 @@ use super::layout::Areas;
 use super::simulate::Simulation;
 use super::state::{Options, State, Subject, Tab};
 use crate::fleet::live::LiveSample;
-use crate::fleet::{Change, Condition, Happening, Node, Placement, Workload};
+use crate::fleet::{Change, Condition, Happening, Node, Placement, Rollout, Workload};
 
 /// 2025-06-15 13:20 UTC.
 const NOW: i64 = 1_750_000_000_000;
@@ -105,6 +105,60 @@ fn with_size(mut state: State, size: (u16, u16)) -> State {
     );
     state.settle();
     state
+}
+
+#[test]
+fn rollouts_are_on_the_first_screen_and_slots_in_the_details_of_a_node() {
+    let rollout = |name: &str, done| Rollout {
+        name: name.to_owned(),
+        version: "2.0".to_owned(),
+        wave: "2/3".to_owned(),
+        reason: "NodesOffline".to_owned(),
+        nodes: 1000,
+        done,
+        failed: 3,
+        ..Rollout::default()
+    };
+    for size in [(80, 24), (200, 50)] {
+        let mut state = with_size(small(), size);
+        assert!(!text(&state).contains("ROLLOUTS"));
+        let rows = vec![rollout("old\u{1b}[2J", 1000), rollout("v2", 230)];
+        state.handle(Event::Change(Change::Rollouts(rows)), NOW);
+        state.settle();
+        let shown = text(&state);
+        for part in [
+            "ROLLOUTS",
+            "v2 2.0",
+            "Progressing",
+            "230/1000",
+            "wave 2/3",
+            "3 failed",
+        ] {
+            assert!(shown.contains(part), "{part} at {size:?}: {shown}");
+        }
+        state.handle(Event::Change(Change::RolloutGone("v2".to_owned())), NOW);
+        state.settle();
+        assert!(!text(&state).contains("230/1000"));
+
+        let node = Node {
+            id: "press".to_owned(),
+            system: "1.0 for board".to_owned(),
+            slots: vec!["a: 1.0 Good, runs".to_owned(), "b: 2.0 Bad".to_owned()],
+            update: "2.0 RolledBack: NotReadyInTime".to_owned(),
+            ..Node::default()
+        };
+        state.handle(Event::Change(Change::Node(Box::new(node))), NOW);
+        type_text(&mut state, "2/press");
+        press(&mut state, &[Key::Enter, Key::Enter]);
+        let shown = text(&state);
+        for part in [
+            "1.0 for board",
+            "a: 1.0 Good, runs · b: 2.0 Bad",
+            "NotReadyInTime",
+        ] {
+            assert!(shown.contains(part), "{part} at {size:?}: {shown}");
+        }
+    }
 }
 
 // Keys and clicks.

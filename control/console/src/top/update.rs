@@ -62,6 +62,8 @@ impl State {
             Change::Workload(_) | Change::WorkloadGone(_) => Channel::Workloads,
             Change::Placement(_) | Change::PlacementGone(_) => Channel::Placements,
             Change::Happenings(_) => Channel::Events,
+            // Older control planes have no rollouts: nobody waits for them.
+            Change::Rollouts(_) | Change::Rollout(_) | Change::RolloutGone(_) => return,
             Change::Live(_) | Change::Scorer(_) => return,
         };
         self.contact.reached(channel, self.now_ms);

@@ -307,6 +307,9 @@ fn node_text(state: &State, node: &Node) -> Vec<Line> {
         ("place", zone),
         ("machine", machine),
         ("agent", node.version.clone()),
+        ("system", node.system.clone()),
+        ("slots", node.slots.join(" · ")),
+        ("update", node.update.clone()),
         ("allocatable", allocatable.join(" · ")),
         ("gpus", node.gpus.join(", ")),
     ] {

@@ -1,5 +1,6 @@
 //! The overview: how many, how healthy, how busy, at what price.
 
+use hyperion_api::rollout::RolloutPhase;
 use ratatui::layout::Rect;
 
 use super::context;
@@ -7,7 +8,7 @@ use super::pen::Pen;
 use super::table;
 use crate::fleet::column::{Context, Mark, Row as _};
 use crate::fleet::summary::Group;
-use crate::fleet::{Happening, NodeState};
+use crate::fleet::{Happening, NodeState, Rollout};
 use crate::text::{self, Line, Tone};
 use crate::top::layout::Areas;
 use crate::top::state::{State, Total};
@@ -18,6 +19,7 @@ const WARNINGS: usize = 60;
 /// Draws it.
 pub fn draw(pen: &mut Pen<'_>, areas: &Areas, state: &State, empty: &str) {
     cards(pen, areas.cards, state);
+    rollouts(pen, areas.rollouts, state);
     charts(pen, areas.charts, state);
     providers(pen, areas.providers, state);
     let context = context(state);
@@ -116,6 +118,15 @@ fn cards(pen: &mut Pen<'_>, area: Rect, state: &State) {
             pen.line(area.x, y, area.width, &line);
         }
     }
+}
+
+/// Those that are under way first.
+fn rollouts(pen: &mut Pen<'_>, area: Rect, state: &State) {
+    let mut rows: Vec<&Rollout> = state.fleet.rollouts.iter().map(|(_, row)| row).collect();
+    rows.sort_by_key(|row| (row.phase == RolloutPhase::Complete, &row.name));
+    let mut lines = vec![vec![(Tone::Strong, "ROLLOUTS".to_owned())]];
+    lines.extend(rows.iter().map(|row| row.line(state.options.ascii)));
+    pen.lines(area, &lines, 0);
 }
 
 fn charts(pen: &mut Pen<'_>, area: Rect, state: &State) {
