@@ -265,7 +265,10 @@ fn report(pod: &Pod, key: ReplicaKey, generation: u64) -> Report {
 
 /// What holds a Pod back from being bound.
 fn held_back(pod: &Pod) -> Option<String> {
-    let gates = pod.spec.iter().flat_map(|s| s.scheduling_gates.iter().flatten());
+    let gates = pod
+        .spec
+        .iter()
+        .flat_map(|s| s.scheduling_gates.iter().flatten());
     let gates: Vec<&str> = gates.map(|gate| gate.name.as_str()).collect();
     let queue = pod.labels().get(QUEUE);
     let queue = queue.map_or_else(String::new, |queue| format!(" of queue {queue}"));

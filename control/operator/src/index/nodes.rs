@@ -270,7 +270,7 @@ impl Index {
 
     /// The complete list, after a watch began anew.
     pub fn reset_nodes(&mut self, list: Vec<DeserializeGuard<HyperionNode>>, now: Instant) {
-        let mut gone: std::collections::BTreeSet<String> = self.nodes.keys().cloned().collect();
+        let mut gone: BTreeSet<String> = self.nodes.keys().cloned().collect();
         for object in list {
             let name = match &object.0 {
                 Ok(node) => node.metadata.name.as_ref(),

@@ -202,7 +202,10 @@ async fn clouds(
     // Its log, for which there is no kubelet to ask, and an agent, whose token is none.
     let log = format!("/fleet/v1/logs?namespace={namespace}&workload=pod");
     let (status, text) = get(http, &log).await.unwrap();
-    assert!(status >= 500 && text.contains("in cluster east"), "{status} {text}");
+    assert!(
+        status >= 500 && text.contains("in cluster east"),
+        "{status} {text}"
+    );
     let refused = Agent::measures(home, link, CLUSTER).await;
     assert!(refused.contains("cluster east"), "{refused}");
 
