@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use hyperion_agent::reset::{self, Reset};
 use hyperion_agent::runtime::import_oci_tar;
 use hyperion_agent::supervisor::{LogError, LogQuery, RuntimeState};
 use hyperion_proto::agent_v1::probe::Handler;
@@ -596,6 +597,46 @@ async fn two_nodes_of_one_containerd_leave_each_other_alone() {
     let status = b.cri.container_status(&on_b.container_ids[0]).await;
     assert_eq!(status.unwrap().finished_at, 0);
     b.finish().await;
+}
+
+#[tokio::test]
+async fn a_factory_reset_removes_what_the_node_runs_and_nothing_else() {
+    needs_containerd!();
+    let containerd = shared();
+    let (node, other) = (
+        Fixture::new(Arc::clone(&containerd), "reset"),
+        Fixture::new(Arc::clone(&containerd), "not-reset"),
+    );
+    let key = key("web");
+    for f in [&node, &other] {
+        f.supervisor
+            .set_desired(vec![desired(&key, 1, pod(forever()))]);
+    }
+    node.until_running(&key).await;
+    let kept = other.until_running(&key).await;
+    let cri = node.cri.clone();
+    let containerd = node.crash().await;
+
+    let dir = containerd.dir.join("reset-data");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("identity.json"), r#"{"node_id": "reset"}"#).unwrap();
+    let flags = Reset {
+        yes: true,
+        unfinished: false,
+        data_dir: dir.clone(),
+        enrol_dir: dir.join("enrol"),
+        containerd_socket: containerd.socket(),
+    };
+    let mut told = Vec::new();
+    reset::command(flags, &mut told).await.unwrap();
+    assert!(cri.sandboxes("reset").await.unwrap().is_empty());
+    assert!(cri.containers("reset").await.unwrap().is_empty());
+    assert!(!dir.join("identity.json").exists() && !reset::begun(&dir));
+    let told = String::from_utf8(told).unwrap();
+    assert!(told.contains("hyperion node revoke reset"), "{told}");
+    let status = other.cri.container_status(&kept.container_ids[0]).await;
+    assert_eq!(status.unwrap().finished_at, 0);
+    other.finish().await;
 }
 
 #[tokio::test]
