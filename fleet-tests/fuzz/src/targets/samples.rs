@@ -187,11 +187,50 @@ pub fn messages(node: &str) -> Vec<StreamMessage> {
         }),
         Body::Drain(Drain { command_id: 11 }),
         Body::EventAck(EventAck { id: 4 }),
+        Body::NodeState(NodeState {
+            mode: "connected".to_owned(),
+            update: Some(update()),
+            ..Default::default()
+        }),
+        Body::UpdateOrder(UpdateOrder {
+            id: "9f86d081884c7d65-0".to_owned(),
+            bundle: Some(Bundle {
+                url: "https://updates.example/2.swu".to_owned(),
+                sha256: vec![7; 32],
+                size_bytes: 1 << 30,
+                version: "2.0".to_owned(),
+                kind: BundleKind::System.into(),
+            }),
+            activate: true,
+            ready_seconds: 300,
+        }),
     ];
     bodies
         .into_iter()
         .map(|body| StreamMessage { body: Some(body) })
         .collect()
+}
+
+/// What a node says of its slots.
+fn update() -> UpdateState {
+    UpdateState {
+        machine: "board".to_owned(),
+        system_version: "1.0".to_owned(),
+        slots: vec![Slot {
+            name: "a".to_owned(),
+            version: "1.0".to_owned(),
+            state: SlotState::Good.into(),
+            running: true,
+        }],
+        progress: Some(UpdateProgress {
+            order_id: "9f86d081884c7d65-0".to_owned(),
+            phase: UpdatePhase::RolledBack.into(),
+            percent: 100,
+            reason: "NotReadyInTime".to_owned(),
+            message: "not Ready after 300 s".to_owned(),
+            version: "2.0".to_owned(),
+        }),
+    }
 }
 
 /// Telemetry.

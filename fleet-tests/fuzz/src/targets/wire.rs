@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use hyperion_gateway::{facts, pki, tokens};
+use hyperion_gateway::{facts, pki, tokens, updates};
 use hyperion_link::identity::{certificate_request, new_key};
 use hyperion_proto::agent_v1::stream_message::Body;
-use hyperion_proto::agent_v1::{RegisterNodeRequest, StreamMessage};
+use hyperion_proto::agent_v1::{RegisterNodeRequest, StreamMessage, UpdateState};
 use hyperion_proto::convert;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -48,7 +48,8 @@ fn convert_all(body: &Body) -> Outcome {
                 .iter()
                 .map(|r| Outcome::of(&convert::report(r)));
             let capabilities = Outcome::of(&convert::capabilities(hello.capabilities.as_ref()));
-            reports.fold(capabilities, Outcome::and)
+            let said = reports.fold(capabilities, Outcome::and);
+            said.and(updated(hello.update.as_ref()))
         }
         Body::Telemetry(t) => {
             let converted = convert::telemetry(t);
@@ -71,10 +72,37 @@ fn convert_all(body: &Body) -> Outcome {
             let starts = w.replicas.iter().map(|s| Outcome::of(&convert::start(s)));
             starts.fold(Outcome(3), Outcome::and)
         }
+        Body::NodeState(s) => updated(s.update.as_ref()),
+        Body::UpdateOrder(o) => {
+            let converted = convert::update_order(o);
+            if let Ok(Some(o)) = &converted {
+                assert!(
+                    !o.id.contains('/') && !o.bundle.version.contains('/'),
+                    "{o:?}"
+                );
+            }
+            Outcome::of(&converted)
+        }
         Body::StopReplica(s) => Outcome::of(&convert::replica_key("key", s.key.as_ref())),
         Body::FetchLogs(f) => Outcome::of(&convert::replica_key("key", f.key.as_ref())),
         _ => Outcome(4),
     }
+}
+
+/// What is kept of a node's word is bounded.
+fn updated(said: Option<&UpdateState>) -> Outcome {
+    let Some(said) = said else {
+        return Outcome(5);
+    };
+    let held = updates::read(said);
+    let printed = format!("{held:?}");
+    // Each character takes up to ten where it is printed.
+    assert!(
+        printed.len() < 64 * 1024,
+        "{} bytes are kept",
+        printed.len()
+    );
+    Outcome(6)
 }
 
 /// Enrolment requests.
