@@ -89,9 +89,9 @@ pub async fn command(flags: Reset, out: &mut impl Write) -> anyhow::Result<()> {
         .chars()
         .filter(|c| *c == '\n' || !c.is_control())
         .collect();
-    write!(
+    writeln!(
         out,
-        "{told}It takes new settings at its next start, or from a stick with a new token\n"
+        "{told}It takes new settings at its next start, or from a stick with a new token"
     )
     .and_then(|()| out.flush())
     .context("standard output")
