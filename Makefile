@@ -80,6 +80,6 @@ qemu-image: cross build ## Make the disk image of the emulated device (arm64) in
 	images/qemu/build --preload $(TARGET)/qemu/preload \
 		"$$(images/deb/build $(TARGET)/aarch64-unknown-linux-gnu/device/hyperion-agent $(TARGET)/deb)" $(TARGET)/qemu/device.img
 
-qemu-device: cross build ## Boot one: it enrols by itself and runs a workload; KEEP=1 leaves it running
+qemu-device: cross build ## Boot one: it enrols by itself and runs a workload; KEEP=1 leaves it running, UPDATE=1 updates it, CUTS=10 cuts its power
 	@.ci/setup lab
-	CARGO_TARGET_DIR=$(TARGET) .ci/qemu-device $(if $(KEEP),--keep)
+	CARGO_TARGET_DIR=$(TARGET) .ci/qemu-device $(if $(KEEP),--keep) $(if $(UPDATE),--update) $(if $(CUTS),--cuts $(CUTS))

@@ -1,6 +1,6 @@
 //! Updates: what the control plane orders, what root's part tells, and what the node says of both.
 
-use hyperion_proto::agent_v1::{UpdateOrder, UpdatePhase, UpdateState};
+use hyperion_proto::agent_v1::{UpdateOrder, UpdatePhase, UpdateProgress, UpdateState};
 use tracing::info;
 
 use super::{Node, Now, Outgoing};
@@ -79,7 +79,8 @@ impl<W: Workloads> Node<W> {
             return;
         }
         let kept = kept.clone();
-        let before = self.store.update().progress.as_ref().map(|p| p.phase());
+        let before = self.store.update().progress.as_ref();
+        let before = before.map(UpdateProgress::phase);
         self.store.set_update(kept.clone());
         let Some(progress) = kept.progress else {
             return;
