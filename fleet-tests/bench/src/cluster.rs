@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 
 use crate::report::Report;
 use hyperion::Hyperion;
-pub(crate) use hyperion::{join, wait_nodes};
+pub(crate) use hyperion_lab::join::{join, wait_nodes};
 use requests::Requests;
 use seen::Pods;
 

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod clusters;
 pub mod decide;
+pub mod faults;
 pub mod fleet;
 pub mod gossip;
 pub mod link;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hyperion_bench::report::Report;
 use hyperion_bench::{
-    cluster, clusters, decide, fleet, gossip, link, offline, packing, replay, rollout, sim, tui,
+    cluster, clusters, decide, faults, fleet, gossip, link, offline, packing, replay, rollout, sim,
+    tui,
 };
 
 /// Measure Hyperion.
@@ -30,6 +31,7 @@ enum Bench {
     Agent(fleet::AgentArgs),
     Lab(fleet::LabArgs),
     Decide(decide::Args),
+    Faults(faults::Args),
     Gossip(gossip::Args),
     Offline(offline::Args),
     Packing(packing::Args),
@@ -66,6 +68,7 @@ fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
         Bench::Agent(args) => fleet::agent(&args).map(Some),
         Bench::Lab(args) => fleet::lab(&args).map(Some),
         Bench::Decide(args) => decide::run(&args).map(Some),
+        Bench::Faults(args) => faults::run(&args).map(Some),
         Bench::Gossip(args) => gossip::run(&args),
         Bench::Offline(args) => offline::run(&args).map(Some),
         Bench::Packing(args) => packing::run(&args).map(Some),

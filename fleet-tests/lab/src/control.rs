@@ -11,6 +11,15 @@ use crate::cluster::Cluster;
 use crate::process::{Process, ProcessId};
 use crate::{Kubectl, http, needs, wait};
 
+/// An API that runs already, and that the control plane does not serve.
+#[derive(Debug, Clone)]
+pub struct OnApi {
+    /// Kubeconfig of the administrator.
+    pub admin: PathBuf,
+    /// Kubeconfig that the control plane is given.
+    pub operator: PathBuf,
+}
+
 /// A control plane on fixed loopback ports, so that it is the same one after a restart.
 #[derive(Debug)]
 pub struct Control {
@@ -63,12 +72,38 @@ impl Control {
             all.insert(0, "--embedded".to_owned());
         }
         all.extend_from_slice(args);
-        let program = needs::programs().join("hyperion-control");
         Ok(Self {
-            process: Process::new("control", &program, all, &dir.join("logs")),
+            process: program(dir, all),
             kubectl: Kubectl::new(&kubeconfig, dir),
             cluster,
             api,
+            link,
+            http,
+        })
+    }
+
+    /// The same on an API that runs already.
+    ///
+    /// # Errors
+    /// No ports are free.
+    pub fn prepare_on(dir: &Path, link_host: &str, on: &OnApi, args: &[String]) -> Result<Self> {
+        let (link, http) = (free_udp_port(link_host)?, free_port()?);
+        let flags = [
+            ("--data-dir", dir.join("control").display().to_string()),
+            ("--link-addr", link.clone()),
+            ("--http-addr", http.clone()),
+            ("--kubeconfig", on.operator.display().to_string()),
+        ];
+        let mut all: Vec<String> = flags
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .collect();
+        all.extend_from_slice(args);
+        Ok(Self {
+            process: program(dir, all),
+            kubectl: Kubectl::new(&on.admin, dir),
+            cluster: None,
+            api: String::new(),
             link,
             http,
         })
@@ -178,6 +213,12 @@ impl Control {
         &mut self.process
     }
 
+    /// The last lines that it printed.
+    #[must_use]
+    pub fn log_tail(&self, lines: usize) -> String {
+        self.process.log_tail(lines)
+    }
+
     /// Makes a join token.
     ///
     /// # Errors
@@ -196,6 +237,11 @@ impl Control {
         let out = self.kubectl.hyperion(&args)?;
         Token::read(&out).with_context(|| format!("hyperion token create printed: {out}"))
     }
+}
+
+fn program(dir: &Path, args: Vec<String>) -> Process {
+    let program = needs::programs().join("hyperion-control");
+    Process::new("control", &program, args, &dir.join("logs"))
 }
 
 /// What an agent needs to join.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::agent::{Agent, AgentSpec};
 use crate::containerd::{Containerd, Network};
-use crate::control::Control;
+use crate::control::{Control, OnApi};
 use crate::device::Device;
 use crate::kubectl::Kubectl;
 use crate::process::{ProcessId, tail};
@@ -30,6 +30,8 @@ pub struct FleetOptions {
     /// Agents are devices with a network of their own; the control plane listens where they can
     /// reach it.
     pub devices: bool,
+    /// The API that the control plane works on, where that runs already.
+    pub on: Option<OnApi>,
 }
 
 impl FleetOptions {
@@ -53,6 +55,13 @@ impl FleetOptions {
     #[must_use]
     pub fn devices(mut self) -> Self {
         self.devices = true;
+        self
+    }
+
+    /// The control plane works on an API that runs already.
+    #[must_use]
+    pub fn on(mut self, api: OnApi) -> Self {
+        self.on = Some(api);
         self
     }
 
@@ -124,7 +133,10 @@ impl Fleet {
             "127.0.0.1".to_owned()
         };
         let args = &options.control_args;
-        let control = Control::prepare(&dir, &link_host, &network.gateway(), args)?;
+        let control = match &options.on {
+            Some(on) => Control::prepare_on(&dir, &link_host, on, args)?,
+            None => Control::prepare(&dir, &link_host, &network.gateway(), args)?,
+        };
         control.clear_cluster()?;
         Ok(Self {
             containerd: Containerd::prepare(&dir, &network)?,

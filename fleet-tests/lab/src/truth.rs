@@ -51,6 +51,8 @@ struct Seen {
 /// Looks at containerd's files as long as it lives.
 pub struct Truth {
     seen: Arc<Mutex<Seen>>,
+    dir: PathBuf,
+    bridge: String,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -71,6 +73,8 @@ impl Truth {
         let thread = std::thread::spawn(move || looker.run(&stopped));
         Self {
             seen,
+            dir: fleet.dir.clone(),
+            bridge: fleet.network.bridge.clone(),
             stop,
             thread: Some(thread),
         }
@@ -140,6 +144,13 @@ impl Truth {
             }
             Err(format!("{running:?}"))
         })
+    }
+
+    /// Does anything answer in the containers' network as a service of the demo image does? It asks
+    /// every address that was given out, also of containers of which nothing else is known yet.
+    #[must_use]
+    pub fn anyone_answers(&self) -> bool {
+        addresses(&self.dir, &self.bridge).any(|(address, _)| answers(&address))
     }
 
     /// Most copies of one replica that ran at one moment.
@@ -341,10 +352,17 @@ fn tasks(dir: &Path) -> Vec<String> {
 
 /// Address that the containers' network gave to a sandbox.
 fn address_of(dir: &Path, bridge: &str, sandbox: &str) -> Option<String> {
-    let entries = std::fs::read_dir(dir.join("ipam").join(bridge)).ok()?;
-    entries.flatten().find_map(|entry| {
+    let found = addresses(dir, bridge).find(|(_, of)| of == sandbox);
+    found.map(|(address, _)| address)
+}
+
+/// Addresses that the containers' network gave out, each with its sandbox.
+fn addresses(dir: &Path, bridge: &str) -> impl Iterator<Item = (String, String)> {
+    let entries = std::fs::read_dir(dir.join("ipam").join(bridge));
+    entries.into_iter().flatten().flatten().filter_map(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(entry.path()).ok()?;
-        (text.lines().next()?.trim() == sandbox && name.starts_with("198.18.")).then_some(name)
+        let sandbox = text.lines().next()?.trim().to_owned();
+        name.starts_with("198.18.").then_some((name, sandbox))
     })
 }

@@ -19,11 +19,11 @@ pub struct Measured {
 }
 
 impl Measured {
-    fn figure(&mut self, name: &str, value: f64) {
+    pub(crate) fn figure(&mut self, name: &str, value: f64) {
         self.figures.insert(name.to_owned(), Value::from(value));
     }
 
-    fn condition(&mut self, name: &str, value: impl Into<Value>) {
+    pub(crate) fn condition(&mut self, name: &str, value: impl Into<Value>) {
         self.conditions.insert(name.to_owned(), value.into());
     }
 }
@@ -40,12 +40,12 @@ fn percentile(sorted: &[Duration], share: f64) -> Option<Duration> {
     sorted.get(rank.max(1) - 1).copied()
 }
 
-fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Debug or release, by the folder that the programs are in.
-fn build_profile() -> String {
+pub(crate) fn build_profile() -> String {
     let dir = crate::needs::programs();
     let name = dir.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()

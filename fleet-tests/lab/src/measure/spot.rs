@@ -219,7 +219,7 @@ fn take_back(
     Ok((answered - zero, ended - zero, began - zero))
 }
 
-fn machine(
+pub(crate) fn machine(
     cloud: Cloud,
     metadata: &Metadata,
     name: &str,
