@@ -2,8 +2,11 @@
 //!
 //! Every object has a lane: at most one write at a time, the part that a decision is made of
 //! before its status, and of several writes that wait only the newest. Different objects do not
-//! wait for each other. Where more waits than can be written at once, decisions go before statuses:
-//! nodes wait for those, and a status that waits is often overtaken by the next.
+//! wait for each other. Where more waits than can be written at once, decisions go before statuses
+//! and new finalizers: nodes wait for those, and a status that waits is often overtaken by the next.
+//! A workload that is deleted before its finalizer was written has its replicas stopped all the same.
+
+mod placement;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -58,8 +61,8 @@ pub enum Applied {
 const SITE_MANAGER: &str = "hyperion-site";
 /// Writes in flight.
 const PARALLEL: usize = 32;
-/// Of these, statuses that are written however many decisions wait.
-const STATUSES: usize = 4;
+/// Of these, statuses and other writes that can wait, which go on however many decisions do.
+const PATIENT: usize = 4;
 /// First wait after a failure.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// Longest wait.
@@ -85,12 +88,29 @@ enum Write {
     Make(Box<HyperionWorkload>),
 }
 
+impl Write {
+    /// Nobody waits for it: replicas run without it.
+    fn can_wait(&self) -> bool {
+        matches!(
+            self,
+            Self::Status(_) | Self::Finalizer { present: true, .. }
+        )
+    }
+}
+
 #[derive(Default)]
 struct Work {
     spec: Option<Write>,
     status: Option<Write>,
     stage: Stage,
     failures: u32,
+}
+
+impl Work {
+    /// The next write of it is one that others wait for.
+    fn urgent(&self) -> bool {
+        self.spec.as_ref().is_some_and(|write| !write.can_wait())
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -109,18 +129,18 @@ enum Stage {
 #[derive(Default)]
 struct Turns {
     decisions: VecDeque<Lane>,
-    statuses: VecDeque<Lane>,
+    patient: VecDeque<Lane>,
 }
 
 impl Turns {
-    /// The next one, where so many statuses are being written.
-    fn next(&mut self, statuses: usize) -> Option<Lane> {
-        let first = (statuses < STATUSES)
-            .then(|| self.statuses.pop_front())
+    /// The next one, where so many writes that could wait are being made.
+    fn next(&mut self, patient: usize) -> Option<Lane> {
+        let first = (patient < PATIENT)
+            .then(|| self.patient.pop_front())
             .flatten();
         first
             .or_else(|| self.decisions.pop_front())
-            .or_else(|| self.statuses.pop_front())
+            .or_else(|| self.patient.pop_front())
     }
 }
 
@@ -144,7 +164,7 @@ pub async fn run(
         metrics,
         lanes: HashMap::new(),
         turns: Turns::default(),
-        statuses: 0,
+        patient: 0,
         running: JoinSet::new(),
         resting: JoinSet::new(),
     };
@@ -181,8 +201,8 @@ struct Lanes {
     metrics: Metrics,
     lanes: HashMap<Lane, Work>,
     turns: Turns,
-    /// Statuses that are being written.
-    statuses: usize,
+    /// Writes in flight that could have waited.
+    patient: usize,
     running: JoinSet<Done>,
     /// Lanes that wait after a failure; they take no place from others.
     resting: JoinSet<Lane>,
@@ -234,14 +254,14 @@ impl Lanes {
             | Action::Experience(_) => return,
         };
         let work = self.lanes.entry(lane.clone()).or_default();
-        let had_decision = work.spec.is_some();
+        let was_urgent = work.urgent();
         match write {
             Write::Status(_) => work.status = Some(write),
             // There is nothing left to write a status on.
             Write::Delete => (work.spec, work.status) = (Some(write), None),
             _ => work.spec = Some(write),
         }
-        let promoted = work.stage == Stage::Waiting && !had_decision && work.spec.is_some();
+        let promoted = work.stage == Stage::Waiting && !was_urgent && work.urgent();
         if work.stage == Stage::Idle || promoted {
             self.queue(lane);
         }
@@ -253,10 +273,10 @@ impl Lanes {
             return;
         };
         work.stage = Stage::Waiting;
-        if work.spec.is_some() {
+        if work.urgent() {
             self.turns.decisions.push_back(lane);
-        } else if work.status.is_some() {
-            self.turns.statuses.push_back(lane);
+        } else if work.spec.is_some() || work.status.is_some() {
+            self.turns.patient.push_back(lane);
         } else {
             self.lanes.remove(&lane);
         }
@@ -264,7 +284,7 @@ impl Lanes {
 
     fn fill(&mut self) {
         while self.running.len() < PARALLEL
-            && let Some(lane) = self.turns.next(self.statuses)
+            && let Some(lane) = self.turns.next(self.patient)
         {
             let waiting = self.lanes.get_mut(&lane);
             let Some(work) = waiting.filter(|w| w.stage == Stage::Waiting) else {
@@ -274,7 +294,7 @@ impl Lanes {
                 continue;
             };
             work.stage = Stage::Busy;
-            self.statuses += usize::from(matches!(write, Write::Status(_)));
+            self.patient += usize::from(write.can_wait());
             let client = self.client.clone();
             self.running.spawn(async move {
                 let result = write_one(&client, &lane, &write).await;
@@ -293,7 +313,7 @@ impl Lanes {
             write,
             result,
         } = done;
-        self.statuses -= usize::from(matches!(write, Write::Status(_)));
+        self.patient -= usize::from(write.can_wait());
         let Some(work) = self.lanes.get_mut(&lane) else {
             return;
         };
@@ -404,10 +424,7 @@ async fn write_one(client: &kube::Client, lane: &Lane, write: &Write) -> Result<
             let api: Api<HyperionPlacement> = Api::namespaced(client.clone(), &workload.namespace);
             let name = format!("{}-{replica}", workload.name);
             match write {
-                Write::Store(object) => {
-                    api.patch(&name, &params, &Patch::Apply(object.as_ref()))
-                        .await?;
-                }
+                Write::Store(object) => placement::store(&api, &name, object).await?,
                 Write::Delete => {
                     api.delete(&name, &DeleteParams::default()).await?;
                 }
@@ -496,14 +513,28 @@ mod tests {
     fn decisions_go_before_statuses_and_some_statuses_are_written_all_the_same() {
         let lane = |n: u32| Lane::Placement(Name::new("d", "w"), n);
         let mut turns = Turns::default();
-        turns.statuses.extend((0..3).map(lane));
+        turns.patient.extend((0..3).map(lane));
         turns.decisions.extend((10..12).map(lane));
         let mut order = Vec::new();
-        for statuses in [STATUSES - 1, STATUSES, STATUSES, STATUSES, STATUSES] {
-            order.push(turns.next(statuses).unwrap());
+        for patient in [PATIENT - 1, PATIENT, PATIENT, PATIENT, PATIENT] {
+            order.push(turns.next(patient).unwrap());
         }
         assert_eq!(order, [0, 10, 11, 1, 2].map(lane));
         assert_eq!(turns.next(0), None);
+    }
+
+    #[test]
+    fn a_new_finalizer_can_wait_and_one_that_is_taken_off_cannot() {
+        let work = |present| Work {
+            spec: Some(Write::Finalizer {
+                uid: String::new(),
+                present,
+            }),
+            ..Work::default()
+        };
+        assert!(!work(true).urgent());
+        assert!(work(false).urgent());
+        assert!(!Work::default().urgent());
     }
 
     #[test]
