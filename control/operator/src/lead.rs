@@ -92,6 +92,11 @@ pub struct Elsewhere {
     pub counts: measured::Metrics,
 }
 
+/// To what writes decisions and statuses.
+type Actions = mpsc::UnboundedSender<Vec<Action>>;
+/// To what writes the statuses of rollouts, by name.
+type RolloutStatuses = mpsc::UnboundedSender<Vec<(String, HyperionRolloutStatus)>>;
+
 /// Runs until `stop`.
 pub async fn run(
     leader: Leader,
@@ -216,13 +221,13 @@ struct Work {
     /// When a node was last heard.
     heard: Instant,
     queue: Queue,
-    actions: mpsc::UnboundedSender<Vec<Action>>,
+    actions: Actions,
     publisher: Publisher,
     timers: BTreeSet<(Instant, Name)>,
     due: HashMap<Name, Instant>,
     rollouts: Rollouts,
     /// To be written.
-    statuses: mpsc::UnboundedSender<Vec<(String, HyperionRolloutStatus)>>,
+    statuses: RolloutStatuses,
     /// When rollouts were looked at last.
     round: Instant,
     /// They were looked at.
@@ -244,10 +249,7 @@ impl Work {
     fn new(
         leader: Leader,
         clusters: Clusters,
-        (actions, statuses): (
-            mpsc::UnboundedSender<Vec<Action>>,
-            mpsc::UnboundedSender<Vec<(String, HyperionRolloutStatus)>>,
-        ),
+        (actions, statuses): (Actions, RolloutStatuses),
         publisher: Publisher,
     ) -> Self {
         let latency = hyperion_providers::latency_matrix();

@@ -53,7 +53,7 @@ pub enum Event {
     /// What a cluster says of machines that can be launched in it.
     Machines(String, Heard),
     /// What agents' nodes say, too.
-    Said(GatewayEvent),
+    Said(Box<GatewayEvent>),
 }
 
 /// What the leader's loop asks of a cluster.
@@ -542,7 +542,7 @@ impl State {
                         node: node.clone(),
                         problem,
                     };
-                    self.out.push(Effect::Tell(Event::Said(said)));
+                    self.out.push(Effect::Tell(Event::Said(Box::new(said))));
                 }
                 if old != facts {
                     self.out.push(Effect::Tell(Event::Facts { node, facts }));
@@ -608,16 +608,16 @@ fn shown(entry: &Entry, connected: bool, away: &str, closed: Option<&str>) -> Sh
 }
 
 fn down(node: &str, reason: &str, silent_for: Duration) -> Effect {
-    Effect::Tell(Event::Said(GatewayEvent::NodeDown {
+    Effect::Tell(Event::Said(Box::new(GatewayEvent::NodeDown {
         node: node.to_owned(),
         reason: reason.to_owned(),
         silent_for,
-    }))
+    })))
 }
 
 /// Something that a person may want to know of a node, or of a replica on it.
 fn warning(node: &str, reason: &str, message: &str, replica: Option<&ReplicaKey>) -> Effect {
-    Effect::Tell(Event::Said(GatewayEvent::Event {
+    Effect::Tell(Event::Said(Box::new(GatewayEvent::Event {
         node: node.to_owned(),
         event: agent_v1::Event {
             reason: reason.to_owned(),
@@ -626,7 +626,7 @@ fn warning(node: &str, reason: &str, message: &str, replica: Option<&ReplicaKey>
             replica: replica.map(Into::into),
             ..agent_v1::Event::default()
         },
-    }))
+    })))
 }
 
 /// Namespace and name.

@@ -29,7 +29,7 @@ impl Work {
                 self.index.machines_heard(&cluster, heard, Instant::now());
                 self.stale_counts = true;
             }
-            Event::Said(event) => self.agent(event),
+            Event::Said(event) => self.agent(*event),
         }
     }
 

@@ -129,6 +129,9 @@ impl Pass<'_> {
     }
 }
 
+/// A replica of a workload.
+type At = (Name, u32);
+
 /// It has no place now; one that stays where it is until it has a better one can wait.
 fn has_none(why: &Why) -> bool {
     matches!(
@@ -139,8 +142,8 @@ fn has_none(why: &Why) -> bool {
 
 /// The node where the least is lost if replicas of lower priority leave it so that the request fits, and
 /// those replicas. Never of `exclusive` workloads, and none that is on its way already.
-fn least_loss(index: &Index, request: &Request, rank: i32) -> Option<(String, Vec<(Name, u32)>)> {
-    let mut by_node: BTreeMap<&str, Vec<(i32, (Name, u32))>> = BTreeMap::new();
+fn least_loss(index: &Index, request: &Request, rank: i32) -> Option<(String, Vec<At>)> {
+    let mut by_node: BTreeMap<&str, Vec<(i32, At)>> = BTreeMap::new();
     for (name, workload) in &index.workloads {
         let its = index.rank(name);
         if its >= rank || workload.object.spec.policy.exclusive || workload.deleting() {
@@ -154,13 +157,13 @@ fn least_loss(index: &Index, request: &Request, rank: i32) -> Option<(String, Ve
             }
         }
     }
-    let mut best: Option<(Loss, Vec<(Name, u32)>)> = None;
+    let mut best: Option<(Loss, Vec<At>)> = None;
     for (node, mut lower) in by_node {
-        let fits = |gone: &BTreeSet<(Name, u32)>| {
+        let fits = |gone: &BTreeSet<At>| {
             let left = index.node_without(node, gone);
             left.is_some_and(|left| first_rejection(request, &Candidate::from(&left)).is_none())
         };
-        let mut gone: BTreeSet<(Name, u32)> = lower.iter().map(|(_, at)| at.clone()).collect();
+        let mut gone: BTreeSet<At> = lower.iter().map(|(_, at)| at.clone()).collect();
         if !fits(&gone) {
             continue;
         }

@@ -92,7 +92,7 @@ impl Device {
     }
 
     /// Goes one phase on with its order.
-    fn go_on(&mut self, order: Option<&super::step::Order>) {
+    fn go_on(&mut self, order: Option<&step::Order>) {
         let phase = |p: &UpdateProgress| p.phase;
         let Some(order) = order else {
             let keeps = |p: &UpdateProgress| phase(p).between() || phase(p).failed();
@@ -202,7 +202,7 @@ impl World {
         self.most_out = self.most_out.max(self.devices.iter().filter(out).count());
     }
 
-    fn rounds(&mut self, most: usize) -> &super::step::Tally {
+    fn rounds(&mut self, most: usize) -> &step::Tally {
         for _ in 0..most {
             self.round();
             if self.last.tally.phase != RolloutPhase::Progressing {

@@ -526,9 +526,9 @@ impl State {
 
     fn report(&mut self, node: &str, report: Report) {
         self.out
-            .push(Effect::Tell(Event::Said(GatewayEvent::Report {
+            .push(Effect::Tell(Event::Said(Box::new(GatewayEvent::Report {
                 node: node.to_owned(),
                 report,
-            })));
+            }))));
     }
 }

@@ -55,7 +55,7 @@ fn words(effects: &[Effect]) -> Vec<String> {
             format!("facts {} {}", facts.allocatable["cpu"], facts.cordoned)
         }
         Effect::Tell(Event::Heard) => "heard".to_owned(),
-        Effect::Tell(Event::Said(said)) => match said {
+        Effect::Tell(Event::Said(said)) => match &**said {
             GatewayEvent::NodeDown { silent_for, .. } => format!("down {}", silent_for.as_secs()),
             GatewayEvent::Runtime { problem, .. } => format!("runtime {problem}"),
             GatewayEvent::Report { report: r, .. } => report(r),
