@@ -256,7 +256,7 @@ impl Updates {
             UpdatePhase::Restarting if its && engine.phase == EnginePhase::Installed => {
                 Action::Activate
             }
-            UpdatePhase::Trial if self.is_ready(ready) => Action::Good,
+            UpdatePhase::Trial if self.is_ready(ready) && is_tried(engine) => Action::Good,
             _ => return Task::None,
         };
         let url = match action {
@@ -326,6 +326,12 @@ impl Updates {
             offline: false,
         };
     }
+}
+
+/// What is on trial is what runs here: the agent before a new one still runs for a moment, and has no
+/// say.
+fn is_tried(engine: &EngineState) -> bool {
+    engine.kind != BundleKind::Agent || engine.version == crate::version()
 }
 
 /// Whether to restart may still be said otherwise.

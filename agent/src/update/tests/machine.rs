@@ -212,6 +212,27 @@ fn a_node_without_slots_says_so() {
 }
 
 #[test]
+fn the_agent_before_a_new_one_does_not_call_that_good() {
+    let on_trial = |version: &str| {
+        let engine = engine("u1", EnginePhase::Trial);
+        engine.map(|e| EngineState {
+            kind: BundleKind::Agent,
+            version: version.to_owned(),
+            ..e
+        })
+    };
+    let mut updates = with_engine();
+    let mut agent = order("u1", true);
+    agent.bundle.as_mut().unwrap().kind = BundleKind::Agent.into();
+    updates.ordered(&agent).unwrap();
+    updates.engine(on_trial("99.0.0"));
+    assert_eq!(updates.phase(), UpdatePhase::Trial);
+    assert_eq!(updates.task(READY), Task::None);
+    updates.engine(on_trial(crate::version()));
+    assert_eq!(asked(&updates, READY), Some(Action::Good));
+}
+
+#[test]
 fn an_order_that_is_wrong_changes_nothing() {
     let mut updates = installed();
     let before = updates.kept().clone();
