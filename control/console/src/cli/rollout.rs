@@ -105,9 +105,11 @@ fn resumed(rollout: &HyperionRollout, retry: bool) -> Value {
     let failed = u32::try_from(failed).unwrap_or(0);
     let spec = &rollout.spec;
     if retry {
-        // They begin anew, and so does the count.
+        // They begin anew, and so does the count; those that are not back can't, and have been seen.
+        let failures = rollout.status.iter().flat_map(|s| &s.failures);
+        let away = failures.filter(|f| f.reason == "NotBack").count();
         return json!({
-            "paused": false, "attempt": spec.attempt.saturating_add(1), "acceptedFailures": 0,
+            "paused": false, "attempt": spec.attempt.saturating_add(1), "acceptedFailures": away,
         });
     }
     json!({ "paused": false, "acceptedFailures": failed.max(spec.accepted_failures) })

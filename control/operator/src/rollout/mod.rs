@@ -230,7 +230,11 @@ impl Rollouts {
                 entry.told.clear();
                 continue;
             }
-            let stored = status::moving(&entry.stored);
+            let mut stored = status::moving(&entry.stored);
+            if let Ok(of) = &entry.plan {
+                // Begun for another bundle: those nodes begin anew, with this one.
+                stored.retain(|_, moving| of.gave(&moving.order));
+            }
             let (step, status) = match &entry.plan {
                 Ok(of) => {
                     let views = view::views(index, of, &claimed);
@@ -256,8 +260,9 @@ impl Rollouts {
                     out.emptied.extend(kept(step, &stored));
                 }
             }
-            entry.say(&status, &mut out.words);
-            if *entry.latest() != status {
+            // One at a time: the next follows from what is stored then, and forgets no node.
+            if entry.written.is_none() && entry.stored != status {
+                entry.say(&status, &mut out.words);
                 entry.written = Some(status.clone());
                 out.statuses.push((name, status));
             }

@@ -119,7 +119,13 @@ impl Of {
     #[must_use]
     pub fn progress<'a>(&self, node: &View<'a>) -> Option<&'a UpdateProgress> {
         let progress = node.update?.progress.as_ref()?;
-        progress.order.starts_with(&self.prefix).then_some(progress)
+        self.gave(&progress.order).then_some(progress)
+    }
+
+    /// True for an order of the bundle as it is now.
+    #[must_use]
+    pub fn gave(&self, order: &str) -> bool {
+        order.starts_with(&self.prefix)
     }
 
     /// The id of the order that a node has or is to get: one that it began goes on.
@@ -145,7 +151,9 @@ impl Of {
             let text = "it has no engine that updates the whole system";
             return Some(("NoEngine", text.to_owned()));
         }
-        if !machines.is_empty() && !machines.contains(&update.machine) {
+        // A system without slots does not tell its board; it looks into the bundle itself.
+        let untold = !self.empties() && update.machine.is_empty();
+        if !machines.is_empty() && !untold && !machines.contains(&update.machine) {
             let machine = if update.machine.is_empty() {
                 "no board that is known"
             } else {
@@ -170,7 +178,8 @@ impl Of {
         }
         // A node that is done by its own word is done: what it calls its version may differ from
         // what the rollout calls it.
-        let said = progress.is_some_and(|p| p.phase == UpdatePhase::Done && p.order == self.id());
+        let own = self.progress(node);
+        let said = own.is_some_and(|p| p.phase == UpdatePhase::Done);
         let version = self.plan.bundle.version();
         let same = if self.empties() {
             let tried =

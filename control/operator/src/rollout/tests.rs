@@ -731,7 +731,12 @@ fn a_node_is_emptied_when_that_is_stored_and_told_to_restart_after_that() {
     let now = Timestamp::now();
     let mut rollouts = Rollouts::default();
     rollouts.apply(rollout("r", OLD, json!({})));
+    let store = |rollouts: &mut Rollouts, out: &Outcome| {
+        let (name, status) = out.statuses.last().unwrap().clone();
+        rollouts.stored(&name, Some("uid-r"), status);
+    };
     let out = rollouts.round(&index, now);
+    store(&mut rollouts, &out);
     let order = out.orders[0].1.clone();
     assert!(!order.activate && order.bundle.is_some());
     // It has the bundle.
@@ -742,12 +747,10 @@ fn a_node_is_emptied_when_that_is_stored_and_told_to_restart_after_that() {
         ..UpdateProgress::default()
     });
     index.node_said("a", said);
-    let store = |rollouts: &mut Rollouts, out: &Outcome| {
-        let (name, status) = out.statuses.last().unwrap().clone();
-        rollouts.stored(&name, Some("uid-r"), status);
-    };
     let out = rollouts.round(&index, now);
     assert!(out.emptied.is_empty(), "not stored yet");
+    let early = rollouts.round(&index, now + jiff::Span::new().seconds(1));
+    assert!(early.statuses.is_empty(), "one is written at a time");
     store(&mut rollouts, &out);
     let out = rollouts.round(&index, now);
     assert_eq!(out.emptied, BTreeSet::from(["a".to_owned()]));
