@@ -56,6 +56,10 @@ async fn look(clusters: Clusters, proof: Proof, publisher: Publisher) {
         token,
         answer,
     } = proof;
+    // It waited for longer than the agent did.
+    if answer.is_closed() {
+        return;
+    }
     let said = match clusters.client(&cluster) {
         Ok(client) => node_of(&client, &token).await,
         Err(why) => Err(Doubt::Yet(why)),

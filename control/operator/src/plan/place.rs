@@ -54,7 +54,11 @@ impl Pass<'_> {
     /// one that has a place may have what it has.
     fn like_others(&self, request: &Request, replica: u32) -> bool {
         let has_place = || self.index.placement(&self.name, replica).is_some();
-        request.avoid.is_empty() && !(self.index.has_quota(&self.name.namespace) && has_place())
+        // All of them leave alone what is kept for others.
+        let kept = self.index.kept_for_others(&self.name, self.now);
+        let kept: Vec<_> = kept.into_iter().map(|(node, _)| node).collect();
+        let alike = request.avoid.keys().all(|node| kept.contains(node));
+        alike && !(self.index.has_quota(&self.name.namespace) && has_place())
     }
 
     /// Decides on a request of [`Self::request`], however many this pass has decided.

@@ -101,7 +101,12 @@ impl Pass<'_> {
             let note = format!("replica {replica}: {}", gives.text);
             self.event(workload, true, conditions::EVENT_PREEMPTED, note);
         }
-        if !workload.runs_alone() && self.out.decisions < DECISIONS {
+        if !workload.runs_alone() {
+            if self.out.decisions >= DECISIONS {
+                // It may have another place: that is looked for in the next pass.
+                self.out.more = true;
+                return true;
+            }
             let mut request = self.request(template, replica);
             request.avoid.insert(gives.node.clone(), gives.text.clone());
             if let Ok(decided) = self.decide_for(request, replica) {
@@ -146,7 +151,11 @@ fn least_loss(index: &Index, request: &Request, rank: i32) -> Option<(String, Ve
     let mut by_node: BTreeMap<&str, Vec<(i32, At)>> = BTreeMap::new();
     for (name, workload) in &index.workloads {
         let its = index.rank(name);
-        if its >= rank || workload.object.spec.policy.exclusive || workload.deleting() {
+        // One that can't be read can't be placed elsewhere, and without its class its rank is not known.
+        let unsure = workload.template.is_err()
+            || index.broken.contains_key(name)
+            || index.without_class(name).is_some();
+        if its >= rank || unsure || workload.object.spec.policy.exclusive || workload.deleting() {
             continue;
         }
         for entry in index.placements_of(name) {

@@ -430,7 +430,10 @@ impl State {
                     },
                 });
             }
-            let ready = !unwanted && up && slot.retry_at.is_none_or(|until| until <= now);
+            // Without an order it may run elsewhere by now.
+            let ordered = wanted == Some(generation);
+            let ready =
+                ordered && !unwanted && up && slot.retry_at.is_none_or(|until| until <= now);
             if let Some(machine) = &machine
                 && ready
                 && held.pod.to_bind
