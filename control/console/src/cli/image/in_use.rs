@@ -65,12 +65,12 @@ pub fn look(root: &Path, major: u32, minor: u32) -> io::Result<Disk> {
     })
 }
 
-/// On USB, or in a reader of cards: those call themselves fixed where the disk or card can't leave its
-/// case or slot without the whole.
+/// On USB, or a card in a reader: those call themselves fixed where the disk or card can't leave its case
+/// or slot without the whole. Memory on the board is on the same bus as cards, and is no card.
 fn is_outside(dir: &Path) -> bool {
     dir.components().any(|part| {
         let part = part.as_os_str().to_string_lossy();
-        part == "mmc_host" || part.starts_with("usb")
+        part.starts_with("usb") || part == "mmc_host" && line(&dir.join("device/type")) == "SD"
     })
 }
 
@@ -78,6 +78,8 @@ fn is_outside(dir: &Path) -> bool {
 struct Member {
     name: String,
     number: String,
+    /// Of a volume of the device mapper: its name in `/dev/mapper`; else empty.
+    mapped: String,
     laid_over: bool,
 }
 
@@ -95,6 +97,7 @@ fn family(disk: &Path) -> Vec<Member> {
         found.push(Member {
             name,
             number: line(&dir.join("dev")),
+            mapped: line(&dir.join("dm/name")),
             laid_over,
         });
         let partitions = entries(&dir).filter(|dir| dir.join("partition").exists());
@@ -120,7 +123,12 @@ fn mounts(root: &Path, family: &[Member]) -> Vec<String> {
                 .nth(1)
                 .and_then(|s| s.strip_prefix("/dev/"));
             // btrfs has numbers of its own and tells the device by name.
-            let ours = |m: &Member| m.number == **number || source == Some(m.name.as_str());
+            let mapped = source.and_then(|s| s.strip_prefix("mapper/"));
+            let ours = |m: &Member| {
+                m.number == **number
+                    || source == Some(m.name.as_str())
+                    || !m.mapped.is_empty() && mapped == Some(m.mapped.as_str())
+            };
             family.iter().any(ours).then(|| unescape(at))
         })
         .collect();
@@ -225,7 +233,25 @@ mod tests {
 
     #[test]
     fn the_disk_below_the_running_root_is_known_through_what_is_laid_over_it() {
-        assert_eq!(Machine::new().state(0), State::System);
+        let machine = Machine::new();
+        assert_eq!(machine.state(0), State::System);
+        // btrfs tells a number of its own, and the volume by its name in /dev/mapper.
+        machine.put("sys/devices/virtual/block/dm-0/dm/name", "luks-1\n");
+        machine.mounted("1 0 0:35 / / rw - btrfs /dev/mapper/luks-1 rw");
+        assert_eq!(machine.state(0), State::System);
+        machine.mounted("1 0 0:35 / / rw - btrfs /dev/mapper/luks-2 rw");
+        assert_ne!(machine.state(0), State::System);
+    }
+
+    #[test]
+    fn memory_on_the_board_is_not_a_card() {
+        let machine = Machine::new();
+        machine.disk("soc/mmc_host/mmc0/mmc0:1/block/sdd", "8:48", false);
+        let kind = "sys/devices/soc/mmc_host/mmc0/mmc0:1/block/sdd/device/type";
+        machine.put(kind, "MMC\n");
+        assert_eq!(machine.state(48), State::Fixed);
+        machine.put(kind, "SD\n");
+        assert_eq!(machine.state(48), State::Free);
     }
 
     #[test]
