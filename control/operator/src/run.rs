@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hyperion_api::NAMESPACE;
@@ -29,6 +29,8 @@ use crate::{client, http, install, measured};
 const SHUTDOWN: Duration = Duration::from_secs(10);
 /// How long a process that could not lead waits before it tries again.
 const LEAD_RETRY: Duration = Duration::from_secs(1);
+/// How long a control plane that has led tries to lead again before it ends.
+const LEAD_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs until `stop`.
 ///
@@ -259,10 +261,13 @@ impl Control {
 
     /// Leads whenever it holds the lease. What keeps it from leading the first time is an error of
     /// the set-up and ends it. Later it tries again, and lets others lead meanwhile: its own port
-    /// may be taken until the connections of before have drained, the API may be busy.
+    /// may be taken until the connections of before have drained, the API may be busy. Where that does
+    /// not end, it ends, for whoever runs it to start it anew.
     async fn contend(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut contender = Contender::new(&self.client, self.identity.clone());
         let mut led = false;
+        // First and last failure in a row.
+        let mut failing: Option<(Instant, Instant)> = None;
         loop {
             self.directory.step_down(Role::Standby);
             if !contender.acquire(stop).await {
@@ -284,13 +289,23 @@ impl Control {
             match result {
                 Err(e) if !led => return Err(e),
                 Err(e) => {
+                    let now = Instant::now();
+                    // Where somebody else led meanwhile, it is not the same row.
+                    let (since, _) = failing
+                        .filter(|(_, last)| now - *last < LEAD_PATIENCE / 4)
+                        .unwrap_or((now, now));
+                    if now - since > LEAD_PATIENCE {
+                        let text = format!("cannot lead again for {} s", (now - since).as_secs());
+                        return Err(e.context(text));
+                    }
+                    failing = Some((since, now));
                     warn!(error = format!("{e:#}"), "cannot lead; trying again");
                     tokio::select! {
                         () = stop.cancelled() => {}
                         () = tokio::time::sleep(LEAD_RETRY) => {}
                     }
                 }
-                Ok(()) => led = true,
+                Ok(()) => (led, failing) = (true, None),
             }
             if stop.is_cancelled() {
                 return Ok(());
