@@ -7,6 +7,7 @@ use hyperion_api::cluster::HyperionCluster;
 use hyperion_api::node::HyperionNode;
 use hyperion_api::placement::HyperionPlacement;
 use hyperion_api::quota::HyperionQuota;
+use hyperion_api::rollout::HyperionRollout;
 use hyperion_api::workload::HyperionWorkload;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret};
@@ -23,6 +24,8 @@ use super::server::{SYSTEM, Server};
 
 /// Name of the workload cluster, and of the Secret with its kubeconfig.
 const CLUSTER: &str = "east";
+/// Name of the rollout.
+const ROLLOUT: &str = "new";
 /// Name of the quota.
 const QUOTA: &str = "team";
 /// How long a right that was taken away may go unmissed.
@@ -136,6 +139,36 @@ async fn edge(admin: &kube::Client, link: SocketAddr, http: SocketAddr, n: usize
     eventually("the quota's use is told", || async {
         let quota = quotas.get(QUOTA).await.map_err(|e| e.to_string())?;
         quota.status.map(drop).ok_or_else(|| "nothing".to_owned())
+    })
+    .await;
+
+    // Another template: its placements change.
+    let mut other = service("web", 2);
+    other["spec"]["template"]["spec"]["containers"][0]["image"] = json!("j");
+    apply(admin, "default", &other).await;
+    let placements: Api<HyperionPlacement> = Api::namespaced(admin.clone(), "default");
+    eventually("a placement changes", || async {
+        let all = placements.list(&ListParams::default()).await;
+        let all = all.map_err(|e| e.to_string())?.items;
+        let changed = all.iter().any(|p| p.spec.generation > 1);
+        changed.then_some(()).ok_or_else(|| format!("{all:?}"))
+    })
+    .await;
+
+    // A version for devices of which there are none.
+    let rollouts: Api<HyperionRollout> = Api::all(admin.clone());
+    let bundle = json!({
+        "url": "https://updates.example/2.swu", "sha256": "5e".repeat(32), "version": "2.0.0",
+        "kind": "System",
+    });
+    let spec = json!({ "bundle": bundle, "sites": ["nowhere"] });
+    let rollout = json!({ "metadata": { "name": ROLLOUT }, "spec": spec });
+    let rollout: HyperionRollout = serde_json::from_value(rollout).unwrap();
+    let made = rollouts.create(&PostParams::default(), &rollout).await;
+    made.unwrap();
+    eventually("the rollout is looked at", || async {
+        let rollout = rollouts.get(ROLLOUT).await.map_err(|e| e.to_string())?;
+        rollout.status.map(drop).ok_or_else(|| "nothing".to_owned())
     })
     .await;
 
@@ -343,6 +376,8 @@ async fn clear(admin: &kube::Client) {
     }
     let quotas: Api<HyperionQuota> = Api::namespaced(admin.clone(), "default");
     let _none = quotas.delete(QUOTA, &DeleteParams::default()).await;
+    let rollouts: Api<HyperionRollout> = Api::all(admin.clone());
+    let _none = rollouts.delete(ROLLOUT, &DeleteParams::default()).await;
     let clusters: Api<HyperionCluster> = Api::all(admin.clone());
     if clusters.get_opt(CLUSTER).await.unwrap().is_some() {
         clusters
