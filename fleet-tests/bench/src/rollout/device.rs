@@ -225,8 +225,8 @@ impl Device {
                 self.watcher.ends(false);
             }
         }
-        // Hello has said it.
-        self.unsaid = false;
+        // Hello was written before the connection was made, and may say what was so then.
+        self.unsaid = true;
     }
 
     fn order(&mut self, order: &UpdateOrder) {
