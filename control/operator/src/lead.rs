@@ -228,10 +228,8 @@ struct Work {
     rollouts: Rollouts,
     /// To be written.
     statuses: RolloutStatuses,
-    /// When rollouts were looked at last.
-    round: Instant,
-    /// They were looked at.
-    rounds: bool,
+    /// When rollouts were looked at last; none before the first time.
+    round: Option<Instant>,
     listed: [bool; 5],
     listed_at: Option<Instant>,
     complete: bool,
@@ -274,8 +272,7 @@ impl Work {
             due: HashMap::new(),
             rollouts: Rollouts::default(),
             statuses,
-            round: Instant::now(),
-            rounds: false,
+            round: None,
             listed: [false; 5],
             listed_at: None,
             complete: false,

@@ -109,10 +109,7 @@ impl Index {
 
     /// A class is gone. What it placed stays.
     pub fn delete_class(&mut self, object: &DeserializeGuard<PriorityClass>) {
-        let name = match &object.0 {
-            Ok(object) => object.name_any(),
-            Err(e) => e.metadata.name.clone().unwrap_or_default(),
-        };
+        let name = object.name_any();
         if self.classes.by_name.remove(&name).is_some() {
             self.class_changed(&name);
         }

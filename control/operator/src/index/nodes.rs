@@ -41,8 +41,6 @@ pub struct NodeEntry {
     pub emptied: bool,
     /// What is known of its versions.
     pub said: Said,
-    /// Its agent has said so since it connected.
-    pub said_now: bool,
     /// Machines of its pool that were taken back of late, per running hour.
     pub(super) reclaims_per_hour: f32,
     /// It was connected at some time since this control plane began.
@@ -311,7 +309,6 @@ impl Index {
         }
         let entry = self.nodes.entry(id.to_owned()).or_default();
         entry.connected = true;
-        entry.said_now = false;
         entry.runtime_problem = runtime_problem;
         entry.seen = true;
         entry.down_since = None;

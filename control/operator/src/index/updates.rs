@@ -29,7 +29,7 @@ impl Index {
     /// What a node's agent says of its versions.
     pub fn node_said(&mut self, id: &str, said: Said) {
         if let Some(entry) = self.nodes.get_mut(id).filter(|n| n.connected) {
-            (entry.said, entry.said_now) = (said, true);
+            entry.said = said;
         }
     }
 

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::Work;
-use crate::events::Note;
 use crate::rollout::write::Stored;
 
 /// Two rounds over rollouts are at least this far apart: nodes answer by the hundred.
@@ -23,38 +22,33 @@ impl Work {
 
     /// When rollouts are to be looked at again; none where nothing is to be done.
     pub(super) fn round_at(&self) -> Option<Instant> {
+        // The first comes with the first pass, and nothing wakes the loop for it.
+        let last = self.round?;
         if self.rollouts.dirty {
-            Some(self.round + ROUND)
+            Some(last + ROUND)
         } else {
-            self.rollouts.active().then(|| self.round + IDLE)
+            self.rollouts.active().then(|| last + IDLE)
         }
     }
 
     /// Looks at rollouts where that is due.
     pub(super) fn rollouts(&mut self, now: Instant) {
-        if self.rounds && self.round_at().is_none_or(|at| at > now) {
+        if self.round.is_some() && self.round_at().is_none_or(|at| at > now) {
             return;
         }
-        self.round = now;
+        let first = self.round.replace(now).is_none();
         let outcome = self.rollouts.round(&self.index, jiff::Timestamp::now());
         self.index.set_emptied(&outcome.emptied);
         for (node, order) in outcome.orders {
             self.leader.gateway.set_update(&node, order);
         }
-        if !self.rounds {
-            self.rounds = true;
+        if first {
             self.leader.gateway.mark_updates_known();
         }
         for word in outcome.words {
             let name = word.about.name.as_deref().unwrap_or_default();
             info!(rollout = name, reason = word.reason, "{}", word.text);
-            self.publisher.publish(Note {
-                about: word.about,
-                warning: word.warning,
-                reason: word.reason,
-                text: word.text,
-                past: None,
-            });
+            self.publisher.publish(word);
         }
         if !outcome.statuses.is_empty() {
             // A closed queue means that the leader stops.

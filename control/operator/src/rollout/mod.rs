@@ -20,11 +20,11 @@ use hyperion_api::conditions;
 use hyperion_api::rollout::{HyperionRollout, HyperionRolloutStatus, Plan, RolloutPhase};
 use hyperion_proto::agent_v1::UpdateOrder;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::ResourceExt;
 use kube::core::DeserializeGuard;
+use kube::{Resource, ResourceExt};
 use tracing::warn;
 
+use crate::events::Note;
 use crate::index::Index;
 use node::{Of, View};
 use step::{Moving, Step};
@@ -44,19 +44,6 @@ struct Entry {
     said: BTreeSet<String>,
 }
 
-/// Something to say about a rollout.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Word {
-    /// The rollout.
-    pub about: ObjectReference,
-    /// Needs attention.
-    pub warning: bool,
-    /// CamelCase.
-    pub reason: String,
-    /// For people.
-    pub text: String,
-}
-
 /// What follows from a round over all rollouts.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -67,7 +54,7 @@ pub struct Outcome {
     /// Statuses to be written.
     pub statuses: Vec<(String, HyperionRolloutStatus)>,
     /// For people.
-    pub words: Vec<Word>,
+    pub words: Vec<Note>,
 }
 
 /// All rollouts.
@@ -78,17 +65,6 @@ pub struct Rollouts {
     orders: BTreeMap<String, UpdateOrder>,
     /// Something changed since the last round.
     pub dirty: bool,
-}
-
-/// A rollout, as events name it.
-fn about(rollout: &HyperionRollout) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("hyperion.io/v1alpha1".to_owned()),
-        kind: Some("HyperionRollout".to_owned()),
-        name: Some(rollout.name_any()),
-        uid: rollout.uid(),
-        ..ObjectReference::default()
-    }
 }
 
 impl Entry {
@@ -154,23 +130,13 @@ impl Rollouts {
     /// A rollout is gone: what was not activated is withdrawn, and its nodes are released.
     pub fn delete(&mut self, object: &DeserializeGuard<HyperionRollout>) {
         self.dirty = true;
-        let name = match &object.0 {
-            Ok(object) => object.metadata.name.as_ref(),
-            Err(e) => e.metadata.name.as_ref(),
-        };
-        if let Some(name) = name {
-            self.held.remove(name);
-        }
+        self.held.remove(&object.name_any());
     }
 
     /// The complete list, after a watch began anew.
     pub fn reset(&mut self, list: Vec<DeserializeGuard<HyperionRollout>>) {
         self.dirty = true;
-        let name = |object: &DeserializeGuard<HyperionRollout>| match &object.0 {
-            Ok(object) => object.name_any(),
-            Err(e) => e.metadata.name.clone().unwrap_or_default(),
-        };
-        let names: BTreeSet<String> = list.iter().map(name).collect();
+        let names: BTreeSet<String> = list.iter().map(ResourceExt::name_any).collect();
         self.held.retain(|held, _| names.contains(held));
         list.into_iter().for_each(|object| self.apply(object));
     }
@@ -300,15 +266,16 @@ fn kept<'a>(
 
 impl Entry {
     /// Says what is new in a status.
-    fn say(&mut self, status: &HyperionRolloutStatus, words: &mut Vec<Word>) {
+    fn say(&mut self, status: &HyperionRolloutStatus, words: &mut Vec<Note>) {
         /// Failures that are told one by one at a time.
         const TOLD: usize = 10;
         let before = self.latest();
-        let of = |warning, reason: &str, text: String| Word {
-            about: about(&self.object),
+        let of = |warning, reason: &str, text: String| Note {
+            about: self.object.object_ref(&()),
             warning,
             reason: reason.to_owned(),
             text,
+            past: None,
         };
         let new = status
             .failures

@@ -32,8 +32,6 @@ pub struct View<'a> {
     pub connected: bool,
     /// It is connected and its container runtime answers.
     pub ready: bool,
-    /// What is known of its update is of the time since it connected.
-    pub fresh: bool,
     /// How long it has been out of reach; none while it is connected.
     pub away: Option<Duration>,
     /// Version of its agent.
@@ -142,9 +140,8 @@ impl Of {
     #[must_use]
     pub fn refuses(&self, node: &View<'_>) -> Option<(&'static str, String)> {
         let Some(update) = node.update else {
-            let old = node.connected && node.fresh;
             let text = "its agent can't be updated by a rollout";
-            return old.then(|| ("NotUpdatable", text.to_owned()));
+            return node.connected.then(|| ("NotUpdatable", text.to_owned()));
         };
         let machines = &self.plan.bundle.machines;
         if self.empties() && update.machine.is_empty() {
@@ -198,7 +195,7 @@ impl Of {
             return State::Taken(other.clone());
         }
         let restarting = moving.is_some_and(|m| m.stage == RolloutStage::Restarting);
-        if self.has_version(node) && (!restarting || node.connected && node.fresh) {
+        if self.has_version(node) && (!restarting || node.connected) {
             return State::Done;
         }
         if let Some(p) = self.progress(node).filter(|p| p.phase.failed()) {

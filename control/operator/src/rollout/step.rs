@@ -365,7 +365,7 @@ impl<'a> Work<'a> {
                     ahead += usize::from(node.connected);
                     self.step.orders.insert(name, order(false));
                 }
-                State::Waiting if node.connected && node.fresh => fresh.push((node, id)),
+                State::Waiting if node.connected => fresh.push((node, id)),
                 _ => {}
             }
         }

@@ -81,7 +81,6 @@ impl Device {
             name: &self.name,
             connected: self.connected,
             ready: self.connected && self.ready,
-            fresh: self.connected,
             away: (!self.connected).then_some(self.away),
             agent_version: "1",
             update: self.speaks.then_some(&self.update),

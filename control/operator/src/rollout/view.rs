@@ -23,7 +23,6 @@ pub(super) fn views<'a>(
             name: id.as_str(),
             connected: entry.connected,
             ready: entry.connected && entry.runtime_problem.is_empty(),
-            fresh: entry.connected && entry.said_now,
             away: entry.down_for(now),
             agent_version: &entry.said.agent_version,
             update: entry.said.update.as_ref(),
