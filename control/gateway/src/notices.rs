@@ -6,6 +6,8 @@ use hyperion_proto::agent_v1::{InterruptionKind, Interruptions};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use crate::service::printable;
+
 /// Notices of one node that are taken.
 const MOST: usize = 16;
 /// Longest text of one, characters.
@@ -50,10 +52,7 @@ pub struct Notice {
 /// The notices that make sense; those of a kind that is not known here are left out.
 #[must_use]
 pub fn read(said: &Interruptions) -> Vec<Notice> {
-    let text = |text: &str| -> String {
-        let shown = text.chars().filter(|c| !c.is_control());
-        shown.take(LONGEST).collect()
-    };
+    let text = |text: &str| printable(text, LONGEST);
     let read = said.notices.iter().filter_map(|notice| {
         let kind = match notice.kind() {
             InterruptionKind::Unspecified => return None,

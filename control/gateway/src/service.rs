@@ -314,7 +314,8 @@ fn shown(text: &str) -> String {
     printable(text, SHOWN)
 }
 
-fn printable(text: &str, most: usize) -> String {
+/// Without what no screen should show, and not longer than that.
+pub(crate) fn printable(text: &str, most: usize) -> String {
     text.chars()
         .filter(|c| !c.is_control())
         .take(most)
@@ -712,13 +713,13 @@ impl Session {
                     let notices = self.notices(said).await;
                     news |= notices::note(status, &notices);
                 }
-                if let Some(said) = &said.update
-                    && updates::note(status, said)
-                {
-                    news = true;
-                    let node = self.node.clone();
+                if let Some(said) = &said.update {
                     let update = updates::read(said);
-                    self.tell(GatewayEvent::Update { node, update }).await;
+                    if updates::note(status, &update) {
+                        news = true;
+                        let node = self.node.clone();
+                        self.tell(GatewayEvent::Update { node, update }).await;
+                    }
                 }
                 if news {
                     self.shared.nodes.write(&self.node, status.clone());

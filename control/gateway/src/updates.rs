@@ -4,6 +4,8 @@ use hyperion_api::node::HyperionNodeStatus;
 use hyperion_api::update::{NodeSlot, NodeUpdate, SlotState, UpdatePhase, UpdateProgress};
 use hyperion_proto::agent_v1 as wire;
 
+use crate::service::printable as text;
+
 /// Slots of one node that are taken.
 const SLOTS: usize = 8;
 /// Longest name, version or reason, characters.
@@ -12,12 +14,6 @@ const WORD: usize = 128;
 const MESSAGE: usize = 512;
 /// A download is noted in steps of so many per cent: each is a write to the API.
 const STEP: u32 = 10;
-
-/// Without what no screen should show, and not longer than that.
-fn text(text: &str, most: usize) -> String {
-    let shown = text.chars().filter(|c| !c.is_control());
-    shown.take(most).collect()
-}
 
 fn slot_state(state: wire::SlotState) -> SlotState {
     match state {
@@ -70,11 +66,12 @@ pub fn read(said: &wire::UpdateState) -> NodeUpdate {
 }
 
 /// Notes it in the node's status; true where that is new.
-pub fn note(status: &mut HyperionNodeStatus, said: &wire::UpdateState) -> bool {
-    let read = Some(read(said));
-    let news = status.update != read;
-    status.update = read;
-    news
+pub fn note(status: &mut HyperionNodeStatus, update: &NodeUpdate) -> bool {
+    if status.update.as_ref() == Some(update) {
+        return false;
+    }
+    status.update = Some(update.clone());
+    true
 }
 
 #[cfg(test)]
@@ -116,12 +113,12 @@ mod tests {
         assert_eq!(progress.reason, "NoSuch");
         assert_eq!(progress.message.chars().count(), MESSAGE);
         let mut status = HyperionNodeStatus::default();
-        assert!(note(&mut status, &said));
-        assert!(!note(&mut status, &said));
+        assert!(note(&mut status, &read(&said)));
+        assert!(!note(&mut status, &read(&said)));
         // A few per cent more are not worth a write.
         said.progress.as_mut().unwrap().percent = 41;
-        assert!(note(&mut status, &said));
+        assert!(note(&mut status, &read(&said)));
         said.progress.as_mut().unwrap().percent = 49;
-        assert!(!note(&mut status, &said));
+        assert!(!note(&mut status, &read(&said)));
     }
 }

@@ -239,15 +239,15 @@ fn report(pod: &Pod, key: ReplicaKey, generation: u64) -> Report {
                 let (reason, message) = end.unwrap_or_default();
                 (ReplicaPhase::Running, reason, message)
             }
-            None if held_back(pod).is_some() => {
-                let text = held_back(pod).unwrap_or_default();
-                (ReplicaPhase::Starting, "SchedulingGated".to_owned(), text)
-            }
             None => {
-                let waiting =
-                    all().find_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone());
-                let reason = told.or(waiting).unwrap_or_else(|| "Pending".to_owned());
-                (ReplicaPhase::Starting, reason, text)
+                let held = held_back(pod).map(|text| ("SchedulingGated".to_owned(), text));
+                let (reason, message) = held.unwrap_or_else(|| {
+                    let waiting =
+                        all().find_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone());
+                    let reason = told.or(waiting).unwrap_or_else(|| "Pending".to_owned());
+                    (reason, text)
+                });
+                (ReplicaPhase::Starting, reason, message)
             }
         },
     };

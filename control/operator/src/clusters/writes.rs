@@ -294,15 +294,7 @@ async fn bind(
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = PostParams::default();
     let asked = api.create_subresource::<_, serde_json::Value>("binding", name, &params, &binding);
-    let error = match tokio::time::timeout(ANSWER, asked).await {
-        Ok(Ok(_)) => return None,
-        // Gone, or bound already: the watch tells.
-        Ok(Err(kube::Error::Api(e))) if matches!(e.code, 404 | 409) => return None,
-        Ok(Err(e)) => e,
-        Err(_) => return Some(false),
-    };
-    debug!(namespace, name, error = %error, "cannot bind Pod");
-    Some(matches!(&error, kube::Error::Api(e) if e.code == 403))
+    settled(asked, "bind", namespace, name).await
 }
 
 /// Deletes a Pod; none where it is gone or on its way, else whether a right is missing.
@@ -322,13 +314,24 @@ async fn delete(
         }),
         ..DeleteParams::default()
     };
-    let error = match tokio::time::timeout(ANSWER, api.delete(name, &params)).await {
+    settled(api.delete(name, &params), "delete", namespace, name).await
+}
+
+/// What became of a request about a Pod; none where it is done or there is nothing left to do, else
+/// whether a right is missing.
+async fn settled<T>(
+    asked: impl Future<Output = Result<T, kube::Error>>,
+    what: &str,
+    namespace: &str,
+    name: &str,
+) -> Option<bool> {
+    let error = match tokio::time::timeout(ANSWER, asked).await {
         Ok(Ok(_)) => return None,
-        // Gone, or another of the same name.
+        // Gone, another of the same name, or bound already: the watch tells.
         Ok(Err(kube::Error::Api(e))) if matches!(e.code, 404 | 409) => return None,
         Ok(Err(e)) => e,
         Err(_) => return Some(false),
     };
-    debug!(namespace, name, error = %error, "cannot delete Pod");
+    debug!(namespace, name, error = %error, "cannot {what} Pod");
     Some(matches!(&error, kube::Error::Api(e) if e.code == 403))
 }

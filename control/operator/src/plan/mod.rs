@@ -167,6 +167,7 @@ pub fn pass(
     clock: Timestamp,
     decider: &mut Decider,
 ) -> Outcome {
+    let kept = index.kept_for_others(name, now).into_iter().collect();
     let mut pass = Pass {
         index,
         name: name.clone(),
@@ -177,6 +178,7 @@ pub fn pass(
         unplaced: Vec::new(),
         open: BTreeMap::new(),
         hopeless: None,
+        kept,
         quota: None,
         no_class: None,
         room: None,
@@ -202,6 +204,8 @@ struct Pass<'a> {
     /// A decision of this pass that found nothing, for a replica with nothing of its own to avoid:
     /// the other replicas ask for the same.
     hopeless: Option<Explanation>,
+    /// Nodes where room is made for others of higher priority, and for whom.
+    kept: BTreeMap<String, String>,
     /// The quota that bounded a decision of this pass, and what it leaves.
     quota: Option<String>,
     /// Why its PriorityClass does not say what its priority is.

@@ -55,9 +55,10 @@ impl Pass<'_> {
     fn like_others(&self, request: &Request, replica: u32) -> bool {
         let has_place = || self.index.placement(&self.name, replica).is_some();
         // All of them leave alone what is kept for others.
-        let kept = self.index.kept_for_others(&self.name, self.now);
-        let kept: Vec<_> = kept.into_iter().map(|(node, _)| node).collect();
-        let alike = request.avoid.keys().all(|node| kept.contains(node));
+        let alike = request
+            .avoid
+            .keys()
+            .all(|node| self.kept.contains_key(node));
         alike && !(self.index.has_quota(&self.name.namespace) && has_place())
     }
 
@@ -150,7 +151,7 @@ impl Pass<'_> {
             .filter(|(_, f)| self.now.duration_since(f.at) < AVOID)
             .map(|(node, f)| (node.clone(), f.reason.clone()))
             .collect();
-        avoid.extend(self.index.kept_for_others(&self.name, self.now));
+        avoid.extend(self.kept.clone());
         avoid
     }
 

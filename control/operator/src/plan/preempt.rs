@@ -72,7 +72,7 @@ impl Pass<'_> {
     }
 
     /// How long others may take to give way: they are placed elsewhere first, or stop.
-    fn patience(&self, others: &[(Name, u32)]) -> std::time::Duration {
+    fn patience(&self, others: &[At]) -> std::time::Duration {
         let grace = |name: &Name| {
             let workload = self.index.workloads.get(name)?;
             Some(workload.template.as_ref().ok()?.grace)
