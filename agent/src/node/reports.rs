@@ -172,7 +172,7 @@ impl<W: Workloads> Node<W> {
     }
 
     /// Sends mode, policy and addresses, where they changed.
-    fn send_state(&mut self, out: &dyn Outgoing) {
+    pub(super) fn send_state(&mut self, out: &dyn Outgoing) {
         if !self.linked {
             return;
         }

@@ -31,7 +31,9 @@ impl<W: Workloads> Node<W> {
     pub fn update_engine(&mut self, engine: Option<EngineState>, now: Now, out: &dyn Outgoing) {
         self.updates.engine(engine);
         self.update_step(now);
-        self.report(out);
+        // Replicas are none of its business, and this comes each second.
+        self.send_state(out);
+        self.send_events(out);
     }
 
     /// Takes how far the bundle of an order has come.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::io::AsyncWriteExt;
@@ -78,7 +78,7 @@ impl PeerImages {
         std::fs::create_dir_all(&self.dir)
             .map_err(|e| local(format!("{}: {e}", self.dir.display())))?;
         // The archive and what containerd makes of it.
-        let room = free(&self.dir).unwrap_or(u64::MAX);
+        let room = crate::telemetry::free(&self.dir).unwrap_or(u64::MAX);
         if room < bytes.saturating_mul(2).saturating_add(SPARE) {
             let dir = self.dir.display();
             return Err(local(format!("{dir} has room for {room} bytes only")));
@@ -131,10 +131,4 @@ impl Drop for Archive {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
-}
-
-/// Bytes that a user may still write.
-fn free(dir: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(dir).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }

@@ -33,6 +33,9 @@ impl Store {
 
     /// Keeps the update; on disk when it returns, or see [`Store::failure`].
     pub fn set_update(&mut self, update: KeptUpdate) {
+        if update == self.state.update {
+            return;
+        }
         self.state.update = update;
         Self::write(
             &mut self.db,

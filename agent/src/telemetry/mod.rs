@@ -48,6 +48,12 @@ pub fn disk(path: &Path) -> Option<Disk> {
     })
 }
 
+/// Bytes that a user may still write on the file system that holds a path.
+pub(crate) fn free(path: &Path) -> Option<u64> {
+    let s = rustix::fs::statvfs(path).ok()?;
+    Some(s.f_bavail.saturating_mul(s.f_frsize))
+}
+
 /// One look at the node; what could not be read is none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {

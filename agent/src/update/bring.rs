@@ -94,10 +94,6 @@ impl From<Failure> for Ended {
     }
 }
 
-/// A bundle that is here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Brought(pub PathBuf);
-
 /// Where a bundle lies once it is brought.
 #[must_use]
 pub fn place(url: &str, id: &str, folder: &Path) -> PathBuf {
@@ -107,7 +103,7 @@ pub fn place(url: &str, id: &str, folder: &Path) -> PathBuf {
     }
 }
 
-/// Brings a bundle into `folder`; `percent` follows. Goes on with what an earlier call left there.
+/// Brings a bundle into `folder`, and says where it is; `percent` follows. Goes on with what an earlier call left there.
 ///
 /// # Errors
 /// When trying again would not help, or has not helped for long.
@@ -117,7 +113,7 @@ pub async fn bring(
     folder: &Path,
     percent: &AtomicU32,
     patience: Patience,
-) -> Result<Brought, Failure> {
+) -> Result<PathBuf, Failure> {
     let path = place(&bundle.url, id, folder);
     if bundle.url.starts_with("file://") {
         if !path.is_file() {
@@ -125,12 +121,12 @@ pub async fn bring(
             return Err(Failure::new("BundleMissing", message));
         }
         verify(bundle, &path).await?;
-        return Ok(Brought(path));
+        return Ok(path);
     }
     if path.is_file() {
         // It was there before the device restarted.
         match verify(bundle, &path).await {
-            Ok(()) => return Ok(Brought(path)),
+            Ok(()) => return Ok(path),
             Err(failure) => debug!(message = %failure.message, "brought once more"),
         }
     }
@@ -153,7 +149,7 @@ pub async fn bring(
         }
     }
     std::fs::rename(&part, &path).map_err(|e| Failure::disk(&e, &path))?;
-    Ok(Brought(path))
+    Ok(path)
 }
 
 fn length(path: &Path) -> u64 {
@@ -312,11 +308,9 @@ fn starts_at(answer: &Response<Incoming>) -> Option<u64> {
 
 /// Whether the disk has room for so many bytes more.
 fn room(part: &Path, more: u64) -> Result<(), Failure> {
-    let folder = part.parent().unwrap_or(part);
-    let Ok(disk) = rustix::fs::statvfs(folder) else {
+    let Some(free) = crate::telemetry::free(part.parent().unwrap_or(part)) else {
         return Ok(());
     };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if more.saturating_add(MARGIN) <= free {
         return Ok(());
     }
@@ -389,16 +383,17 @@ async fn once(url: &str, from: u64) -> Result<Response<Incoming>, Ended> {
         .body(Empty::<Bytes>::new())
         .map_err(|e| bad(e.to_string()))?;
     let cut = |e: std::io::Error| Ended::Cut(format!("{host}:{port}: {e}"));
+    let broken = |e: hyper::Error| Ended::Cut(e.to_string());
     let stream = TcpStream::connect((host, port)).await.map_err(cut)?;
     if !tls {
-        return send(stream, request).await;
+        return send(stream, request).await.map_err(broken);
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|e| bad(e.to_string()))?;
     let stream = TlsConnector::from(tls_config()?)
         .connect(name, stream)
         .await
         .map_err(cut)?;
-    send(stream, request).await
+    send(stream, request).await.map_err(broken)
 }
 
 /// Trusts whom this system trusts.
@@ -419,19 +414,19 @@ fn tls_config() -> Result<Arc<ClientConfig>, Ended> {
     Ok(Arc::new(config))
 }
 
-async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
-    request: Request<Empty<Bytes>>,
-) -> Result<Response<Incoming>, Ended> {
-    let cut = |e: hyper::Error| Ended::Cut(e.to_string());
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(cut)?;
+/// One request on a connection of its own.
+pub(super) async fn send<S, B>(stream: S, request: Request<B>) -> hyper::Result<Response<Incoming>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the answer's body.
     tokio::spawn(async move {
         if let Err(e) = connection.await {
             debug!(error = %e, "connection ended");
         }
     });
-    sender.send_request(request).await.map_err(cut)
+    sender.send_request(request).await
 }

@@ -11,10 +11,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use http_body_util::{BodyExt, Full};
 use hyper::header::HOST;
 use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
+use super::bring::send;
 use crate::local::{DEFAULT_SOCKET, UpdateStatus};
 
 /// How long the agent may take to answer.
@@ -149,16 +149,13 @@ fn lines(status: &UpdateStatus) -> String {
 async fn ask(socket: &Path, method: Method, body: Option<Value>) -> anyhow::Result<String> {
     let asked = async {
         let stream = UnixStream::connect(socket).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
         let body = body.map_or_else(String::new, |body| body.to_string());
         let request = Request::builder()
             .method(method)
             .uri("/v1/update")
             .header(HOST, "agent")
             .body(Full::new(Bytes::from(body)))?;
-        let answer = sender.send_request(request).await?;
+        let answer = send(stream, request).await?;
         let code = answer.status();
         let bytes = answer.into_body().collect().await?.to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();

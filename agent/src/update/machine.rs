@@ -128,19 +128,7 @@ impl Updates {
     /// Says why it is not taken.
     pub fn ordered_here(&mut self, order: &UpdateOrder) -> Result<(), String> {
         convert::update_order(order).map_err(|e| e.to_string())?;
-        let busy = match self.phase() {
-            UpdatePhase::Downloading
-            | UpdatePhase::Installing
-            | UpdatePhase::Installed
-            | UpdatePhase::Restarting
-            | UpdatePhase::Trial => true,
-            UpdatePhase::Unspecified
-            | UpdatePhase::Done
-            | UpdatePhase::RolledBack
-            | UpdatePhase::Refused
-            | UpdatePhase::Failed => false,
-        };
-        if busy {
+        if self.goes_on() {
             return Err("another update goes on; `update status` tells which".to_owned());
         }
         self.take(order.clone(), true);
@@ -246,6 +234,10 @@ impl Updates {
                 ready_seconds: 0,
             };
         }
+        // Asked after every message: an order that has ended is not read again.
+        if !self.goes_on() {
+            return Task::None;
+        }
         let Some(order) = order.and_then(|o| convert::update_order(o).ok().flatten()) else {
             return Task::None;
         };
@@ -286,6 +278,12 @@ impl Updates {
 
     fn is_ready(&self, ready: Ready) -> bool {
         ready.runtime && (ready.linked || self.kept.offline)
+    }
+
+    /// An update was ordered, and has not ended.
+    fn goes_on(&self) -> bool {
+        let progress = self.kept.progress.as_ref();
+        progress.is_some_and(|p| p.phase() != UpdatePhase::Unspecified && !is_over(p))
     }
 
     fn on_trial(&self) -> bool {

@@ -24,7 +24,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use bring::{Brought, Failure, Patience};
+pub use bring::{Failure, Patience};
 pub use cli::{Install, Update, command};
 pub use engine::{Action, EnginePhase, EngineState, Request, RootPart};
 pub use machine::{Ready, Task, Updates};

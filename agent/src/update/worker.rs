@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -33,9 +32,7 @@ pub struct Worker {
     /// Of the download that goes on.
     percent: Arc<AtomicU32>,
     /// The download; ends when it is dropped.
-    running: JoinSet<()>,
-    results: mpsc::Sender<Told>,
-    told: mpsc::Receiver<Told>,
+    running: JoinSet<Told>,
     asked_at: Option<Instant>,
 }
 
@@ -44,7 +41,6 @@ impl Worker {
     #[must_use]
     pub fn new(root: &Path, data_dir: &Path) -> Self {
         let folder = data_dir.join("update");
-        let (results, told) = mpsc::channel(4);
         Self {
             root: RootPart::new(root, &folder),
             folder,
@@ -52,8 +48,6 @@ impl Worker {
             task: Task::None,
             percent: Arc::default(),
             running: JoinSet::new(),
-            results,
-            told,
             asked_at: None,
         }
     }
@@ -100,7 +94,6 @@ impl Worker {
                 self.percent = Arc::default();
                 let (order, percent) = (order.clone(), self.percent.clone());
                 let (folder, patience) = (self.folder.clone(), self.patience);
-                let results = self.results.clone();
                 info!(order = %order.id, version = %order.bundle.version, "bringing an update");
                 self.running.spawn(async move {
                     let bundle = &order.bundle;
@@ -109,7 +102,7 @@ impl Worker {
                     if let Err(failure) = &result {
                         warn!(reason = failure.reason, message = %failure.message, "no bundle");
                     }
-                    let _ = results.send(Told::Brought(order.id, result)).await;
+                    Told::Brought(order.id, result)
                 });
             }
             Task::Ask { .. } => self.ask(&task, now),
@@ -117,9 +110,14 @@ impl Worker {
         self.task = task;
     }
 
-    /// What was found out next.
+    /// What was found out next; none where nothing is being brought.
     pub async fn told(&mut self) -> Option<Told> {
-        self.told.recv().await
+        loop {
+            // One that was given up has nothing to tell.
+            if let Ok(told) = self.running.join_next().await? {
+                return Some(told);
+            }
+        }
     }
 
     fn ask(&mut self, task: &Task, now: Instant) {

@@ -106,7 +106,7 @@ fn bundle(url: &str) -> Bundle {
 async fn brought(bundle: &Bundle, folder: &Path) -> Result<Vec<u8>, Failure> {
     let percent = AtomicU32::new(0);
     let brought = bring(bundle, "u1", folder, &percent, PATIENCE).await?;
-    Ok(std::fs::read(brought.0).unwrap())
+    Ok(std::fs::read(brought).unwrap())
 }
 
 #[tokio::test]
