@@ -28,6 +28,7 @@ use tokio::runtime::Runtime;
 
 use crate::report::Report;
 use hyperion::Hyperion;
+pub(crate) use hyperion_lab::faults::say;
 pub(crate) use hyperion_lab::join::{join, wait_nodes};
 use requests::Requests;
 use seen::Pods;
@@ -350,11 +351,4 @@ fn note_requests(
 
 fn megabytes(pid: u32) -> Option<f64> {
     rss_bytes(pid).ok().map(|bytes| bytes as f64 / 1e6)
-}
-
-/// Progress, for people: figures go to standard output.
-pub(crate) fn say(text: &str) {
-    use std::io::Write;
-    // A closed standard error is nobody's concern.
-    let _closed = writeln!(std::io::stderr(), "{text}");
 }

@@ -212,6 +212,12 @@ pub(crate) fn capabilities() -> NodeCapabilities {
     }
 }
 
+/// UDP sockets that agents share.
+pub(crate) fn endpoints(sockets: usize) -> anyhow::Result<Vec<quinn::Endpoint>> {
+    let all = (0..sockets.max(1)).map(|_| client::client_endpoint());
+    Ok(all.collect::<Result<_, _>>()?)
+}
+
 fn start_all(
     args: &Args,
     target: &ControlTarget,
@@ -220,9 +226,7 @@ fn start_all(
     gate: &watch::Receiver<bool>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
-    let endpoints = (0..args.sockets.max(1))
-        .map(|_| client::client_endpoint())
-        .collect::<Result<Vec<_>, _>>()?;
+    let endpoints = endpoints(args.sockets)?;
     let agents = identities.into_iter().enumerate().map(|(n, identity)| {
         let mut config = LinkConfig::new(target.clone());
         config.endpoint = Some(endpoints[n % endpoints.len()].clone());

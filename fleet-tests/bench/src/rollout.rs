@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use hyperion_api::rollout::{HyperionRollout, HyperionRolloutStatus, RolloutPhase};
 use hyperion_lab::proc;
-use hyperion_link::{EnrolRequest, Identity, client};
+use hyperion_link::{EnrolRequest, Identity};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -109,9 +109,7 @@ async fn measure(args: &Args) -> Result<Report> {
     let bounds = Bounds::new(args.nodes, args.max_unavailable);
     let watcher = Arc::new(Watcher::new(bounds));
     let stop = CancellationToken::new();
-    let endpoints = (0..args.sockets.max(1))
-        .map(|_| client::client_endpoint())
-        .collect::<Result<Vec<_>, _>>()?;
+    let endpoints = link::endpoints(args.sockets)?;
     for (n, identity) in identities.into_iter().enumerate() {
         let mut config = hyperion_link::LinkConfig::new(server.target.clone());
         config.endpoint = Some(endpoints[n % endpoints.len()].clone());

@@ -299,18 +299,7 @@ impl Fleet {
         deadline: Duration,
         wanted: impl Fn(&Placement) -> bool,
     ) -> Result<Placement> {
-        wait::until(&format!("placement {name}"), deadline, || {
-            let object = self
-                .kubectl()
-                .get(&["hyperionplacement", name])
-                .map_err(|e| e.to_string())?;
-            let placement = Placement::read(&object);
-            if wanted(&placement) {
-                Ok(placement)
-            } else {
-                Err(format!("{placement:?}"))
-            }
-        })
+        wait_placement(self.kubectl(), name, deadline, wanted)
     }
 
     /// Waits until a placement runs and is ready.
@@ -528,4 +517,27 @@ fn make_dir(name: &str) -> Result<PathBuf> {
         }
     }
     anyhow::bail!("no free folder in {}", Path::new(&base).display())
+}
+
+/// Waits until a placement is as wanted; gives the placement.
+///
+/// # Errors
+/// Not in time: the error has its last status.
+pub(crate) fn wait_placement(
+    kubectl: &Kubectl,
+    name: &str,
+    deadline: Duration,
+    wanted: impl Fn(&Placement) -> bool,
+) -> Result<Placement> {
+    wait::until(&format!("placement {name}"), deadline, || {
+        let object = kubectl
+            .get(&["hyperionplacement", name])
+            .map_err(|e| format!("{e:#}"))?;
+        let placement = Placement::read(&object);
+        if wanted(&placement) {
+            Ok(placement)
+        } else {
+            Err(format!("{placement:?}"))
+        }
+    })
 }

@@ -9,7 +9,7 @@ use super::lists::{list_all, now_ms, print_objects, print_rows};
 use super::output::Out;
 use crate::connect::Connection;
 use crate::error::CliError;
-use crate::fleet::{Rollout, Store};
+use crate::fleet::{Change, Fleet, Rollout};
 use crate::text::{self, clean};
 
 /// Commands.
@@ -60,13 +60,11 @@ pub async fn run(connection: &Connection, command: &Command, out: &Out) -> Resul
             if let Some(format) = output.output {
                 return print_objects(&objects, format, out);
             }
-            let mut rows: Store<Rollout> = Store::default();
-            for object in &objects {
-                let mut row = Rollout::from(object);
-                row.prepare();
-                rows.put(row);
-            }
-            print_rows(&rows, &[], now_ms(), "rollouts", out)
+            let now_ms = now_ms();
+            let mut fleet = Fleet::default();
+            let rows = objects.iter().map(Rollout::from).collect();
+            fleet.apply(Change::Rollouts(rows), now_ms);
+            print_rows(&fleet.rollouts, &[], now_ms, "rollouts", out)
         }
         Command::Show { rollout, output } => {
             let object = get(&api, rollout).await?;

@@ -232,11 +232,7 @@ impl Device {
     fn order(&mut self, order: &UpdateOrder) {
         let held = self.state().progress;
         if order.id.is_empty() {
-            let waits = matches!(
-                self.held(),
-                Some(UpdatePhase::Downloading | UpdatePhase::Installing | UpdatePhase::Installed)
-            );
-            if waits {
+            if waits(self.held()) {
                 self.change(|said| said.progress = None);
                 (self.next, self.activate) = (None, false);
             }
@@ -284,11 +280,7 @@ impl Device {
     /// True where it restarts now.
     fn activates(&mut self) -> bool {
         let phase = self.held();
-        let over = !matches!(
-            phase,
-            Some(UpdatePhase::Downloading | UpdatePhase::Installing | UpdatePhase::Installed)
-        );
-        if !self.activate || over {
+        if !self.activate || !waits(phase) {
             return false;
         }
         self.watcher
@@ -341,4 +333,12 @@ impl Device {
     fn some(&mut self, (from, to): (f64, f64)) -> Duration {
         Duration::from_secs_f64(self.rng.random_range(from..to))
     }
+}
+
+/// It has an order, and has not restarted for it.
+const fn waits(phase: Option<UpdatePhase>) -> bool {
+    matches!(
+        phase,
+        Some(UpdatePhase::Downloading | UpdatePhase::Installing | UpdatePhase::Installed)
+    )
 }

@@ -1,7 +1,7 @@
 //! An API server of the stage that can be killed and comes back as it was: the embedded one, in this
 //! process, or a real one.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -38,10 +38,9 @@ impl Api {
             server.end_with_parent();
             Kind::Real(Box::new(server))
         } else {
-            let free = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
             Kind::Embedded {
                 dir: dir.to_owned(),
-                address: free.local_addr()?,
+                address: crate::control::free_port()?.parse()?,
                 running: None,
             }
         };

@@ -9,7 +9,7 @@ use hyperion_cluster::nodes::Service;
 use serde_json::{Value, json};
 
 use super::stage::{PATIENCE, Plan, Stage, missing};
-use super::{exclusive, note_conditions, note_lines, note_served, say, wanted};
+use super::{by_rules, exclusive, note_conditions, note_lines, note_served, say, wanted};
 use crate::measure::Measured;
 use crate::scene::set;
 use crate::wait;
@@ -52,9 +52,7 @@ pub fn run(options: &Options) -> Result<Measured> {
     let mut stage = Stage::start(&Plan {
         name: "dark".to_owned(),
         clouds: Service::ALL.into_iter().map(|s| (s, 2)).collect(),
-        args: ["--policy", "rules", "--reconsider", "0"]
-            .map(str::to_owned)
-            .into(),
+        args: by_rules(),
         real: options.real,
         ..Plan::default()
     })?;
@@ -87,7 +85,7 @@ pub fn run(options: &Options) -> Result<Measured> {
     let mut measured = Measured::default();
     let (asking, asking_apart) = (stage.ask("web"), stage.ask("apart"));
     let zero = Instant::now();
-    let (cloud, runtime) = lost(&mut stage)?;
+    let (cloud, runtime) = stage.cloud(WHERE)?;
     match options.lost {
         Lost::Region => cloud.go_dark(runtime),
         Lost::Api => cloud.lose_api(runtime),
@@ -133,7 +131,7 @@ pub fn run(options: &Options) -> Result<Measured> {
     );
 
     let back = Instant::now();
-    let (cloud, runtime) = lost(&mut stage)?;
+    let (cloud, runtime) = stage.cloud(WHERE)?;
     cloud.come_back(runtime)?;
     stage.seen.set_dark(WHERE.name(), false);
     measured.figure("api_server_back_s", back.elapsed().as_secs_f64());
@@ -162,10 +160,6 @@ pub fn run(options: &Options) -> Result<Measured> {
     measured.condition("replace_after_s", 30);
     note_conditions(&mut measured, options.real);
     Ok(measured)
-}
-
-fn lost(stage: &mut Stage) -> Result<(&mut super::cloud::Cloud, &tokio::runtime::Runtime)> {
-    stage.cloud(WHERE)
 }
 
 /// Reason of the cluster's condition Ready.

@@ -28,9 +28,16 @@ use crate::scene::{service, set};
 use seen::Served;
 
 /// Progress, for people: figures go to standard output.
-pub(crate) fn say(text: &str) {
+pub fn say(text: &str) {
     // A closed standard error is nobody's concern.
     let _closed = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Flags of a control plane that decides by rules, and does not look again at what runs.
+fn by_rules() -> Vec<String> {
+    ["--policy", "rules", "--reconsider", "0"]
+        .map(str::to_owned)
+        .into()
 }
 
 /// A service with a goal, of one replica or more.

@@ -29,8 +29,6 @@ pub struct Copy {
     pub replica: String,
     /// Generation of the decision.
     pub generation: String,
-    /// Node of the cluster.
-    pub node: String,
     /// When it was made.
     pub from: Instant,
     /// It takes requests: ready, and nobody asked for its end.
@@ -48,6 +46,18 @@ struct Told {
     on_node: BTreeMap<(String, String, String), f64>,
     /// Clusters that nobody reaches.
     dark: BTreeSet<String>,
+}
+
+impl Told {
+    /// US dollars per hour of the decision for a copy.
+    fn hourly(&self, copy: &Copy) -> Option<f64> {
+        let key = (
+            copy.workload.clone(),
+            copy.replica.clone(),
+            copy.generation.clone(),
+        );
+        self.hourly.get(&key).copied()
+    }
 }
 
 /// What was told so far. Clones share it.
@@ -144,11 +154,6 @@ impl Seen {
             workload,
             replica: label("hyperion.io/replica"),
             generation: label("hyperion.io/generation"),
-            node: pod
-                .spec
-                .as_ref()
-                .and_then(|s| s.node_name.clone())
-                .unwrap_or_default(),
             from: Instant::now(),
             serves: false,
             to: None,
@@ -226,12 +231,7 @@ impl Seen {
     pub fn spent(&self, from: Instant, to: Instant) -> f64 {
         let told = self.lock();
         let cost = |copy: &Copy| {
-            let key = (
-                copy.workload.clone(),
-                copy.replica.clone(),
-                copy.generation.clone(),
-            );
-            let hourly = told.hourly.get(&key).copied().unwrap_or_default();
+            let hourly = told.hourly(copy).unwrap_or_default();
             let (begin, end) = (copy.from.max(from), copy.to.unwrap_or(to).min(to));
             hourly * end.saturating_duration_since(begin).as_secs_f64() / 3600.0
         };
@@ -248,12 +248,7 @@ impl Seen {
     /// US dollars per hour of a decision.
     #[must_use]
     pub fn hourly(&self, copy: &Copy) -> Option<f64> {
-        let key = (
-            copy.workload.clone(),
-            copy.replica.clone(),
-            copy.generation.clone(),
-        );
-        self.lock().hourly.get(&key).copied()
+        self.lock().hourly(copy)
     }
 }
 

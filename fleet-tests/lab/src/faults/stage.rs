@@ -64,26 +64,13 @@ pub struct Stage {
 /// Why the stage can't be built here, or none if it can.
 #[must_use]
 pub fn missing(agents: bool, real: bool) -> Option<String> {
-    let ours = if agents {
-        needs::missing(&needs::OURS)
-    } else {
-        None
-    };
-    let control = needs::programs().join("hyperion-control");
-    let built = !control.exists();
-    ours.or_else(|| {
-        if real {
-            workload_cluster::missing()
-        } else {
-            None
-        }
-    })
-    .or_else(|| {
-        needs::find("kubectl")
-            .is_none()
-            .then(|| "kubectl is not installed".to_owned())
-    })
-    .or_else(|| built.then(|| "hyperion-control is not built".to_owned()))
+    let ours = agents.then(|| needs::missing(&needs::OURS)).flatten();
+    let api = || real.then(workload_cluster::missing).flatten();
+    let kubectl = needs::find("kubectl").is_some();
+    let built = needs::programs().join("hyperion-control").exists();
+    ours.or_else(api)
+        .or_else(|| (!kubectl).then(|| "kubectl is not installed".to_owned()))
+        .or_else(|| (!built).then(|| "hyperion-control is not built".to_owned()))
 }
 
 impl Stage {
@@ -170,9 +157,13 @@ impl Stage {
     /// `kubectl` for the management cluster.
     #[must_use]
     pub fn kubectl(&self) -> &Kubectl {
+        self.plane().kubectl()
+    }
+
+    fn plane(&self) -> &Control {
         match &self.host {
-            Host::Alone(control) => control.kubectl(),
-            Host::Fleet(fleet) => fleet.kubectl(),
+            Host::Alone(control) => control,
+            Host::Fleet(fleet) => &fleet.control,
         }
     }
 
@@ -188,10 +179,7 @@ impl Stage {
     /// Address of its metrics and health.
     #[must_use]
     pub fn http(&self) -> String {
-        match &self.host {
-            Host::Alone(control) => control.http.clone(),
-            Host::Fleet(fleet) => fleet.control.http.clone(),
-        }
+        self.plane().http.clone()
     }
 
     /// Names of the HyperionNodes of some clusters.
@@ -372,7 +360,7 @@ impl Stage {
         self.kubectl().run(&args).map(drop)
     }
 
-    /// Waits for a condition of a workload's placement; when it held, and the placement.
+    /// Waits for a condition of a workload's placement; gives the placement.
     ///
     /// # Errors
     /// Not in time: the error has the end of the log.
@@ -381,16 +369,9 @@ impl Stage {
         name: &str,
         deadline: Duration,
         wanted: impl Fn(&crate::fleet::Placement) -> bool,
-    ) -> Result<(crate::fleet::Placement, Instant)> {
-        let found = wait::until(&format!("placement {name}"), deadline, || {
-            let placement = self.placement(name).map_err(|e| format!("{e:#}"))?;
-            if wanted(&placement) {
-                Ok((placement, Instant::now()))
-            } else {
-                Err(format!("{placement:?}"))
-            }
-        });
-        found.with_context(|| self.log())
+    ) -> Result<crate::fleet::Placement> {
+        crate::fleet::wait_placement(self.kubectl(), name, deadline, wanted)
+            .with_context(|| self.log())
     }
 }
 

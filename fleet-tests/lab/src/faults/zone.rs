@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::stage::{PATIENCE, Plan, Stage, missing};
-use super::{note_conditions, note_lines, note_served, say, wanted};
+use super::{by_rules, note_conditions, note_lines, note_served, say, wanted};
 use crate::measure::Measured;
 use crate::measure::spot::machine;
 use crate::metadata::{Cloud, Metadata};
@@ -61,9 +61,7 @@ pub fn run(options: &Options) -> Result<Measured> {
     let mut stage = Stage::start(&Plan {
         name: format!("zone-{}", options.cloud.as_str()),
         agents,
-        args: ["--policy", "rules", "--reconsider", "0"]
-            .map(str::to_owned)
-            .into(),
+        args: by_rules(),
         real: options.real,
         ..Plan::default()
     })?;

@@ -257,12 +257,12 @@ impl Image {
         let written =
             copy::write(&self.overlay, &output.file, output.fresh, stop).map_err(failed)?;
         let back = copy::read(&output.file, len, stop).map_err(failed)?;
-        let there = output
+        let mut there = output
             .file
             .try_clone()
             .and_then(Overlay::new)
             .map_err(failed)?;
-        let conf = { there }.settings(&self.partition);
+        let conf = fat::get(&mut there, &self.partition).ok();
         if written.digest != back.digest || conf.as_deref() != Some(self.text.as_bytes()) {
             return Err(CliError::new(format!(
                 "{place}: what is read back is not what was written"
@@ -280,13 +280,6 @@ impl Image {
             progress::rate(len, back.took),
             settings::FILE,
         ))
-    }
-}
-
-impl Overlay {
-    /// The settings that are on a partition; none where they can't be read.
-    fn settings(mut self, partition: &Partition) -> Option<Vec<u8>> {
-        fat::get(&mut self, partition).ok()
     }
 }
 
