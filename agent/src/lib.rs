@@ -39,11 +39,8 @@ pub mod workloads;
 
 pub use run::run;
 
-/// Version of the agent, for people.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// Version of the agent as the fleet knows it: of the bundle that brought it by itself, which
-/// `hyperion-agent-start` says, else [`VERSION`].
+/// Version of the agent, wherever it is told: of the bundle that brought it by itself, which
+/// `hyperion-agent-start` says, else the one it was built as.
 #[must_use]
 pub fn version() -> &'static str {
     static OF_BUNDLE: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
@@ -52,5 +49,5 @@ pub fn version() -> &'static str {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._+~".contains(c);
         (!said.is_empty() && said.len() <= 128 && said.chars().all(plain)).then_some(said)
     });
-    of_bundle.as_deref().unwrap_or(VERSION)
+    of_bundle.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"))
 }

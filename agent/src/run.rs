@@ -105,7 +105,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         site,
         capabilities: capabilities.clone(),
         hostname: telemetry::hostname(&root),
-        agent_version: crate::VERSION.to_owned(),
+        agent_version: crate::version().to_owned(),
         cluster: cluster.map(|cluster| InCluster {
             cluster,
             token_file: cluster_token_file,

@@ -169,7 +169,7 @@ impl Status {
             "runtime": inner.runtime,
             "runtimeProblem": inner.runtime_problem,
             "storeProblem": inner.store_problem,
-            "version": crate::VERSION,
+            "version": crate::version(),
         })
         .to_string()
     }

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use hyperion_proto::agent_v1::stream_message::Body;
 use support::{Control, TOKEN, until};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 
 const FINGERPRINT: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -269,6 +271,67 @@ async fn a_refused_token_ends_it_and_a_good_one_runs_until_sigterm() {
         hellos.iter().map(|h| h.boot_id.clone()).collect()
     };
     assert_ne!(boots[0], boots[1]);
+}
+
+/// What an HTTP server says to a GET.
+async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn an_agent_that_was_updated_alone_tells_its_bundles_version_everywhere() {
+    const VERSION: &str = "2.1.0-rc.1";
+    let control = Control::start();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let socket = dir.path().join("agent.sock");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hyperion-agent"))
+        .env_remove("HYPERION_TOKEN")
+        .env("HYPERION_AGENT_VERSION", VERSION)
+        .args(["--control", &control.addr.to_string()])
+        .args(["--ca-fingerprint", &control.fingerprint, "--token", TOKEN])
+        .args(["--http-addr", "127.0.0.1:0", "--log-format", "json"])
+        .arg("--data-dir")
+        .arg(dir.path())
+        .arg("--local-socket")
+        .arg(&socket)
+        .arg("--containerd-socket")
+        .arg(dir.path().join("no-containerd.sock"))
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    until("connected", || control.hellos() == 1).await;
+    assert_eq!(control.last_hello().agent_version, VERSION);
+    let enrolment = control.state.enrolments.lock().unwrap()[0].clone();
+    assert_eq!(enrolment.agent_version, VERSION);
+
+    let said = std::fs::read_to_string(&log).unwrap();
+    let http = said.lines().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let fields = &line["fields"];
+        let serves = fields["message"].as_str()?.contains("/healthz");
+        serves.then(|| fields["address"].as_str().map(str::to_owned))?
+    });
+    let http = TcpStream::connect(http.unwrap_or_else(|| panic!("{said}"))).await;
+    let health = get(http.unwrap(), "/healthz").await;
+    assert!(
+        health.contains(&format!("\"version\":\"{VERSION}\"")),
+        "{health}"
+    );
+    let site = get(UnixStream::connect(&socket).await.unwrap(), "/v1/site").await;
+    let told = site
+        .matches(&format!("\"agentVersion\":\"{VERSION}\""))
+        .count();
+    assert_eq!(
+        told, 2,
+        "of the agent, and of this node among the members: {site}"
+    );
+    terminate(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

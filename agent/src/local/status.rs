@@ -191,7 +191,7 @@ impl From<SiteView> for SiteStatus {
         Self {
             node: view.node,
             site: view.site,
-            agent_version: crate::VERSION.to_owned(),
+            agent_version: crate::version().to_owned(),
             mode: view.mode.as_str().to_owned(),
             mode_for_ms: millis(view.mode_for),
             why: view.why,

@@ -41,7 +41,7 @@ pub(super) fn first(config: &NodeConfig, store: &Store, reports: Vec<ReplicaRepo
         capabilities: config.facts.capabilities.clone(),
         accepts: false,
         addresses: config.addresses.clone(),
-        agent_version: crate::VERSION.to_owned(),
+        agent_version: crate::version().to_owned(),
         ..Me::default()
     }
 }

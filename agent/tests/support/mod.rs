@@ -51,6 +51,7 @@ pub struct Control {
 pub struct State {
     issuer: Issuer<'static, KeyPair>,
     ca: CertificateDer<'static>,
+    pub enrolments: Mutex<Vec<RegisterNodeRequest>>,
     pub hellos: Mutex<Vec<Hello>>,
     pub received: Mutex<Vec<Body>>,
     pub welcome: Mutex<Welcome>,
@@ -89,6 +90,7 @@ impl Control {
         let state = Arc::new(State {
             issuer,
             ca,
+            enrolments: Mutex::default(),
             hellos: Mutex::default(),
             received: Mutex::default(),
             welcome: Mutex::new(Welcome {
@@ -196,6 +198,7 @@ impl AgentService for Endpoint {
             .map(|uri| SanType::URI(uri.try_into().unwrap()))
             .into();
         let certificate = csr.signed_by(&state.issuer).unwrap();
+        state.enrolments.lock().unwrap().push(request);
         Ok(Response::new(RegisterNodeResponse {
             node_id: node,
             certificate_chain_der: vec![certificate.der().to_vec(), state.ca.to_vec()],
