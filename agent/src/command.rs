@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn an_update_needs_no_flag_of_the_agent() {
         let line = "hyperion-agent update install a.swu --kind agent --ready-seconds 90";
-        let Ok(Command::Update(Update::Install(install))) = read(line) else {
+        let Ok(Command::Update(Update::Install { install, .. })) = read(line) else {
             panic!("{line}");
         };
         assert_eq!(install.file, PathBuf::from("a.swu"));

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 pub use listen::{LocalListener, bind};
 pub use serve::serve;
 pub use status::{Member, MemberState, MemberView, Replica, SiteStatus, SiteView};
-pub use update::{UpdateSlot, UpdateStatus};
+pub use update::{Install, Kind, UpdateSlot, UpdateStatus};
 
 /// Where the socket is unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/hyperion/agent.sock";

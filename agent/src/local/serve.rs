@@ -90,7 +90,11 @@ async fn apply(
     request: Request<Incoming>,
     node: &mpsc::Sender<LocalRequest>,
 ) -> Result<String, Refused> {
-    let records = read(request).await?.records;
+    let body = read(request, MAX_BODY).await?;
+    let Apply { records } = Apply::decode(body).map_err(|e| {
+        let problem = format!("body is no peer.v1.Apply: {e}");
+        Refused::new(StatusCode::BAD_REQUEST, problem)
+    })?;
     check::records(&records)?;
     check::mode(&status(node).await?.mode)?;
     let key = records[0].key.clone().unwrap_or_default();
@@ -108,26 +112,24 @@ async fn apply(
     )
 }
 
-async fn read(request: Request<Incoming>) -> Result<Apply, Refused> {
+/// Body of a request: at most `most` bytes.
+pub(super) async fn read(request: Request<Incoming>, most: usize) -> Result<Bytes, Refused> {
     let too_large = || {
-        let problem = format!("larger than {} MiB", MAX_BODY >> 20);
+        let problem = format!("body: larger than {} KiB", most >> 10);
         Refused::new(StatusCode::PAYLOAD_TOO_LARGE, problem)
     };
     let body = request.into_body();
-    if body.size_hint().lower() > MAX_BODY as u64 {
+    if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    let bytes = Limited::new(body, MAX_BODY).collect().await.map_err(|e| {
+    let body = Limited::new(body, most).collect().await.map_err(|e| {
         if e.is::<LengthLimitError>() {
             too_large()
         } else {
             Refused::new(StatusCode::BAD_REQUEST, format!("body: {e}"))
         }
     })?;
-    Apply::decode(bytes.to_bytes()).map_err(|e| {
-        let problem = format!("body is no peer.v1.Apply: {e}");
-        Refused::new(StatusCode::BAD_REQUEST, problem)
-    })
+    Ok(body.to_bytes())
 }
 
 async fn delete(path: &str, node: &mpsc::Sender<LocalRequest>) -> Result<String, Refused> {

@@ -519,6 +519,10 @@ async fn an_update_is_asked_for_and_told() {
         let (code, answer) = site.ask("POST", "/v1/update", bad.as_bytes()).await;
         assert!(code == 400 || code == 422, "{bad}: {code} {answer}");
     }
+    let long = format!("{{\"file\":\"/{}\"}}", "b".repeat(16 << 10));
+    let (code, answer) = site.ask("POST", "/v1/update", long.as_bytes()).await;
+    assert_eq!(code, 413, "{answer}");
+    assert_eq!(answer["error"], "body: larger than 16 KiB");
     let (code, _) = site.ask("DELETE", "/v1/update", b"").await;
     assert_eq!(code, 405);
 }

@@ -1,8 +1,8 @@
 //! Updates, for people and programs at the device.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use http_body_util::{BodyExt, Limited};
+use clap::{Args, ValueEnum};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use hyperion_proto::agent_v1::{Bundle, BundleKind, UpdateOrder, UpdatePhase, UpdateState};
@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::LocalRequest;
 use super::answer::Refused;
-use super::serve::ask;
+use super::serve::{ask, read};
 
 /// Largest request, bytes.
 const MAX_BODY: usize = 16 * 1024;
@@ -89,21 +89,33 @@ pub(super) async fn status(node: &mpsc::Sender<LocalRequest>) -> Result<String, 
         .map_err(|e| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }
 
-#[derive(Debug, Deserialize)]
+/// What is to be installed: flags of `update install`, and the body of `POST /v1/update`.
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
+// A group's name is that of the struct, and the subcommand has it too.
+#[group(skip)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Install {
-    file: String,
+pub struct Install {
+    /// Signed bundle (.swu)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What it holds
+    #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
-    kind: Kind,
+    pub kind: Kind,
+    /// Time to be Ready after the restart, or the device goes back; 0 for the agent's own
+    #[arg(long, value_name = "SECONDS", default_value_t)]
     #[serde(default)]
-    ready_seconds: u32,
+    pub ready_seconds: u32,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// What a bundle holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Kind {
+pub enum Kind {
+    /// The whole system.
     #[default]
     System,
+    /// The agent alone: its containers run on.
     Agent,
 }
 
@@ -111,18 +123,18 @@ pub(super) async fn install(
     request: Request<Incoming>,
     node: &mpsc::Sender<LocalRequest>,
 ) -> Result<String, Refused> {
-    let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
-    let bad = |e: String| Refused::new(StatusCode::BAD_REQUEST, format!("body: {e}"));
-    let body = body.map_err(|e| bad(e.to_string()))?.to_bytes();
-    let install: Install = serde_json::from_slice(&body).map_err(|e| bad(e.to_string()))?;
-    if !Path::new(&install.file).is_absolute() {
+    let body = read(request, MAX_BODY).await?;
+    let install: Install = serde_json::from_slice(&body)
+        .map_err(|e| Refused::new(StatusCode::BAD_REQUEST, format!("body: {e}")))?;
+    if !install.file.is_absolute() {
         return Err(Refused::field("file", "an absolute path is expected"));
     }
+    let file = install.file.display();
     let id = format!("local-{:016x}", rand::random::<u64>());
     let order = UpdateOrder {
         id: id.clone(),
         bundle: Some(Bundle {
-            url: format!("file://{}", install.file),
+            url: format!("file://{file}"),
             // What it is the bundle itself says.
             version: "local".to_owned(),
             kind: match install.kind {
@@ -138,6 +150,6 @@ pub(super) async fn install(
     ask(node, |answer| LocalRequest::Install { order, answer })
         .await?
         .map_err(|problem| Refused::new(StatusCode::CONFLICT, problem))?;
-    info!(order = %id, file = %install.file, "an update was asked for at the device");
+    info!(order = %id, %file, "an update was asked for at the device");
     Ok(json!({ "order": id }).to_string())
 }

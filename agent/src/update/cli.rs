@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use http_body_util::{BodyExt, Full};
 use hyper::header::HOST;
 use hyper::{Method, Request};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::bring::send;
-use crate::local::{DEFAULT_SOCKET, UpdateStatus};
+use crate::local::{DEFAULT_SOCKET, Install, UpdateStatus};
 
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -24,7 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, Subcommand)]
 pub enum Update {
     /// Install a bundle that is a file here, and restart into it
-    Install(Install),
+    Install {
+        /// What is asked for.
+        #[command(flatten)]
+        install: Install,
+        /// Which agent is asked.
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Say what the slots hold, and how far an update is
     Status {
         /// As one JSON object
@@ -34,31 +41,6 @@ pub enum Update {
         #[command(flatten)]
         agent: Agent,
     },
-}
-
-/// Flags of `update install`.
-#[derive(Debug, Clone, Args)]
-pub struct Install {
-    /// Signed bundle (.swu)
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// What it holds
-    #[arg(long, value_enum, default_value_t = Kind::System)]
-    pub kind: Kind,
-    /// Time to be Ready after the restart, or the device goes back; 0 for the agent's own
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    pub ready_seconds: u32,
-    #[command(flatten)]
-    agent: Agent,
-}
-
-/// What a bundle holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// The whole system.
-    System,
-    /// The agent alone: its containers run on.
-    Agent,
 }
 
 /// Which agent is asked.
@@ -84,19 +66,12 @@ pub async fn command(update: Update, out: &mut impl Write) -> anyhow::Result<()>
                 write!(out, "{}", lines(&status))
             }
         }
-        Update::Install(install) => {
-            let named = install.file.display();
+        Update::Install { mut install, agent } => {
+            let named = install.file.display().to_string();
             // The agent has another working directory.
-            let file = std::fs::canonicalize(&install.file).with_context(|| named.to_string())?;
-            let file = file
-                .to_str()
-                .ok_or_else(|| anyhow!("{named}: its name is no text"))?;
-            let body = json!({
-                "file": file,
-                "kind": match install.kind { Kind::System => "system", Kind::Agent => "agent" },
-                "readySeconds": install.ready_seconds,
-            });
-            let text = ask(&install.agent.local_socket, Method::POST, Some(body)).await?;
+            install.file = std::fs::canonicalize(&install.file).with_context(|| named.clone())?;
+            let body = serde_json::to_value(install).with_context(|| named)?;
+            let text = ask(&agent.local_socket, Method::POST, Some(body)).await?;
             let answer: Value = serde_json::from_str(&text).context("the agent's answer")?;
             let order = answer["order"].as_str().unwrap_or_default();
             writeln!(

@@ -25,7 +25,7 @@ mod worker;
 mod tests;
 
 pub use bring::{Failure, Patience};
-pub use cli::{Install, Update, command};
+pub use cli::{Update, command};
 pub use engine::{Action, EnginePhase, EngineState, Request, RootPart};
 pub use machine::{Ready, Task, Updates};
 pub use worker::{Told, Worker};
