@@ -121,7 +121,6 @@ impl<W: Workloads> Node<W> {
         if let Some(order) = &welcome.update {
             self.update_ordered(order, now);
         }
-        self.update_step(now);
         self.answer(batch, now, out);
         self.refresh(now);
         self.backfill(now, out);

@@ -263,7 +263,6 @@ impl<W: Workloads> Node<W> {
             self.store.sync(now.at);
             self.store.sync_telemetry(now.at);
             self.tell_of_the_store(now);
-            self.update_step(now);
             self.refresh(now);
             self.rollout_tick(now, out);
             self.backfill(now, out);

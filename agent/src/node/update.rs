@@ -73,8 +73,9 @@ impl<W: Workloads> Node<W> {
         self.update_step(now);
     }
 
-    /// Goes on, and keeps what has changed before anything is done about it.
-    pub(super) fn update_step(&mut self, now: Now) {
+    /// Goes on, and keeps what has changed before anything is done about it. Only what calls it changes an
+    /// update, so neither time nor a new link needs to.
+    fn update_step(&mut self, now: Now) {
         self.updates.step(self.ready());
         let kept = self.updates.kept();
         if same(kept, self.store.update()) {
