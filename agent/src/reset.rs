@@ -4,6 +4,9 @@
 //! It begins with a file, [`MARKER`], in the data directory, and ends when that file is gone. Whoever finds
 //! it there carries on: the agent when it starts, after a power cut at any moment; `hyperion-enrol`, which
 //! makes it where somebody asks for a reset from outside, for the settings that are its own.
+//!
+//! What root's part of updates keeps is what the device runs, not whose it is, and stays; an update that was
+//! under way is not gone on with, as nobody is left who asked for it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -216,6 +219,9 @@ mod tests {
         put("identity.json.new", "torn");
         fs::create_dir_all(dir.path().join("logs/shop/till")).unwrap();
         put("logs/shop/till/0.log", "secret");
+        fs::create_dir(dir.path().join("update")).unwrap();
+        put("update/u1.part", "half a bundle");
+        put("update/request", "do=install");
         std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
         dir
     }
@@ -261,6 +267,7 @@ mod tests {
         let order = [
             "store.redb",
             "logs",
+            "update",
             "link",
             "identity.json.new",
             identity::FILE,

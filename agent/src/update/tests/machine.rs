@@ -166,6 +166,22 @@ fn an_order_that_was_not_activated_can_be_dropped() {
 }
 
 #[test]
+fn an_update_that_a_factory_reset_forgot_is_cancelled_or_never_called_good() {
+    let mut updates = Updates::new(KeptUpdate::default());
+    for (phase, asks) in [
+        (EnginePhase::Installing, None),
+        (EnginePhase::Installed, Some(Action::Cancel)),
+        (EnginePhase::Trial, None),
+        (EnginePhase::RolledBack, None),
+    ] {
+        updates.engine(engine("of-the-fleet-before", phase));
+        updates.step(READY);
+        assert_eq!(asked(&updates, READY), asks, "{phase:?}");
+        assert_eq!(updates.state().unwrap().progress, None, "{phase:?}");
+    }
+}
+
+#[test]
 fn what_is_on_trial_ends_before_anything_else() {
     let mut updates = installed();
     updates.ordered(&order("u1", true)).unwrap();
