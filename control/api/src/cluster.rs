@@ -44,15 +44,28 @@ pub struct HyperionClusterSpec {
     /// Region in the provider's words: nodes of another one are not used.
     pub region: String,
     /// Name of a Secret in namespace hyperion-system whose key `kubeconfig` reaches the cluster.
-    /// Without one it is the cluster that holds this object.
+    /// Without one, and without `clusterProfile`, it is the cluster that holds this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubeconfig_secret: Option<String>,
+    /// A ClusterProfile (multicluster.x-k8s.io) that says where the cluster is; a credential plugin
+    /// of the control plane reaches it. Not beside `kubeconfigSecret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_profile: Option<ClusterProfileRef>,
     /// Labels of the nodes that are ours to use; all nodes where there are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
     /// What Karpenter may launch there; nothing where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
+}
+
+/// A ClusterProfile of the management cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ClusterProfileRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// Status of a cluster.

@@ -28,7 +28,7 @@ pub const REASON_MAINTENANCE: &str = "Maintenance";
 
 /// Accepted=True.
 pub const REASON_VALID: &str = "Valid";
-/// Accepted=False: the message names the field.
+/// Accepted=False of a workload or rollout, Ready=False of a cluster: the message names the field.
 pub const REASON_INVALID_SPEC: &str = "InvalidSpec";
 
 /// Placed=True.
@@ -112,6 +112,11 @@ pub const REASON_CONNECTING: &str = "Connecting";
 pub const REASON_SECRET_MISSING: &str = "SecretMissing";
 /// Ready=False of a cluster: the kubeconfig can't be read or used.
 pub const REASON_KUBECONFIG_INVALID: &str = "KubeconfigInvalid";
+/// Ready=False of a cluster: there is no ClusterProfile of that name, or no such kind.
+pub const REASON_PROFILE_MISSING: &str = "ProfileMissing";
+/// Ready=False of a cluster: its ClusterProfile offers no access that we have a plugin for, or one that
+/// can't be used.
+pub const REASON_PROFILE_UNUSABLE: &str = "ProfileUnusable";
 /// Ready=False of a cluster: its credential plugin gives none.
 pub const REASON_CREDENTIALS_FAILED: &str = "CredentialsFailed";
 /// Ready=False of a cluster: its API server does not answer.

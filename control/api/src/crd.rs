@@ -207,9 +207,24 @@ fn node_bounds() -> Vec<Bound> {
 
 fn cluster_bounds() -> Vec<Bound> {
     vec![
+        (
+            "spec",
+            rule(
+                "!(has(self.kubeconfigSecret) && has(self.clusterProfile))",
+                "kubeconfigSecret and clusterProfile can't both be set",
+            ),
+        ),
         ("spec.region", json!({ "minLength": 1, "maxLength": 64 })),
         (
             "spec.kubeconfigSecret",
+            json!({ "minLength": 1, "maxLength": 253 }),
+        ),
+        (
+            "spec.clusterProfile.namespace",
+            json!({ "pattern": LABEL_NAME, "maxLength": 63 }),
+        ),
+        (
+            "spec.clusterProfile.name",
             json!({ "minLength": 1, "maxLength": 253 }),
         ),
         ("spec.nodeSelector", json!({ "maxProperties": 64 })),
