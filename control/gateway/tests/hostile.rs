@@ -280,33 +280,13 @@ async fn a_peer_that_opens_a_connection_and_nothing_else_is_let_go() {
 #[tokio::test]
 async fn many_half_open_handshakes_do_not_keep_an_agent_out() {
     let scene = Scene::start().await;
-    // First packets of handshakes whose senders never answer: what a flood looks like.
-    let sink = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let relay = sink.local_addr().unwrap();
-    let transport = hyperion_link::transport::config(None, Duration::from_secs(30));
-    let fingerprint = scene.fleet.gateway.ca_fingerprint();
-    let config = hyperion_link::tls::client_config(&fingerprint, None, transport).unwrap();
-    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let mut attempts = Vec::new();
-    for _ in 0..600 {
-        let name = hyperion_link::transport::SERVER_NAME;
-        let attempt = endpoint.connect_with(config.clone(), relay, name).unwrap();
-        attempts.push(tokio::spawn(attempt));
-    }
-    let gateway = scene.fleet.gateway.local_addr();
-    let mut datagram = [0; 2048];
-    for _ in 0..600 {
-        let (len, _) = sink.recv_from(&mut datagram).await.unwrap();
-        sink.send_to(&datagram[..len], gateway).await.unwrap();
-    }
+    let attempts = scene.fleet.half_open(600).await;
     let began = std::time::Instant::now();
     let identity = scene.fleet.enrol().await;
     let mut link = scene.fleet.link(&identity);
     welcome(&mut link).await;
     assert!(began.elapsed() < Duration::from_secs(20));
-    for attempt in attempts {
-        attempt.abort();
-    }
+    drop(attempts);
     scene.unharmed().await;
 }
 

@@ -214,6 +214,23 @@ async fn a_fleet_comes_back_after_a_restart_and_not_in_step() {
     .await;
 }
 
+/// Peers that are in the middle of a handshake when a leader stops, or that answer late, keep their
+/// connections from draining; whoever leads next needs the address.
+#[tokio::test]
+async fn connections_that_have_not_drained_do_not_keep_the_address() {
+    let fleet = Fleet::start().await;
+    let _attempts = fleet.half_open(50).await;
+    // Behind those fifty.
+    fleet.enrol().await;
+    let address = fleet.gateway.local_addr();
+    fleet.gateway.shutdown().await;
+    let deadline = Instant::now() + Duration::from_millis(500);
+    while let Err(e) = std::net::UdpSocket::bind(address) {
+        assert!(Instant::now() < deadline, "{address}: {e}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_control_plane_that_died_is_noticed_by_its_successors_reset() {
     let fleet = Fleet::start().await;

@@ -1,7 +1,7 @@
 //! The gateway's end: accepts QUIC connections and feeds each request to a tonic service.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::body::{self, BoxError, ChannelBody};
 use crate::identity::peer_leaf;
@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(12);
 const MAX_WAITING: usize = 16_384;
 /// Life of a connection without a certificate: enough for an enrolment.
 const WITHOUT_CERTIFICATE: Duration = Duration::from_secs(60);
+/// Wait for connections to end, at the end.
+const DRAIN: Duration = Duration::from_secs(2);
 /// Socket buffers, bytes.
 const SOCKET_BUFFER: usize = 8 << 20;
 /// Connection ids, bytes: as many as quinn takes by itself.
@@ -139,8 +141,8 @@ impl<S> GrpcService for S where
 {
 }
 
-/// Accepts connections until `stop` is cancelled, then closes the endpoint and waits for its
-/// connections to end.
+/// Accepts connections until `stop` is cancelled, then closes the endpoint, waits a moment for its
+/// connections to end, and frees its address.
 pub async fn serve<S>(endpoint: quinn::Endpoint, service: S, stop: CancellationToken)
 where
     S: GrpcService + Clone,
@@ -175,7 +177,28 @@ where
         }
     }
     endpoint.close(0_u32.into(), b"control plane stops");
-    let _ = tokio::time::timeout(Duration::from_secs(2), endpoint.wait_idle()).await;
+    let _ = tokio::time::timeout(DRAIN, endpoint.wait_idle()).await;
+    if let Err(e) = leave_address(&endpoint) {
+        warn!(error = %e, "the address is taken until all connections have drained");
+    }
+}
+
+/// Gives up an endpoint's address, also where connections have not drained: each waits for three
+/// probe timeouts (RFC 9000, 10.2), which are minutes where a fleet came back all at once. They drain
+/// at another port.
+fn leave_address(endpoint: &quinn::Endpoint) -> std::io::Result<()> {
+    if endpoint.open_connections() == 0 {
+        return Ok(());
+    }
+    let any: IpAddr = match endpoint.local_addr()? {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // quinn keeps the socket before the last one.
+    for _ in 0..2 {
+        endpoint.rebind(std::net::UdpSocket::bind((any, 0))?)?;
+    }
+    Ok(())
 }
 
 /// Makes a connection of what came in, and serves it.

@@ -206,6 +206,28 @@ impl Fleet {
         Raw::open(self.quic(identity).await).await
     }
 
+    /// Begins so many handshakes whose senders never answer: what a flood looks like.
+    pub async fn half_open(&self, handshakes: usize) -> tokio::task::JoinSet<()> {
+        let sink = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let relay = sink.local_addr().unwrap();
+        let transport = transport::config(None, Duration::from_secs(30));
+        let config = tls::client_config(&self.gateway.ca_fingerprint(), None, transport).unwrap();
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut attempts = tokio::task::JoinSet::new();
+        for _ in 0..handshakes {
+            let name = transport::SERVER_NAME;
+            let attempt = endpoint.connect_with(config.clone(), relay, name).unwrap();
+            attempts.spawn(async { drop(attempt.await) });
+        }
+        let gateway = self.gateway.local_addr();
+        let mut datagram = [0; 2048];
+        for _ in 0..handshakes {
+            let (len, _) = sink.recv_from(&mut datagram).await.unwrap();
+            sink.send_to(&datagram[..len], gateway).await.unwrap();
+        }
+        attempts
+    }
+
     /// Proves that a healthy device is served: its telemetry arrives.
     pub async fn serves(&self, link: &Link) {
         let before = self.telemetry_received();
