@@ -2,6 +2,7 @@
 //! version or with the old one.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ pub struct Device {
     /// It says something that the control plane does not know.
     unsaid: bool,
     came: bool,
+    /// Between the order to restart and the hello after it.
     out: bool,
     sequence: u64,
 }
@@ -130,14 +132,27 @@ impl Device {
         for boot in 0_u32.. {
             let hello = {
                 let (said, node_id) = (self.said.clone(), identity.node_id.clone());
-                move || Hello {
-                    boot_id: format!("{node_id}-{boot}"),
-                    node_id: node_id.clone(),
-                    capabilities: Some(capabilities()),
-                    agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-                    telemetry_interval_ms: u32::try_from(INTERVAL.as_millis()).unwrap_or(u32::MAX),
-                    update: Some(said.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-                    ..Hello::default()
+                let out = AtomicBool::new(std::mem::take(&mut self.out));
+                let watcher = self.watcher.clone();
+                move || {
+                    let update = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    // From its hello on the control plane may count it as back.
+                    if out.swap(false, Ordering::Relaxed) {
+                        watcher.returns();
+                        if phase(&update) == Some(UpdatePhase::RolledBack) {
+                            watcher.ends(false);
+                        }
+                    }
+                    Hello {
+                        boot_id: format!("{node_id}-{boot}"),
+                        node_id: node_id.clone(),
+                        capabilities: Some(capabilities()),
+                        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+                        telemetry_interval_ms: u32::try_from(INTERVAL.as_millis())
+                            .unwrap_or(u32::MAX),
+                        update: Some(update),
+                        ..Hello::default()
+                    }
                 }
             };
             let mut link = hyperion_link::start(config.clone(), identity.clone(), Arc::new(hello));
@@ -219,12 +234,6 @@ impl Device {
         if !std::mem::replace(&mut self.came, true) {
             self.watcher.came();
         }
-        if std::mem::take(&mut self.out) {
-            self.watcher.returns();
-            if self.held() == Some(UpdatePhase::RolledBack) {
-                self.watcher.ends(false);
-            }
-        }
         // Hello was written before the connection was made, and may say what was so then.
         self.unsaid = true;
     }
@@ -298,7 +307,7 @@ impl Device {
     }
 
     fn held(&self) -> Option<UpdatePhase> {
-        self.state().progress.map(|p| p.phase())
+        phase(&self.state())
     }
 
     fn change(&mut self, change: impl FnOnce(&mut UpdateState)) {
@@ -333,6 +342,11 @@ impl Device {
     fn some(&mut self, (from, to): (f64, f64)) -> Duration {
         Duration::from_secs_f64(self.rng.random_range(from..to))
     }
+}
+
+/// The phase of the order that a device has.
+fn phase(state: &UpdateState) -> Option<UpdatePhase> {
+    state.progress.as_ref().map(UpdateProgress::phase)
 }
 
 /// It has an order, and has not restarted for it.
