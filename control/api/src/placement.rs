@@ -61,6 +61,10 @@ pub struct HyperionPlacementSpec {
     pub decided_by: String,
     /// Hash of the pod template that this placement runs.
     pub template_hash: String,
+    /// Priority of the replica when it was placed. What its class gave it stays, as a Pod's does; absent
+    /// where an older control plane placed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
     /// GPUs promised to the replica.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuAssignment>,

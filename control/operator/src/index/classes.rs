@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use tracing::warn;
 
-use super::{Index, Name, Priority};
+use super::{Index, Name, PlacementEntry, Priority, WorkloadEntry};
 
 /// Classes that every cluster has, and their values.
 const BUILT_IN: [(&str, i32); 2] = [
@@ -91,6 +91,11 @@ pub(crate) struct Ways {
     waits: BTreeMap<(Name, u32), Waits>,
 }
 
+/// The class that a workload's template names.
+fn named(workload: &WorkloadEntry) -> Option<&String> {
+    workload.template.as_ref().ok()?.class.as_ref()
+}
+
 impl Index {
     /// A class was made or changed.
     pub fn apply_class(&mut self, object: DeserializeGuard<PriorityClass>) {
@@ -146,12 +151,7 @@ impl Index {
     /// is given, the default.
     fn class(&self, workload: &Name) -> Option<Class> {
         let workload = self.workloads.get(workload)?;
-        let named = workload
-            .template
-            .as_ref()
-            .ok()
-            .and_then(|t| t.class.as_ref());
-        match named {
+        match named(workload) {
             Some(name) => self.classes.named(name),
             None if workload.object.spec.policy.priority == 0 => self.classes.default(),
             None => None,
@@ -161,8 +161,7 @@ impl Index {
     /// Why the class that a workload names does not say what it is; none where it does, or names none.
     #[must_use]
     pub(crate) fn without_class(&self, workload: &Name) -> Option<String> {
-        let held = self.workloads.get(workload)?;
-        let name = held.template.as_ref().ok()?.class.as_ref()?;
+        let name = named(self.workloads.get(workload)?)?;
         if self.classes.named(name).is_some() {
             return None;
         }
@@ -183,6 +182,26 @@ impl Index {
         workload.map_or(0, |w| w.object.spec.policy.priority)
     }
 
+    /// What [`Index::rank`] says, where it is known.
+    #[must_use]
+    pub(crate) fn known_rank(&self, workload: &Name) -> Option<i32> {
+        let known = self.without_class(workload).is_none();
+        known.then(|| self.rank(workload))
+    }
+
+    /// Priority of a replica that has a place: what its class was worth when it was placed, as a Pod
+    /// keeps its own, whatever became of the class or the default since. `spec.policy.priority` is the
+    /// workload's own, and counts as it is now.
+    #[must_use]
+    pub(crate) fn rank_of(&self, entry: &PlacementEntry) -> i32 {
+        let workload = entry.workload();
+        let own = self.workloads.get(&workload).filter(|w| named(w).is_none());
+        let own = own.map(|w| w.object.spec.policy.priority);
+        own.filter(|own| *own != 0)
+            .or(entry.spec.priority)
+            .unwrap_or_else(|| self.rank(&workload))
+    }
+
     /// Its priority, where replicas of lower priority make room for this workload: only a class says
     /// that they do.
     #[must_use]
@@ -201,7 +220,8 @@ impl Index {
     ) {
         let rank = self.rank(&to.0);
         for other in &others {
-            let mine = self.rank(&other.0);
+            let placed = self.placement(&other.0, other.1);
+            let mine = placed.map_or(0, |entry| self.rank_of(entry));
             let text = format!(
                 "it gives way on node {node} to replica {} of {}, whose priority is {rank} and not {mine}",
                 to.1, to.0

@@ -189,6 +189,7 @@ impl Pass<'_> {
         let generation = held.map_or(0, |h| h.spec.generation).max(highest) + 1;
         let mut spec = placement_spec(&self.name, workload, template, replica, generation, decided);
         spec.launch = Some(self.launch(template, &decided.node));
+        spec.priority = self.index.known_rank(&self.name);
         let held = held.cloned();
         self.spend(replica);
         self.remember(template, replica, generation, decided);
@@ -321,6 +322,7 @@ fn placement_spec(
         generation,
         decided_by: DECIDED_BY.to_owned(),
         template_hash: template.hash.clone(),
+        priority: None,
         gpus: choice
             .gpus
             .iter()

@@ -150,18 +150,18 @@ fn has_none(why: &Why) -> bool {
 fn least_loss(index: &Index, request: &Request, rank: i32) -> Option<(String, Vec<At>)> {
     let mut by_node: BTreeMap<&str, Vec<(i32, At)>> = BTreeMap::new();
     for (name, workload) in &index.workloads {
-        let its = index.rank(name);
-        // One that can't be read can't be placed elsewhere, and without its class its rank is not known.
+        // One that can't be read can't be placed elsewhere, and nor can one whose class is not there.
         let unsure = workload.template.is_err()
             || index.broken.contains_key(name)
             || index.without_class(name).is_some();
-        if its >= rank || unsure || workload.object.spec.policy.exclusive || workload.deleting() {
+        if unsure || workload.object.spec.policy.exclusive || workload.deleting() {
             continue;
         }
         for entry in index.placements_of(name) {
             let at = (name.clone(), entry.key.index);
+            let its = index.rank_of(entry);
             let stays = entry.takes_room() && entry.stopping.is_none() && !entry.moving;
-            if stays && index.gives_way(&at).is_none() {
+            if stays && its < rank && index.gives_way(&at).is_none() {
                 by_node.entry(&entry.spec.node).or_default().push((its, at));
             }
         }

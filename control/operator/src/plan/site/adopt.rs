@@ -130,6 +130,7 @@ impl Pass<'_> {
             generation,
             decided_by: by,
             template_hash,
+            priority: self.index.known_rank(&self.name),
             gpus,
             hourly_cost: round(features.hourly_cost.unwrap_or(0.0)),
             launch: Some(self.launch(template, node)),

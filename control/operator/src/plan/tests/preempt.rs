@@ -244,6 +244,53 @@ fn nobody_gives_way_to_an_equal_or_to_one_that_waits_and_exclusive_ones_never_do
     }
 }
 
+fn delete_class(w: &mut World, name: &str) {
+    let gone = json!({ "metadata": { "name": name }, "value": 0 });
+    w.index.delete_class(&guard(&gone));
+    w.settle();
+}
+
+#[test]
+fn what_runs_keeps_the_priority_that_it_was_placed_with() {
+    let mut w = world();
+    class(&mut w, "usual", 5000, json!({ "globalDefault": true }));
+    w.node("n1", json!({}), 0);
+    named(&mut w, "default", "w", service(4, "i"));
+    // The default goes, and this control plane is one that never knew it.
+    delete_class(&mut w, "usual");
+    let mut w = w.restart();
+    w.index.reset_classes(Vec::new());
+    named(&mut w, "default", "w", service(4, "i"));
+    w.node("n1", json!({}), 0);
+    class(&mut w, "high", 1000, json!({}));
+    assert_eq!(w.index.rank(&World::name()), 0);
+    named(&mut w, "team", "big", large(1, "high"));
+    assert_eq!((w.stopped.len(), placed(&w, "team", "big")), (0, 0));
+    assert_eq!(why(&w, "team", "big").0, "Unplaceable");
+    // A default that comes later does not lift what runs, either.
+    class(&mut w, "highest", 9000, json!({}));
+    class(&mut w, "later", 9500, json!({ "globalDefault": true }));
+    named(&mut w, "team", "big", large(1, "highest"));
+    assert_eq!(w.stopped.len(), 1);
+    let note = w.events.iter().find(|(r, _)| *r == "Preempted");
+    let note = &note.unwrap().1;
+    assert!(note.contains("priority is 9000 and not 5000"), "{note}");
+}
+
+#[test]
+fn a_priority_of_its_own_counts_as_it_is_now() {
+    let mut w = world();
+    w.node("n1", json!({}), 0);
+    let own = |priority: i32| with_policy(service(4, "i"), json!({ "priority": priority }));
+    named(&mut w, "team", "own", own(7));
+    named(&mut w, "team", "own", own(1000));
+    named(&mut w, "team", "big", large(1, "high"));
+    assert_eq!(w.stopped.len(), 0);
+    named(&mut w, "team", "own", own(999));
+    named(&mut w, "team", "other", large(1, "high"));
+    assert_eq!(w.stopped.len(), 1);
+}
+
 #[test]
 fn the_least_is_lost() {
     let mut w = world();
