@@ -242,6 +242,7 @@ pub async fn start(
         .state
         .set_latency(hyperion_providers::latency_matrix());
     tokio::spawn(nodes::tell_sites(shared.clone(), stop.clone()));
+    tokio::spawn(notices::take_back(shared.clone(), stop.clone()));
     tokio::spawn(nodes::watch(config.client, shared.clone(), stop.clone()));
     let service = AgentServiceServer::new(AgentEndpoint::new(shared.clone()))
         .max_decoding_message_size(transport::MAX_FROM_AGENT);

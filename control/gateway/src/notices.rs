@@ -1,17 +1,29 @@
 //! What a node says that its cloud is about to do to it, made sane and noted in its status.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use hyperion_api::conditions;
 use hyperion_api::node::HyperionNodeStatus;
 use hyperion_proto::agent_v1::{InterruptionKind, Interruptions};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
-use crate::service::printable;
+use crate::GatewayEvent;
+use crate::measuring::AGED;
+use crate::service::{Shared, printable};
 
 /// Notices of one node that are taken.
 const MOST: usize = 16;
 /// Longest text of one, characters.
 const LONGEST: usize = 200;
+/// A machine whose end is told further ahead is taken to end then.
+const FAR: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Time between two looks at whether notices still hold.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What is about to happen to a node, the worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +92,101 @@ pub fn worst(notices: &[Notice]) -> Option<&Notice> {
         .min_by(|a, b| b.kind.cmp(&a.kind).then(due(a).cmp(&due(b))))
 }
 
+/// Nodes of clusters with notices. What an agent said stands while it is heard, and some time longer; but
+/// one that was taken away is not there to say that the machine stays, and its node would never take
+/// anything again.
+#[derive(Debug, Default)]
+pub struct Noticed {
+    by_node: HashMap<String, Stands>,
+}
+
+#[derive(Debug)]
+struct Stands {
+    /// When all of it is due; of one without a time when it was said.
+    until: Instant,
+    /// Since when its agent is silent.
+    silent: Option<Instant>,
+}
+
+impl Noticed {
+    /// A node's agent said these, the whole.
+    pub fn said(&mut self, node: &str, notices: &[Notice], now: Instant, clock: Timestamp) {
+        let left = |at: Timestamp| {
+            let left = at.as_millisecond().saturating_sub(clock.as_millisecond());
+            Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(FAR)
+        };
+        let due = notices
+            .iter()
+            .map(|n| n.deadline.map_or(now, |at| now + left(at)));
+        match due.max() {
+            Some(until) => {
+                let stands = Stands {
+                    until,
+                    silent: None,
+                };
+                self.by_node.insert(node.to_owned(), stands);
+            }
+            None => self.forget(node),
+        }
+    }
+
+    /// Its agent is heard again. It says the whole anew.
+    pub fn heard(&mut self, node: &str) {
+        if let Some(stands) = self.by_node.get_mut(node) {
+            stands.silent = None;
+        }
+    }
+
+    /// Its agent is silent.
+    pub fn silent(&mut self, node: &str, now: Instant) {
+        if let Some(stands) = self.by_node.get_mut(node) {
+            stands.silent = Some(now);
+        }
+    }
+
+    /// Nothing is kept of a node.
+    pub fn forget(&mut self, node: &str) {
+        self.by_node.remove(node);
+    }
+
+    /// A node whose notices hold no longer: they are overdue, and nobody has said them, for [`AGED`].
+    pub fn take_lapsed(&mut self, now: Instant) -> Option<String> {
+        let aged = |since: Instant| now.saturating_duration_since(since) >= AGED;
+        let mut all = self.by_node.iter();
+        let lapsed = all.find(|(_, s)| aged(s.until) && s.silent.is_some_and(aged));
+        let node = lapsed.map(|(node, _)| node.clone())?;
+        self.forget(&node);
+        Some(node)
+    }
+}
+
+/// Takes notices back that hold no longer, until `stop`.
+pub async fn take_back(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(LOOK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        while let Ok(room) = shared.events.reserve().await {
+            let told = shared.state.lapse_notices(Instant::now(), |node| {
+                info!(
+                    node,
+                    "its notices are overdue, and no agent says them any more"
+                );
+                room.send(GatewayEvent::Notices {
+                    node,
+                    notices: Vec::new(),
+                });
+            });
+            if !told {
+                break;
+            }
+        }
+    }
+}
+
 /// Notes them in the node's status; true where that is new.
 pub fn note(status: &mut HyperionNodeStatus, notices: &[Notice]) -> bool {
     let mut held = status.conditions.iter();
@@ -121,6 +228,48 @@ mod tests {
     use hyperion_proto::agent_v1::Interruption;
 
     use super::*;
+
+    #[test]
+    fn notices_outlive_their_agent_until_they_are_overdue() {
+        let (start, clock) = (Instant::now(), Timestamp::now());
+        let notice = |deadline: Option<Duration>| Notice {
+            kind: NoticeKind::Spot,
+            deadline: deadline.map(|after| clock + after),
+            id: String::new(),
+            detail: String::new(),
+        };
+        let hour = Duration::from_secs(3600);
+        let mut noticed = Noticed::default();
+        let says = |noticed: &mut Noticed, notices: &[Notice]| {
+            noticed.said("east.n1", notices, start, clock);
+        };
+        says(&mut noticed, &[notice(None), notice(Some(hour))]);
+        // As long as it is heard it is right, however late its cloud is.
+        assert_eq!(noticed.take_lapsed(start + hour * 24), None);
+        noticed.silent("east.n1", start);
+        assert_eq!(noticed.take_lapsed(start + hour), None);
+        noticed.heard("east.n1");
+        assert_eq!(noticed.take_lapsed(start + hour * 24), None);
+        noticed.silent("east.n1", start + hour * 2);
+        assert_eq!(noticed.take_lapsed(start + hour * 2), None);
+        let lapsed = noticed.take_lapsed(start + hour * 2 + AGED);
+        assert_eq!(lapsed.as_deref(), Some("east.n1"));
+        assert_eq!(noticed.take_lapsed(start + hour * 24), None, "once");
+        // Without a time it is the silence that counts.
+        says(&mut noticed, &[notice(None)]);
+        noticed.silent("east.n1", start);
+        assert_eq!(noticed.take_lapsed(start + AGED / 2), None);
+        assert!(noticed.take_lapsed(start + AGED).is_some());
+        // Withdrawn, and of a node that is gone.
+        says(&mut noticed, &[notice(None)]);
+        says(&mut noticed, &[]);
+        noticed.silent("east.n1", start);
+        assert_eq!(noticed.take_lapsed(start + AGED), None);
+        says(&mut noticed, &[notice(None)]);
+        noticed.silent("east.n1", start);
+        noticed.forget("east.n1");
+        assert_eq!(noticed.take_lapsed(start + AGED), None);
+    }
 
     fn said(kind: i32, deadline_unix_ms: i64, detail: &str) -> Interruption {
         Interruption {

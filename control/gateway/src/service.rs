@@ -568,10 +568,13 @@ impl Session {
 
     /// Takes a message of an agent that only measures; gives it back where it is to be taken like any
     /// agent's.
-    async fn measured(&self, body: Body) -> Option<Body> {
+    async fn measured(&self, body: Body, id: u64) -> Option<Body> {
         match measuring::said(body) {
             Said::Usual(body) => return Some(*body),
-            Said::Notices(Some(said)) => drop(self.notices(&said).await),
+            Said::Notices(Some(said)) => {
+                let notices = self.notices(&said).await;
+                self.shared.state.notices(&self.node, id, &notices);
+            }
             Said::Notices(None) => {}
             Said::Refused(what) => self.shared.metrics.refuse(what),
         }
@@ -653,7 +656,7 @@ impl Session {
             }
         };
         let body = if self.measures {
-            match self.measured(body).await {
+            match self.measured(body, id).await {
                 Some(body) => body,
                 None => return Ok(()),
             }

@@ -15,11 +15,13 @@ use hyperion_proto::agent_v1::{
     StopReplica, StreamMessage, TakenRecord, UpdateOrder, Welcome,
 };
 use hyperion_proto::domain::{ReplicaKey, Telemetry};
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::logs::{LogChunks, LogSinks};
 use crate::measuring::AGED;
+use crate::notices::{Notice, Noticed};
 use crate::policies::{self, DevicePolicy};
 use crate::sites::{Member, Sites};
 
@@ -97,6 +99,8 @@ struct Inner {
     of_clusters: HashSet<String>,
     /// Nodes of clusters whose agent has gone silent, and when.
     silent: HashMap<String, Instant>,
+    /// What their agents said of interruptions.
+    notices: Noticed,
     sites: Sites,
     /// The first list of all nodes has been read: sites are known as a whole.
     listed: bool,
@@ -197,6 +201,7 @@ impl State {
         (live.version, live.connected, live.last, live.memory_total) =
             (version, true, now, new.memory_total);
         inner.silent.remove(node);
+        inner.notices.heard(node);
         opened();
         inner.greet(node);
         Admission::Open(id)
@@ -211,7 +216,9 @@ impl State {
         }
         inner.sessions.remove(node);
         if inner.of_clusters.contains(node) {
-            inner.silent.insert(node.to_owned(), Instant::now());
+            let now = Instant::now();
+            inner.silent.insert(node.to_owned(), now);
+            inner.notices.silent(node, now);
         }
         inner.logs.node_down(node);
         inner.version += 1;
@@ -248,6 +255,23 @@ impl State {
                 inner.measured.insert(node.to_owned(), utilization);
             }
         }
+    }
+
+    /// Takes what an agent that measures a cluster's node said of interruptions.
+    pub fn notices(&self, node: &str, id: u64, notices: &[Notice]) {
+        let mut inner = self.lock();
+        if inner.session(node, id).is_some() {
+            let (now, clock) = (Instant::now(), Timestamp::now());
+            inner.notices.said(node, notices, now, clock);
+        }
+    }
+
+    /// Tells of a node whose notices hold no longer; false where there is none. `tell` is called with the
+    /// lock held, see [`State::open`]: what its next session says comes after it.
+    pub fn lapse_notices(&self, now: Instant, tell: impl FnOnce(String)) -> bool {
+        let mut inner = self.lock();
+        let lapsed = inner.notices.take_lapsed(now);
+        lapsed.map(tell).is_some()
     }
 
     /// See [`crate::Gateway::live_since`].
@@ -552,6 +576,7 @@ impl State {
         inner.nodes.remove(node);
         inner.of_clusters.remove(node);
         inner.silent.remove(node);
+        inner.notices.forget(node);
         inner.sites.remove(node);
         inner.live.remove(node);
         inner.desired.remove(node);
