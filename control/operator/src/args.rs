@@ -96,6 +96,9 @@ pub struct Args {
     /// File with what it is asked (YAML); by default what node_exporter measures
     #[arg(long, value_name = "FILE", requires = "prometheus")]
     pub prometheus_queries: Option<PathBuf>,
+    /// File with the credential plugins for clusters that ClusterProfiles name (JSON or YAML)
+    #[arg(long, value_name = "FILE")]
+    pub cluster_profile_providers: Option<PathBuf>,
     /// Form of the log lines on standard error
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::apply::{self, Applied};
+use crate::clusters::plugins::Plugins;
 use crate::clusters::{self, Clusters, proof};
 use crate::cost::Meter;
 use crate::decider::source::{self, Asked, Chosen, Map};
@@ -77,6 +78,8 @@ pub struct Leader {
     pub reconsider: Option<Duration>,
     /// Where outcomes of placements go.
     pub recorder: Recorder,
+    /// Credential plugins for clusters that ClusterProfiles name.
+    pub plugins: Arc<Plugins>,
     /// Live prices, where there are feeds.
     pub prices: Option<latest::Receiver<Arc<Prices>>>,
     /// Measurements of nodes without an agent, where somebody makes them.
@@ -126,7 +129,8 @@ pub async fn run(
     let mut maps = source::watch(&leader.client, stop.clone());
     let publisher = events::start(leader.client.clone(), &leader.identity, stop.clone());
     let home = leader.client.clone();
-    let (clusters, mut machines) = clusters::start(home, publisher.clone(), stop.clone());
+    let plugins = leader.plugins.clone();
+    let (clusters, mut machines) = clusters::start(home, plugins, publisher.clone(), stop.clone());
     leader.directory.set_clusters(clusters.clone());
     if let Some(proofs) = leader.gateway.proofs() {
         let (clusters, publisher) = (clusters.clone(), publisher.clone());

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::args::{Args, LogFormat};
+use crate::clusters::plugins::Plugins;
 use crate::decider::source::Asked;
 use crate::directory::{Directory, Role};
 use crate::endpoint::Pod;
@@ -62,8 +63,11 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         prometheus,
         prometheus_token,
         prometheus_queries,
+        cluster_profile_providers,
         log_format: _,
     } = args;
+    let plugins = cluster_profile_providers.map(|file| Plugins::read(&file));
+    let plugins = Arc::new(plugins.transpose()?.unwrap_or_default());
     let sources = price_feed
         .iter()
         .map(|wanted| Source::standard(wanted, &price_region));
@@ -138,6 +142,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         explore,
         reconsider: (!reconsider.is_zero()).then_some(reconsider),
         recorder,
+        plugins,
         prices,
         measured,
     };
@@ -246,6 +251,7 @@ struct Control {
     explore: f64,
     reconsider: Option<Duration>,
     recorder: Recorder,
+    plugins: Arc<Plugins>,
     prices: Option<Feeds>,
     measured: Option<Elsewhere>,
 }
@@ -342,6 +348,7 @@ impl Control {
             explore: self.explore,
             reconsider: self.reconsider,
             recorder: self.recorder.clone(),
+            plugins: self.plugins.clone(),
             prices: self.prices.as_ref().map(Feeds::prices),
             measured: self.measured.clone(),
         };

@@ -111,6 +111,31 @@ async fn a_port_that_is_taken_is_named() {
 }
 
 #[tokio::test]
+async fn a_bad_file_of_credential_plugins_is_named() {
+    let addresses = Addresses::new();
+    let file = addresses.dir.path().join("providers.json");
+    let flag = format!("--cluster-profile-providers={}", file.display());
+    for (text, why) in [
+        (None, "No such file"),
+        (Some("{ \"providers\": ["), "did not find expected"),
+        (Some("{ \"providers\": [] }"), "there is none"),
+    ] {
+        if let Some(text) = text {
+            std::fs::write(&file, text).unwrap();
+        }
+        let mut args = addresses.args();
+        args.push(flag.clone());
+        let (code, line) = ends(&args).await;
+        assert_eq!(code, Some(1), "{line}");
+        let begin = format!(
+            "hyperion-control: --cluster-profile-providers {}: ",
+            file.display()
+        );
+        assert!(line.starts_with(&begin) && line.contains(why), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_bad_kubeconfig_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("kubeconfig");

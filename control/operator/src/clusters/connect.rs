@@ -1,31 +1,23 @@
-//! How a cluster is reached, and what keeps it from being reached, in words that a person can act on.
+//! Whether a cluster answers, and what keeps it from being used, in words that a person can act on.
 
+use std::error::Error;
 use std::time::Duration;
 
 use http::Request;
 use http::header::{ACCEPT, DATE};
-use hyperion_api::cluster::HyperionCluster;
-use hyperion_api::{NAMESPACE, conditions};
+use hyperion_api::conditions;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
-use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PostParams};
-use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::client::{AuthError, Body};
 
-/// Key of the Secret.
-pub const KEY: &str = "kubeconfig";
 /// Time for one answer.
 pub const ANSWER: Duration = Duration::from_secs(4);
-/// Time for a credential plugin: those of the clouds ask a server of theirs.
-const PLUGIN: Duration = Duration::from_secs(20);
 /// Clocks that are further apart are told of.
 const SKEW: Duration = Duration::from_secs(60);
-/// Kubeconfigs are a few kilobytes.
-const MOST: usize = 256 * 1024;
 /// What is done in a cluster: without the first four nothing is known of it, and without the others
 /// nothing can be placed there.
 const RIGHTS: &[(&str, &str)] = &[
@@ -49,7 +41,7 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),
@@ -62,95 +54,6 @@ impl Trouble {
 pub struct Answer {
     /// How far its clock is from ours, where that is worth telling.
     pub skew: Option<String>,
-}
-
-/// A client, and the version of the Secret that it was made of; empty for the cluster that holds the
-/// object.
-pub struct Link {
-    /// The client.
-    pub client: kube::Client,
-    /// `resourceVersion` of the Secret.
-    pub secret: String,
-}
-
-/// Makes a client for a cluster; asks nothing of it.
-///
-/// # Errors
-/// The Secret or what is in it.
-pub async fn link(home: &kube::Client, cluster: &HyperionCluster) -> Result<Link, Trouble> {
-    let Some(name) = cluster.spec.kubeconfig_secret.as_deref() else {
-        return Ok(Link {
-            client: home.clone(),
-            secret: String::new(),
-        });
-    };
-    let secrets: Api<Secret> = Api::namespaced(home.clone(), NAMESPACE);
-    let read = tokio::time::timeout(ANSWER, secrets.get_opt(name)).await;
-    let missing = |what: &str| {
-        Trouble::new(
-            conditions::REASON_SECRET_MISSING,
-            format!("Secret {NAMESPACE}/{name} {what}"),
-        )
-    };
-    let secret = match read {
-        Ok(Ok(Some(secret))) => secret,
-        Ok(Ok(None)) => return Err(missing("does not exist")),
-        Ok(Err(e)) => return Err(missing(&format!("can't be read: {}", plain(&e)))),
-        Err(_) => return Err(missing("can't be read: no answer")),
-    };
-    let bytes = secret.data.as_ref().and_then(|d| d.get(KEY));
-    let Some(bytes) = bytes else {
-        return Err(missing(&format!("has no key {KEY}")));
-    };
-    let invalid = |what: String| {
-        Trouble::new(
-            conditions::REASON_KUBECONFIG_INVALID,
-            format!("Secret {NAMESPACE}/{name}, key {KEY}: {what}"),
-        )
-    };
-    if bytes.0.len() > MOST {
-        return Err(invalid(format!("more than {} KiB", MOST / 1024)));
-    }
-    let text = std::str::from_utf8(&bytes.0).map_err(|_| invalid("is no text".to_owned()))?;
-    // Errors of the parser repeat lines of the file, which has credentials in it.
-    let read = Kubeconfig::from_yaml(text).map_err(|_| invalid("is no kubeconfig".to_owned()))?;
-    let mut config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-        .await
-        .map_err(|e| invalid(e.to_string()))?;
-    config.connect_timeout = Some(ANSWER);
-    // Watches end by themselves before; nothing else takes this long.
-    config.read_timeout = Some(Duration::from_secs(330));
-    // A credential plugin is run here, and not all answer at once.
-    let made = tokio::task::spawn_blocking(move || kube::Client::try_from(config));
-    let client = match tokio::time::timeout(PLUGIN, made).await {
-        Ok(Ok(Ok(client))) => client,
-        Ok(Ok(Err(kube::Error::Auth(e)))) => return Err(credentials(&e)),
-        Ok(Ok(Err(e))) => return Err(invalid(plain(&e))),
-        Ok(Err(_)) => return Err(invalid("can't be used".to_owned())),
-        Err(_) => {
-            let message = format!("the credential plugin did not answer within {PLUGIN:?}");
-            return Err(Trouble::new(conditions::REASON_CREDENTIALS_FAILED, message));
-        }
-    };
-    Ok(Link {
-        client,
-        secret: secret.metadata.resource_version.unwrap_or_default(),
-    })
-}
-
-/// The version of the Secret now; none where that can't be told.
-pub async fn secret_now(home: &kube::Client, cluster: &HyperionCluster) -> Option<String> {
-    let Some(name) = cluster.spec.kubeconfig_secret.as_deref() else {
-        return Some(String::new());
-    };
-    let secrets: Api<Secret> = Api::namespaced(home.clone(), NAMESPACE);
-    let read = tokio::time::timeout(ANSWER, secrets.get_metadata_opt(name)).await;
-    match read {
-        Ok(Ok(Some(secret))) => secret.metadata.resource_version,
-        // It was deleted, and with it our right to be there.
-        Ok(Ok(None)) => Some("deleted".to_owned()),
-        _ => None,
-    }
 }
 
 /// Asks for one node: it shows that the API server answers, and that it knows us.
@@ -266,18 +169,35 @@ fn forbidden(verb: &str, resource: &str) -> Trouble {
     Trouble::new(conditions::REASON_FORBIDDEN, message)
 }
 
-fn credentials(error: &kube::client::AuthError) -> Trouble {
-    // What a plugin printed may be secret.
+/// What a credential plugin did wrong. What it printed may be secret, and so may the variables and
+/// arguments that it was started with: kube-rs has them in its words.
+pub(super) fn credentials(error: &AuthError, program: Option<&str>) -> Trouble {
+    let plugin = match program {
+        Some(program) => format!("credential plugin {program}"),
+        None => "the credential plugin".to_owned(),
+    };
     let message = match error {
-        kube::client::AuthError::AuthExecRun { cmd, out } => {
-            format!("credential plugin {cmd} failed: {}", out.status)
-        }
-        kube::client::AuthError::AuthExecParse(_) => {
-            "the credential plugin's answer can't be read".to_owned()
+        AuthError::AuthExecRun { out, .. } => format!("{plugin} failed: {}", out.status),
+        AuthError::AuthExecStart(e) => format!("{plugin} can't be run: {e}"),
+        AuthError::AuthExecParse(_) | AuthError::ExecPluginFailed => {
+            format!("{plugin} gave an answer that can't be read")
         }
         other => other.to_string(),
     };
     Trouble::new(conditions::REASON_CREDENTIALS_FAILED, message)
+}
+
+/// Where it was credentials that failed: when a client is made, or later, when they are renewed.
+fn of_credentials<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a AuthError> {
+    let mut cause = Some(error);
+    while let Some(e) = cause {
+        let found = e.downcast_ref::<AuthError>();
+        if found.is_some() {
+            return found;
+        }
+        cause = e.source();
+    }
+    None
 }
 
 /// A failure in words.
@@ -288,19 +208,24 @@ pub fn trouble(error: &kube::Error) -> Trouble {
         kube::Error::Api(status) if status.code == 403 => {
             Trouble::new(conditions::REASON_FORBIDDEN, status.message.clone())
         }
-        kube::Error::Auth(e) => credentials(e),
-        other => Trouble::new(conditions::REASON_UNREACHABLE, plain(other)),
+        other => match of_credentials(other) {
+            Some(e) => credentials(e, None),
+            None => Trouble::new(conditions::REASON_UNREACHABLE, plain(other)),
+        },
     }
 }
 
-/// An error with its causes, on one line, each said once.
+/// An error with its causes, on one line, each said once; nothing of credentials.
 #[must_use]
-pub fn plain(error: &kube::Error) -> String {
-    let mut text = match error {
-        kube::Error::Api(status) => return status.message.clone(),
-        other => other.to_string(),
-    };
-    let mut cause = std::error::Error::source(error);
+pub fn plain(error: &(dyn Error + 'static)) -> String {
+    if let Some(e) = of_credentials(error) {
+        return credentials(e, None).message;
+    }
+    if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+        return status.message.clone();
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
     while let Some(e) = cause {
         let more = e.to_string();
         if !text.contains(&more) {
@@ -328,5 +253,30 @@ mod tests {
             Some("its API server's clock is 10m behind ours")
         );
         assert_eq!(skew("yesterday", now), None);
+    }
+
+    #[test]
+    fn what_a_plugin_printed_and_was_started_with_is_not_said() {
+        let error = || {
+            let mut plugin = std::process::Command::new("/bin/sh");
+            plugin.args(["-c", "echo SECRET; echo SECRET >&2; exit 3"]);
+            AuthError::AuthExecRun {
+                cmd: "PASSWORD=\"SECRET\" \"/bin/sh\"".to_owned(),
+                out: Box::new(plugin.output().unwrap()),
+            }
+        };
+        let first = credentials(&error(), Some("/bin/sh"));
+        assert_eq!(
+            first.message,
+            "credential plugin /bin/sh failed: exit status: 3"
+        );
+        // When they are renewed, and in the words of a watch.
+        let renewed = || kube::Error::Service(Box::new(error()));
+        let later = trouble(&renewed());
+        assert_eq!(later.reason, conditions::REASON_CREDENTIALS_FAILED);
+        let watch = kube::runtime::watcher::Error::WatchStartFailed(renewed());
+        for said in [later.message, plain(&renewed()), plain(&watch)] {
+            assert_eq!(said, "the credential plugin failed: exit status: 3");
+        }
     }
 }

@@ -12,17 +12,23 @@
 //! - [`state`]: what is known of a cluster and what has to be done, as a plain struct. No I/O.
 //! - [`claims`]: machines that Karpenter launches there.
 //! - [`proof`]: which node an agent is on that measures it.
-//! - [`connect`]: how a cluster is reached; [`task`] and [`session`]: its task; [`writes`]: Pods;
-//!   [`objects`]: HyperionNodes; [`health`]: its status; [`logs`]: what Pods write.
+//! - [`profile`]: ClusterProfiles as kubeconfigs, with the credential plugins of [`plugins`]. No I/O
+//!   but the file of the latter.
+//! - [`access`]: what a cluster is reached with; [`connect`]: whether it answers; [`task`] and
+//!   [`session`]: its task; [`writes`]: Pods; [`objects`]: HyperionNodes; [`health`]: its status;
+//!   [`logs`]: what Pods write.
 //! - here: which clusters there are, and which of them an order is for.
 
+mod access;
 pub mod claims;
 pub mod connect;
 pub mod health;
 pub mod logs;
 pub mod node;
 pub mod objects;
+pub mod plugins;
 pub mod pod;
+mod profile;
 pub mod proof;
 mod session;
 pub mod state;
@@ -53,6 +59,7 @@ use tracing::{info, warn};
 use crate::events::{Note, Publisher};
 use crate::index::Heard;
 use claims::Wants;
+use plugins::Plugins;
 
 pub use state::{Event, Order};
 
@@ -251,6 +258,7 @@ impl Clusters {
 #[must_use]
 pub fn start(
     home: kube::Client,
+    plugins: Arc<Plugins>,
     publisher: Publisher,
     stop: CancellationToken,
 ) -> (Clusters, mpsc::Receiver<Event>) {
@@ -258,6 +266,7 @@ pub fn start(
     let (events, receiver) = mpsc::channel(EVENTS);
     let manager = Manager {
         home,
+        plugins,
         clusters: clusters.clone(),
         events,
         publisher,
@@ -276,6 +285,7 @@ struct Task {
 
 struct Manager {
     home: kube::Client,
+    plugins: Arc<Plugins>,
     clusters: Clusters,
     events: mpsc::Sender<Event>,
     publisher: Publisher,
@@ -375,6 +385,7 @@ impl Manager {
         let publisher = self.publisher.clone();
         let task = task::Cluster {
             home: self.home.clone(),
+            plugins: self.plugins.clone(),
             clusters: self.clusters.clone(),
             object: receiver,
             orders,

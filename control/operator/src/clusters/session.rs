@@ -17,8 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
+use super::access::{self, Link};
 use super::claims::{Claims, Said};
-use super::connect::{self, Answer, Link, Rights, Trouble};
+use super::connect::{self, Answer, Rights, Trouble};
+use super::plugins::Plugins;
 use super::pod::LABEL_OWNER;
 use super::state::Event;
 use super::task::{Cluster, End};
@@ -27,7 +29,7 @@ use crate::index::{Heard, Market};
 
 /// How often it is asked whether it is still there.
 const CHECK: Duration = Duration::from_secs(3);
-/// Every so many checks its Secret and our rights are looked at, too.
+/// Every so many checks its Secret or ClusterProfile and our rights are looked at, too.
 const DEEP: u32 = 10;
 /// It is out of reach when it has not answered for so long.
 const LOST: Duration = Duration::from_secs(10);
@@ -62,7 +64,8 @@ struct Checked {
     answer: Result<Answer, Trouble>,
     /// None where they were not asked for.
     rights: Option<Result<Rights, Trouble>>,
-    secret: Option<String>,
+    /// What its client would be made of; none where that can't be told, or was not asked for.
+    source: Option<String>,
 }
 
 impl Cluster {
@@ -114,7 +117,7 @@ impl Cluster {
                 }
                 Some(event) = seen.next() => {
                     if let Seen::Trouble(kind, error) = &event {
-                        warn!(cluster, kind, error = %error, "watch");
+                        warn!(cluster, kind, error = connect::plain(error), "watch");
                         // Whether it is a right that was lost.
                         deep = true;
                     }
@@ -135,14 +138,14 @@ impl Cluster {
                         round += 1;
                         let all = std::mem::take(&mut deep) || round % DEEP == 0;
                         let (client, home) = (link.client.clone(), self.home.clone());
-                        let object = object.clone();
-                        checks.spawn(async move { ask(&client, &home, &object, all).await });
+                        let (object, plugins) = (object.clone(), self.plugins.clone());
+                        checks.spawn(async move { ask(&client, (&home, &plugins), &object, all).await });
                     }
                 }
                 Some(checked) = checks.join_next() => {
                     let Ok(checked) = checked else { continue };
-                    if checked.secret.is_some_and(|now| now != link.secret) {
-                        info!(cluster, "its Secret has changed");
+                    if checked.source.is_some_and(|now| now != link.source) {
+                        info!(cluster, "its Secret or ClusterProfile has changed");
                         return End::Changed;
                     }
                     let trouble = self.checked(checked.answer, checked.rights, synced, leaving);
@@ -400,22 +403,22 @@ async fn next(claims: &mut Option<Claims>) -> Said {
 
 async fn ask(
     client: &kube::Client,
-    home: &kube::Client,
+    (home, plugins): (&kube::Client, &Plugins),
     object: &HyperionCluster,
     all: bool,
 ) -> Checked {
     let answer = connect::answers(client).await;
-    let (mut rights, mut secret) = (None, None);
+    let (mut rights, mut source) = (None, None);
     if all {
         if answer.is_ok() {
             rights = Some(connect::rights(client).await);
         }
-        secret = connect::secret_now(home, object).await;
+        source = access::source_now(home, plugins, object).await;
     }
     Checked {
         answer,
         rights,
-        secret,
+        source,
     }
 }
 

@@ -13,18 +13,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, trace, warn};
 
 use super::Clusters;
+use super::access::{self, Link};
 use super::claims::Wants;
-use super::connect::{self, Link, Trouble};
+use super::connect::{self, Trouble};
 use super::health::Health;
 use super::node::Identity;
 use super::objects::Objects;
+use super::plugins::Plugins;
 use super::state::{Effect, Event, Order, State};
 use super::writes::Writes;
 use crate::index::Heard;
 
 /// First wait before a cluster that can't be reached is tried again.
 const BACKOFF: Duration = Duration::from_secs(1);
-/// Longest wait: also how late a Secret that was put right is seen.
+/// Longest wait: also how late a Secret or ClusterProfile that was put right is seen.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// Time for the nodes of a cluster that is left to go.
 const NODES_GO: Duration = Duration::from_secs(10);
@@ -35,6 +37,8 @@ const NAME: usize = 63;
 pub struct Cluster {
     /// Where the HyperionCluster is.
     pub home: kube::Client,
+    /// For ClusterProfiles.
+    pub plugins: Arc<Plugins>,
     /// Is told how it is reached.
     pub clusters: Clusters,
     /// The HyperionCluster as it is now.
@@ -61,7 +65,7 @@ pub struct Cluster {
 pub enum End {
     /// The leader stops.
     Stopped,
-    /// The cluster's object or its Secret is another.
+    /// The cluster's object is another, or its Secret or ClusterProfile.
     Changed,
     /// The cluster is out of reach.
     Lost(Trouble),
@@ -188,7 +192,7 @@ impl Cluster {
 
     /// Makes a client, and sees whether the cluster answers to it.
     async fn reach(&mut self, object: &HyperionCluster) -> Result<Link, Trouble> {
-        let link = connect::link(&self.home, object).await?;
+        let link = access::link(&self.home, &self.plugins, object).await?;
         let answer = connect::answers(&link.client).await?;
         self.health.skew(answer.skew.as_deref());
         if let Some(missing) = connect::rights(&link.client).await?.to_know {

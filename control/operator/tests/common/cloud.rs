@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST};
 use http::{Method, StatusCode};
 use hyperion_api::cluster::HyperionCluster;
 use hyperion_embedded::{Embedded, EmbeddedConfig};
@@ -27,6 +27,8 @@ pub enum Rule {
     Silent,
     /// 401.
     Unauthorized,
+    /// 401, but for who has this token.
+    Bearer(&'static str),
     /// Nothing but reading.
     ReadOnly,
 }
@@ -127,9 +129,14 @@ impl Cloud {
 
     pub fn kubeconfig(&self) -> String {
         format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: http://{}\ncontexts:\n- name: c\n  context:\n    cluster: c\n    user: c\nusers:\n- name: c\n  user:\n    token: t\n",
-            self.proxy
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: {}\ncontexts:\n- name: c\n  context:\n    cluster: c\n    user: c\nusers:\n- name: c\n  user:\n    token: t\n",
+            self.server()
         )
+    }
+
+    /// Where the control plane finds it.
+    pub fn server(&self) -> String {
+        format!("http://{}", self.proxy)
     }
 
     /// Makes a node as the provider's cluster would have it.
@@ -281,6 +288,8 @@ async fn forward(
     let rule = *rule.lock().unwrap();
     let reading = request.method() == Method::GET;
     let review = request.uri().path().contains("selfsubjectaccessreviews");
+    let authorization = request.headers().get(AUTHORIZATION);
+    let authorization = authorization.map(|a| a.to_str().unwrap().to_owned());
     let (mut parts, body) = request.into_parts();
     let bytes = to_bytes(body, 4 << 20).await.unwrap();
     let refused = |code: StatusCode, reason: &str, message: &str| {
@@ -291,7 +300,8 @@ async fn forward(
     match rule {
         Rule::Pass => {}
         Rule::Silent => std::future::pending().await,
-        Rule::Unauthorized => {
+        Rule::Bearer(token) if authorization == Some(format!("Bearer {token}")) => {}
+        Rule::Unauthorized | Rule::Bearer(_) => {
             return refused(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized");
         }
         Rule::ReadOnly if review => {

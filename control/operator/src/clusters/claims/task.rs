@@ -412,7 +412,11 @@ async fn delete(api: Api<DynamicObject>, name: String, uid: String) -> Wrote {
         // Gone, or another of the same name.
         Ok(Err(kube::Error::Api(e))) if matches!(e.code, 404 | 409) => again(name).await,
         Ok(Err(e)) => {
-            warn!(claim = name, error = %e, "cannot delete NodeClaim");
+            warn!(
+                claim = name,
+                error = connect::plain(&e),
+                "cannot delete NodeClaim"
+            );
             again(name).await
         }
         Err(_) => again(name).await,
