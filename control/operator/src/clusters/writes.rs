@@ -332,6 +332,6 @@ async fn settled<T>(
         Ok(Err(e)) => e,
         Err(_) => return Some(false),
     };
-    debug!(namespace, name, error = %error, "cannot {what} Pod");
+    debug!(namespace, name, error = plain(&error), "cannot {what} Pod");
     Some(matches!(&error, kube::Error::Api(e) if e.code == 403))
 }

@@ -176,7 +176,7 @@ impl Work {
                 event = events.next() => match event {
                     None => return,
                     Some(Err(e)) => {
-                        debug!(error = %e, "watch of NodeClaims");
+                        debug!(error = connect::plain(&e), "watch of NodeClaims");
                         look.reset_after(AGAIN);
                     }
                     Some(Ok(event)) => if !self.seen(event, &mut list).await { return },
@@ -389,7 +389,11 @@ async fn create(api: Api<DynamicObject>, owner: String, name: String, make: Arc<
             Wrote::Refused(name, connect::plain(&error), e.code == 403)
         }
         _ => {
-            debug!(claim = name, error = %error, "cannot make NodeClaim");
+            debug!(
+                claim = name,
+                error = connect::plain(&error),
+                "cannot make NodeClaim"
+            );
             again(name).await
         }
     }
