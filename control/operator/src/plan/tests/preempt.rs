@@ -313,6 +313,25 @@ fn the_least_is_lost() {
 }
 
 #[test]
+fn each_replica_gets_the_room_of_others_and_only_where_it_could_be() {
+    let mut w = world();
+    for (node, zone) in [("n1", "a"), ("n2", "b"), ("n3", "b")] {
+        w.node(node, json!({ "zone": zone }), 0);
+    }
+    named(&mut w, "team", "low", with_class(service(12, "i"), "low"));
+    obey(&mut w, "low");
+    let mut big = large(2, "high");
+    big["replicas"] = json!(3);
+    big["template"]["spec"]["nodeSelector"] = json!({ "zone": "b" });
+    named(&mut w, "team", "big", big);
+    let mut gone: Vec<String> = w.stopped.iter().map(|(node, ..)| node.clone()).collect();
+    gone.sort();
+    assert_eq!(gone, ["n2", "n2", "n2", "n2", "n3", "n3"]);
+    let each: BTreeSet<_> = w.stopped.iter().collect();
+    assert_eq!(each.len(), 6, "none of them twice");
+}
+
+#[test]
 fn room_is_made_in_a_pool_that_is_left_alone_where_there_is_no_other() {
     let mut w = world();
     let spot = json!({ "hyperion.io/provider": "aws", "hyperion.io/capacity-type": "spot",
