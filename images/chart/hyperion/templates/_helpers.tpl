@@ -30,6 +30,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- /* The file of --cluster-profile-providers. */ -}}
+{{- define "hyperion.clusterProfileProviders" -}}
+{{- dict "providers" .Values.operator.clusterProfileProviders | toJson -}}
+{{- end -}}
+
 {{- /* "true" where an object of a kind that not every cluster has is wanted. */ -}}
 {{- define "hyperion.wanted" -}}
 {{- $wanted := toString (index . 0) -}}
