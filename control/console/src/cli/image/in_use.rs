@@ -1,8 +1,11 @@
 //! Is a disk free to be written? Asked of `/sys` and `/proc`, below a root that tests choose.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use super::zfs;
 
 /// A disk, as the kernel knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub struct Disk {
     pub model: String,
     /// Who uses it.
     pub state: State,
+    /// Why it can't be told whether the running system is on it; none where it can.
+    pub doubt: Option<String>,
 }
 
 /// Who uses a disk.
@@ -26,6 +31,8 @@ pub enum State {
     Used(String),
     /// The running system: its root is there.
     System,
+    /// Perhaps the running system, for this reason.
+    Unclear(String),
 }
 
 /// Looks at a disk.
@@ -42,16 +49,31 @@ pub fn look(root: &Path, major: u32, minor: u32) -> io::Result<Disk> {
         )));
     }
     let family = family(&dir);
-    let mounts = mounts(root, &family);
-    let state = if mounts.iter().any(|at| at == "/") {
+    let table = mount_table(root);
+    let btrfs = btrfs_of(root, &family);
+    let mut mounts: Vec<&Mount> = table
+        .iter()
+        .filter(|mount| family.iter().chain(&btrfs).any(|m| mount.is_of(m)))
+        .collect();
+    mounts.sort_by(|a, b| a.at.cmp(&b.at));
+    let doubt = doubt(root, &table);
+    let outside = || line(&dir.join("removable")) == "1" || is_outside(&dir);
+    let state = if mounts.iter().any(|mount| mount.at == "/") {
         State::System
-    } else if let Some(at) = mounts.first() {
-        State::Used(format!("mounted at {at}"))
+    } else if let Some(state) = on_zfs(root, &family, &table) {
+        state
+    } else if let Some(mount) = mounts.first() {
+        State::Used(format!("mounted at {}", mount.at))
     } else if let Some(swap) = swap(root, &family) {
         State::Used(format!("{swap} is swap"))
+    } else if !btrfs.is_empty() {
+        match &doubt {
+            Some(why) => State::Unclear(why.clone()),
+            None => State::Used("part of a btrfs that is in use".to_owned()),
+        }
     } else if let Some(over) = family.iter().find(|d| d.laid_over) {
         State::Used(format!("{} is made of it", over.name))
-    } else if line(&dir.join("removable")) == "1" || is_outside(&dir) {
+    } else if outside() {
         State::Free
     } else {
         State::Fixed
@@ -62,6 +84,7 @@ pub fn look(root: &Path, major: u32, minor: u32) -> io::Result<Disk> {
         name,
         model: crate::text::clean(&model.collect::<Vec<_>>().join(" ")).into_owned(),
         state,
+        doubt,
     })
 }
 
@@ -83,6 +106,15 @@ struct Member {
     laid_over: bool,
 }
 
+fn member(dir: &Path, laid_over: bool) -> Member {
+    Member {
+        name: file_name(dir),
+        number: line(&dir.join("dev")),
+        mapped: line(&dir.join("dm/name")),
+        laid_over,
+    }
+}
+
 /// The disk, its partitions, and what is laid over them: encryption, volumes, arrays.
 fn family(disk: &Path) -> Vec<Member> {
     // More than any machine has: links that lead in a circle end there.
@@ -94,12 +126,7 @@ fn family(disk: &Path) -> Vec<Member> {
         if found.iter().any(|m| m.name == name) || found.len() == MOST {
             continue;
         }
-        found.push(Member {
-            name,
-            number: line(&dir.join("dev")),
-            mapped: line(&dir.join("dm/name")),
-            laid_over,
-        });
+        found.push(member(&dir, laid_over));
         let partitions = entries(&dir).filter(|dir| dir.join("partition").exists());
         open.extend(partitions.map(|dir| (dir, laid_over)));
         let holders = entries(&dir.join("holders"));
@@ -108,32 +135,138 @@ fn family(disk: &Path) -> Vec<Member> {
     found
 }
 
-/// Where a member of the family is mounted, `/` first.
-fn mounts(root: &Path, family: &[Member]) -> Vec<String> {
+/// A mounted file system.
+struct Mount {
+    number: String,
+    at: String,
+    kind: String,
+    /// What it is on: devices without `/dev/` (bcachefs names several), of ZFS a dataset.
+    sources: Vec<String>,
+}
+
+impl Mount {
+    fn is_of(&self, member: &Member) -> bool {
+        // btrfs has numbers of its own and tells the device by name.
+        let named = |source: &String| {
+            let mapped = source.strip_prefix("mapper/");
+            *source == member.name
+                || !member.mapped.is_empty() && mapped == Some(member.mapped.as_str())
+        };
+        self.number == member.number || self.sources.iter().any(named)
+    }
+
+    /// Of ZFS: its pool.
+    fn pool(&self) -> Option<&str> {
+        let dataset = self.sources.first().filter(|_| self.kind == "zfs")?;
+        dataset.split(['/', '@']).next()
+    }
+}
+
+fn mount_table(root: &Path) -> Vec<Mount> {
     let text = fs::read_to_string(root.join("proc/self/mountinfo")).unwrap_or_default();
-    let mut found: Vec<String> = text
-        .lines()
+    text.lines()
         .filter_map(|line| {
             // Fields before and after the optional ones; proc(5).
             let (before, after) = line.split_once(" - ")?;
             let fields: Vec<&str> = before.split(' ').collect();
             let (number, at) = (fields.get(2)?, fields.get(4)?);
-            let source = after
-                .split(' ')
-                .nth(1)
-                .and_then(|s| s.strip_prefix("/dev/"));
-            // btrfs has numbers of its own and tells the device by name.
-            let mapped = source.and_then(|s| s.strip_prefix("mapper/"));
-            let ours = |m: &Member| {
-                m.number == **number
-                    || source == Some(m.name.as_str())
-                    || !m.mapped.is_empty() && mapped == Some(m.mapped.as_str())
+            let mut after = after.split(' ');
+            let (kind, source) = (after.next()?, unescape(after.next()?));
+            let sources: Vec<String> = match kind {
+                "zfs" => vec![source],
+                _ => source
+                    .split(':')
+                    .filter_map(|s| Some(s.strip_prefix("/dev/")?.to_owned()))
+                    .collect(),
             };
-            family.iter().any(ours).then(|| unescape(at))
+            Some(Mount {
+                number: (*number).to_owned(),
+                at: unescape(at),
+                kind: kind.to_owned(),
+                sources,
+            })
         })
+        .collect()
+}
+
+/// Devices of the btrfs file systems in use that the family is part of: only one of them is named where
+/// they are mounted.
+fn btrfs_of(root: &Path, family: &[Member]) -> Vec<Member> {
+    let all = entries(&root.join("sys/fs/btrfs")).map(|dir| btrfs_devices(&dir));
+    let ours = all.filter(|devices| {
+        let mut names = devices.iter().map(|d| &d.name);
+        names.any(|name| family.iter().any(|m| m.name == *name))
+    });
+    ours.flatten().collect()
+}
+
+fn btrfs_devices(dir: &Path) -> Vec<Member> {
+    let links = entries(&dir.join("devices"));
+    let dirs = links.filter_map(|link| fs::canonicalize(link).ok());
+    dirs.map(|dir| member(&dir, false)).collect()
+}
+
+/// What ZFS has to say of the disk: the kernel tells nobody what its pools are made of, but each part says
+/// whose it is.
+fn on_zfs(root: &Path, family: &[Member], table: &[Mount]) -> Option<State> {
+    let system = table.iter().filter(|m| m.at == "/").find_map(Mount::pool);
+    let mounted: BTreeSet<&str> = table.iter().filter_map(Mount::pool).collect();
+    let imported: BTreeSet<String> = entries(&root.join("proc/spl/kstat/zfs"))
+        .filter(|dir| dir.join("state").exists())
+        .map(|dir| file_name(&dir))
         .collect();
-    found.sort();
-    found
+    if mounted.is_empty() && imported.is_empty() {
+        return None;
+    }
+    let mut used = None;
+    for member in family {
+        let device = Path::new("dev").join(&member.name);
+        let part = zfs::part(&root.join(&device));
+        let pool = match part {
+            Ok(None) => continue,
+            Ok(Some(pool)) if !pool.is_empty() => pool,
+            Ok(Some(_)) | Err(_) if system.is_none() => continue,
+            Ok(Some(_)) => {
+                let name = &member.name;
+                let why = format!("/ is on ZFS, and so is {name}, of which pool can't be told");
+                return Some(State::Unclear(why));
+            }
+            Err(e) => {
+                let why = format!("/ is on ZFS, and /{}: {e}", device.display());
+                return Some(State::Unclear(why));
+            }
+        };
+        if system == Some(pool.as_str()) {
+            return Some(State::System);
+        }
+        if mounted.contains(pool.as_str()) || imported.contains(&pool) {
+            let pool = crate::text::clean(&pool).into_owned();
+            used = Some(State::Used(format!("ZFS pool {pool} is on it and in use")));
+        }
+    }
+    used
+}
+
+/// Why it can't be told which disk `/` is on. Most file systems have the number of their device; some name
+/// it; ZFS names its pool.
+fn doubt(root: &Path, table: &[Mount]) -> Option<String> {
+    let Some(system) = table.iter().rfind(|mount| mount.at == "/") else {
+        return Some("/proc/self/mountinfo names no /".to_owned());
+    };
+    let known = match system.kind.as_str() {
+        _ if !system.number.starts_with("0:") => true,
+        "zfs" => true,
+        "btrfs" => entries(&root.join("sys/fs/btrfs"))
+            .flat_map(|dir| btrfs_devices(&dir))
+            .any(|device| system.is_of(&device)),
+        _ => !system.sources.is_empty(),
+    };
+    (!known).then(|| {
+        format!(
+            "/ is {}, which names no disk",
+            crate::text::clean(&system.kind)
+        )
+    })
 }
 
 /// Spaces in mount points are written `\040`.
@@ -241,6 +374,107 @@ mod tests {
         assert_eq!(machine.state(0), State::System);
         machine.mounted("1 0 0:35 / / rw - btrfs /dev/mapper/luks-2 rw");
         assert_ne!(machine.state(0), State::System);
+    }
+
+    /// A btrfs in use that these are parts of.
+    fn btrfs(machine: &Machine, devices: &[(&str, &str)]) {
+        let dir = machine.0.path().join("sys/fs/btrfs/0a1b/devices");
+        fs::create_dir_all(&dir).unwrap();
+        for (name, path) in devices {
+            let to = machine.0.path().join("sys/devices").join(path);
+            symlink(to, dir.join(name)).unwrap();
+        }
+    }
+
+    #[test]
+    fn each_device_of_a_btrfs_is_known_though_only_one_is_named() {
+        let machine = Machine::new();
+        machine.partition("pci/ata2/block/sdc", "sdc1", "8:33");
+        machine.mounted("1 0 0:35 /@ / rw - btrfs /dev/sda2 rw");
+        let devices = [
+            ("sda2", "pci/ata1/block/sda/sda2"),
+            ("sdc1", "pci/ata2/block/sdc/sdc1"),
+        ];
+        btrfs(&machine, &devices);
+        assert_eq!(
+            (machine.state(0), machine.state(32)),
+            (State::System, State::System)
+        );
+        assert_eq!(machine.state(16), State::Free);
+        // Mounted elsewhere, as the mapper names it, and where others see it.
+        machine.put("sys/devices/pci/ata1/block/sda/sda2/dm/name", "luks-1\n");
+        machine.mounted(
+            "1 0 253:0 / / rw - ext4 /dev/mapper/root rw\n\
+             2 1 0:35 / /data rw - btrfs /dev/mapper/luks-1 rw",
+        );
+        assert_eq!(
+            machine.state(32),
+            State::Used("mounted at /data".to_owned())
+        );
+        machine.mounted("1 0 253:0 / / rw - ext4 /dev/mapper/root rw");
+        let used = State::Used("part of a btrfs that is in use".to_owned());
+        assert_eq!(machine.state(32), used);
+        // Which of all is the system's can't be told.
+        machine.mounted("1 0 0:35 / / rw - btrfs /dev/root rw");
+        assert!(matches!(machine.state(32), State::Unclear(why) if why.contains("btrfs")));
+        // bcachefs names all that it is on.
+        machine.mounted("1 0 0:35 / / rw - bcachefs /dev/sdb1:/dev/sdc1 rw");
+        assert_eq!(
+            (machine.state(16), machine.state(32)),
+            (State::System, State::System)
+        );
+    }
+
+    #[test]
+    fn a_disk_of_the_system_s_zfs_pool_is_known_by_what_is_written_on_it() {
+        let machine = Machine::new();
+        machine.partition("pci/ata2/block/sdc", "sdc1", "8:33");
+        let put = |name: &str, bytes: &[u8]| {
+            fs::create_dir_all(machine.0.path().join("dev")).unwrap();
+            fs::write(machine.0.path().join("dev").join(name), bytes).unwrap();
+        };
+        for name in ["sda", "sda2", "dm-0", "sdb", "sdb1", "sdc"] {
+            put(name, &[0; 512]);
+        }
+        put("sdc1", &zfs::sample("rpool"));
+        // Nothing is in use: what is on it is old.
+        assert_eq!(machine.state(32), State::Fixed);
+        machine.mounted("1 0 0:30 / / rw - zfs rpool/ROOT/debian rw");
+        assert_eq!(machine.state(32), State::System);
+        assert_eq!(machine.state(16), State::Free);
+        machine.mounted(
+            "1 0 0:30 / / rw - zfs rpool2/ROOT rw\n2 1 0:31 / /tank rw - zfs rpool/tank rw",
+        );
+        let used = State::Used("ZFS pool rpool is on it and in use".to_owned());
+        assert_eq!(machine.state(32), used);
+        // Imported, and mounted nowhere.
+        machine.mounted("1 0 253:0 / / rw - ext4 /dev/mapper/root rw");
+        machine.put("proc/spl/kstat/zfs/rpool/state", "ONLINE\n");
+        assert_eq!(machine.state(32), used);
+        // Below encryption.
+        machine.mounted("1 0 0:30 / / rw - zfs rpool/ROOT/debian rw");
+        put("dm-0", &zfs::sample("rpool"));
+        assert_eq!(machine.state(0), State::System);
+        // Damaged, or out of sight: nobody knows.
+        put("sdc1", &zfs::sample(""));
+        assert!(matches!(machine.state(32), State::Unclear(why) if why.contains("sdc1")));
+        fs::remove_file(machine.0.path().join("dev/sdc1")).unwrap();
+        assert!(matches!(machine.state(32), State::Unclear(why) if why.contains("/dev/sdc1")));
+        machine.mounted("1 0 253:0 / / rw - ext4 /dev/mapper/root rw");
+        assert_eq!(machine.state(32), State::Fixed);
+    }
+
+    #[test]
+    fn a_system_that_names_no_disk_leaves_a_doubt() {
+        let machine = Machine::new();
+        let doubt = |minor| look(machine.0.path(), 8, minor).unwrap().doubt;
+        assert_eq!(doubt(32), None);
+        machine.mounted("1 0 0:40 / / rw - zfs rpool/ROOT rw");
+        assert_eq!(doubt(32), None);
+        machine.mounted("1 0 0:40 / / rw - overlay overlay rw,lowerdir=/l");
+        assert!(doubt(32).unwrap().contains("overlay"));
+        machine.mounted("");
+        assert!(doubt(32).is_some());
     }
 
     #[test]

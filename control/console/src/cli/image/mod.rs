@@ -12,6 +12,7 @@ pub mod overlay;
 pub mod progress;
 pub mod settings;
 pub mod target;
+pub mod zfs;
 
 #[cfg(test)]
 mod tests;
@@ -118,6 +119,9 @@ pub async fn run(command: Command, connect: impl Connect, out: &Out) -> Result<(
             image.put(&stand_in(&args.device))?;
             let settings = settings_for(&args.device, connect).await?;
             image.put(&settings)?;
+            if let Some(doubt) = target.doubt() {
+                out.line(&doubt)?;
+            }
             out.line(&format!("writing {}", target.describe()))?;
             let written = interruptible(move |stop| image.write(&target, stop)).await?;
             out.write(written.as_bytes())

@@ -24,7 +24,8 @@ pub struct Target {
 #[derive(Debug)]
 enum Kind {
     File,
-    Disk(Disk),
+    /// Held from the look at it on: another disk may have its name by the time it is written.
+    Disk(Disk, File),
 }
 
 /// A file or a disk that is being written.
@@ -78,29 +79,32 @@ impl Target {
         if !there.file_type().is_block_device() {
             return Err(refused("neither a file nor a disk"));
         }
-        let number = there.rdev();
-        let disk = in_use::look(system, major(number), minor(number)).map_err(failed)?;
-        let (why, hint) = match &disk.state {
-            State::System => ("the running system is on it".to_owned(), None),
-            State::Used(how) if !force => (how.clone(), Some("unmount it, or use --force")),
-            State::Fixed if !force => (
-                "a disk of this machine, not a card or a stick".to_owned(),
-                Some("--force overwrites it all the same"),
-            ),
-            State::Free | State::Fixed | State::Used(_) => {
-                let room = File::open(&path)
-                    .and_then(|file| Ok(rustix::fs::seek(&file, SeekFrom::End(0))?))
-                    .map_err(failed)?;
-                enough(room, image.len()).map_err(|why| refused(&why))?;
-                let kind = Kind::Disk(disk);
-                return Ok(Self { path, kind, force });
-            }
+        let opened = open_disk(&path, force);
+        let number = match &opened {
+            Ok(file) => file.metadata().map_err(failed)?.rdev(),
+            // Somebody has it: who, is looked for below.
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => there.rdev(),
+            Err(e) => return Err(refused(&e.to_string())),
         };
-        let error = refused(&why);
-        Err(match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        })
+        let disk = in_use::look(system, major(number), minor(number)).map_err(failed)?;
+        may_be_written(&disk, force).map_err(|(why, hint)| match hint {
+            Some(hint) => refused(&why).hint(hint),
+            None => refused(&why),
+        })?;
+        let file = opened.map_err(failed)?;
+        let room = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(|e| failed(e.into()))?;
+        enough(room, image.len()).map_err(|why| refused(&why))?;
+        let kind = Kind::Disk(disk, file);
+        Ok(Self { path, kind, force })
+    }
+
+    /// Why it can't be told whether the running system is on it; none where it can.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Disk(disk, _) if disk.state != State::Free => disk.doubt.as_deref().map(unsure),
+            Kind::Disk(..) | Kind::File => None,
+        }
     }
 
     /// For people.
@@ -108,8 +112,8 @@ impl Target {
     pub fn describe(&self) -> String {
         let path = self.path.display();
         match &self.kind {
-            Kind::Disk(disk) if !disk.model.is_empty() => format!("{path} ({})", disk.model),
-            Kind::Disk(_) | Kind::File => path.to_string(),
+            Kind::Disk(disk, _) if !disk.model.is_empty() => format!("{path} ({})", disk.model),
+            Kind::Disk(..) | Kind::File => path.to_string(),
         }
     }
 
@@ -119,7 +123,7 @@ impl Target {
     /// The file can't be made, or the disk can't be had.
     pub fn open(&self, len: u64) -> Result<Output, CliError> {
         let failed = |e: io::Error| self.failed(&e);
-        match self.kind {
+        match &self.kind {
             Kind::File => {
                 // For its owner alone: it holds a token.
                 let unnamed = tempfile::Builder::new()
@@ -134,26 +138,11 @@ impl Target {
                     unnamed: Some(unnamed),
                 })
             }
-            Kind::Disk(_) => {
-                // The kernel lets go of it to one who asks for it alone, and then nobody mounts it.
-                let alone = if self.force {
-                    OFlags::empty()
-                } else {
-                    OFlags::EXCL
-                };
-                let flags = i32::try_from(alone.bits()).unwrap_or_default();
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .custom_flags(flags)
-                    .open(&self.path)
-                    .map_err(failed)?;
-                Ok(Output {
-                    file,
-                    fresh: false,
-                    unnamed: None,
-                })
-            }
+            Kind::Disk(_, file) => Ok(Output {
+                file: file.try_clone().map_err(failed)?,
+                fresh: false,
+                unnamed: None,
+            }),
         }
     }
 
@@ -180,7 +169,7 @@ impl Target {
     pub fn after_failure(&self) -> &'static str {
         match self.kind {
             Kind::File => "no file was left behind",
-            Kind::Disk(_) => {
+            Kind::Disk(..) => {
                 "the disk was left without a partition table: no device starts from it"
             }
         }
@@ -189,6 +178,42 @@ impl Target {
     fn failed(&self, error: &io::Error) -> CliError {
         CliError::new(format!("{}: {error}", self.path.display()))
     }
+}
+
+fn open_disk(path: &Path, force: bool) -> io::Result<File> {
+    // The kernel lets go of it to one who asks for it alone, and then nobody mounts it.
+    let alone = if force { OFlags::empty() } else { OFlags::EXCL };
+    let flags = i32::try_from(alone.bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).custom_flags(flags);
+    options.open(path)
+}
+
+/// Whether a disk may be written, or why not and what to do.
+fn may_be_written(disk: &Disk, force: bool) -> Result<(), (String, Option<&'static str>)> {
+    let doubt = disk.doubt.as_deref().map(unsure);
+    let with_doubt = |why: &str| match &doubt {
+        Some(doubt) => format!("{why}; {doubt}"),
+        None => why.to_owned(),
+    };
+    let refused = match &disk.state {
+        State::System => ("the running system is on it".to_owned(), None),
+        State::Unclear(why) => (
+            unsure(why),
+            Some("if nothing on it is needed, `wipefs` makes that clear"),
+        ),
+        State::Used(how) if !force => (with_doubt(how), Some("unmount it, or use --force")),
+        State::Fixed if !force => (
+            with_doubt("a disk of this machine, not a card or a stick"),
+            Some("--force overwrites it all the same"),
+        ),
+        State::Free | State::Fixed | State::Used(_) => return Ok(()),
+    };
+    Err(refused)
+}
+
+fn unsure(why: &str) -> String {
+    format!("it can't be told whether the running system is on it: {why}")
 }
 
 fn enough(room: u64, needed: u64) -> Result<(), String> {
@@ -209,7 +234,58 @@ fn folder(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
+
+    fn disk(state: State, doubt: Option<&str>) -> Disk {
+        Disk {
+            name: "sdb".to_owned(),
+            model: String::new(),
+            state,
+            doubt: doubt.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_disk_that_was_looked_at_is_written_whatever_has_its_name_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sdb");
+        let (card, other) = (dir.path().join("card"), dir.path().join("other"));
+        for file in [&path, &other] {
+            fs::write(file, "nothing yet").unwrap();
+        }
+        fs::hard_link(&path, &card).unwrap();
+        let file = open_disk(&path, true).unwrap();
+        let target = Target {
+            path: path.clone(),
+            kind: Kind::Disk(disk(State::Free, None), file),
+            force: true,
+        };
+        fs::rename(&other, &path).unwrap();
+        let output = target.open(5).unwrap();
+        output.file.write_all_at(b"image", 0).unwrap();
+        target.keep(output).unwrap();
+        assert_eq!(fs::read_to_string(&card).unwrap(), "imageng yet");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "nothing yet");
+    }
+
+    #[test]
+    fn force_takes_all_but_the_system_and_a_doubt_is_said() {
+        let used = || State::Used("mounted at /a".to_owned());
+        for state in [State::System, State::Unclear("/ is on ZFS".to_owned())] {
+            let (why, _) = may_be_written(&disk(state, None), true).unwrap_err();
+            assert!(why.contains("the running system is on it"), "{why}");
+        }
+        for state in [used(), State::Fixed] {
+            let disk = disk(state, Some("/ is overlay"));
+            let (why, hint) = may_be_written(&disk, false).unwrap_err();
+            assert!(why.ends_with("is on it: / is overlay"), "{why}");
+            assert!(hint.unwrap().contains("--force"));
+            assert!(may_be_written(&disk, true).is_ok());
+        }
+        assert!(may_be_written(&disk(State::Free, Some("/ is overlay")), false).is_ok());
+    }
 
     #[test]
     fn a_disk_that_is_too_small_is_refused_and_one_that_is_just_large_enough_is_not() {
