@@ -5,6 +5,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 # More flags for cargo test, for example --no-fail-fast.
 TEST_FLAGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Of cargo, for the demo: dev where nobody waits for an optimised build.
+PROFILE ?= release
+PROGRAMS = $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Test programs that start containers. They take turns by themselves.
 LAB_TESTS := $(patsubst fleet-tests/lab/tests/%.rs,--test %,$(wildcard fleet-tests/lab/tests/*.rs))
 
@@ -15,12 +18,12 @@ help: ## Show this list
 
 demo: ## Run the demo; KEEP=1 leaves it running
 	@.ci/setup lab
-	$(CARGO) build --release --workspace --bins --locked
-	KEEP=$(KEEP) $(TARGET)/release/hyperion-demo
+	$(CARGO) build --profile $(PROFILE) --workspace --bins --locked
+	KEEP=$(KEEP) $(PROGRAMS)/hyperion-demo
 
 demo-stop: ## Stop what `make demo KEEP=1` left running
-	@test -x $(TARGET)/release/hyperion-demo || { echo "nothing was built, so nothing was left running"; exit 0; }; \
-	$(TARGET)/release/hyperion-demo stop
+	@test -x $(PROGRAMS)/hyperion-demo || { echo "nothing was built, so nothing was left running"; exit 0; }; \
+	$(PROGRAMS)/hyperion-demo stop
 
 build: ## Build the programs (release)
 	@.ci/setup build
@@ -31,7 +34,7 @@ build: ## Build the programs (release)
 test: ## Run all tests, those with containers too
 	@.ci/setup lab || echo "tests that need what is missing say SKIPPED"
 	$(CARGO) build --workspace --bins --tests --locked
-	$(CARGO) test --workspace --locked $(TEST_FLAGS)
+	CARGO="$(CARGO)" .ci/tests $(TEST_FLAGS)
 
 test-unit: ## Run the tests inside the crates: nothing but a compiler is needed
 	@.ci/setup build
