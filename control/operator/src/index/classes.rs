@@ -308,7 +308,37 @@ impl Index {
             return;
         }
         self.ways.gives.remove(at);
+        self.pass_on(at);
         self.give_up(at);
+    }
+
+    /// What still leaves a node for a replica leaves it for another that waits there: of the room that
+    /// this one has now, part may have been made for that one.
+    fn pass_on(&mut self, at: &(Name, u32)) {
+        let Some(waits) = self.ways.waits.get(at) else {
+            return;
+        };
+        let (others, until) = (waits.others.clone(), waits.until);
+        let mut heirs = self.ways.waits.iter();
+        let heir = heirs.find(|(to, w)| *to != at && w.node == waits.node);
+        let Some(heir) = heir.map(|(to, _)| to.clone()) else {
+            return;
+        };
+        let leaving = |other: &(Name, u32)| {
+            let entry = self.placement(&other.0, other.1);
+            entry.is_some_and(|e| e.stopping.is_some() || e.deleting)
+                || self.leaving.contains_key(other)
+        };
+        let leaving: Vec<_> = others.into_iter().filter(leaving).collect();
+        for other in &leaving {
+            if let Some(gives) = self.ways.gives.get_mut(other) {
+                gives.to = heir.clone();
+            }
+        }
+        if let Some(waits) = self.ways.waits.get_mut(&heir) {
+            waits.others.extend(leaving);
+            waits.until = waits.until.max(until);
+        }
     }
 
     /// Nobody gives way to a replica any more that has not begun to.

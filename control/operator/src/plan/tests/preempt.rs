@@ -329,6 +329,11 @@ fn each_replica_gets_the_room_of_others_and_only_where_it_could_be() {
     assert_eq!(gone, ["n2", "n2", "n2", "n2", "n3", "n3"]);
     let each: BTreeSet<_> = w.stopped.iter().collect();
     assert_eq!(each.len(), 6, "none of them twice");
+    // All have stopped: the three have what was made free for them.
+    obey(&mut w, "low");
+    let mut got = on(&w, "big");
+    got.sort();
+    assert_eq!(got, ["n2", "n2", "n3"]);
 }
 
 #[test]
