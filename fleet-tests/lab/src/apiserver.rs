@@ -1,6 +1,6 @@
 //! A real Kubernetes API server with its etcd (see [`hyperion_cluster::build`]).
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use hyperion_cluster::Program;
 
 use crate::Kubectl;
+use crate::control::free_port;
 use crate::process::{Process, ProcessId};
 
 /// Time to be ready, on a busy machine.
@@ -41,12 +42,12 @@ impl ApiServer {
         let program = Program::ApiServer
             .kept()?
             .context("the API server is not built")?;
-        let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+        let free: SocketAddr = free_port()?.parse()?;
         let mut server = Self {
             process: Process::new("apiserver", &program, Vec::new(), logs),
             kubectl: Kubectl::new(kubeconfig, dir),
             dir: dir.to_owned(),
-            port: listener.local_addr()?.port(),
+            port: free.port(),
             flags: Vec::new(),
             node_grace: None,
             ends_with_parent: false,

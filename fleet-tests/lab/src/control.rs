@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -288,13 +289,34 @@ pub fn free_port() -> Result<String> {
 }
 
 fn free_port_of(host: &str) -> Result<String> {
-    let listener = TcpListener::bind((host, 0)).context("find a free port")?;
-    Ok(listener.local_addr()?.to_string())
+    a_port(|port| Ok(TcpListener::bind((host, port))?.local_addr()?.to_string()))
 }
 
 fn free_udp_port(host: &str) -> Result<String> {
-    let socket = UdpSocket::bind((host, 0)).context("find a free port")?;
-    Ok(socket.local_addr()?.to_string())
+    a_port(|port| Ok(UdpSocket::bind((host, port))?.local_addr()?.to_string()))
+}
+
+/// A port at which something can be bound. It is let go of before a program binds it, so it is none
+/// that the kernel gives to connections (from 32768 on), and processes begin at different ones.
+fn a_port(bind: impl Fn(u16) -> std::io::Result<String>) -> Result<String> {
+    const FIRST: u16 = 12_000;
+    const PORTS: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // A few processes at a time: the golden ratio keeps their beginnings apart.
+    let begin = (std::process::id().wrapping_mul(2_654_435_769) >> 16) as u16;
+    let ports = (0..PORTS)
+        .map(|_| FIRST + begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS);
+    let mut last = None;
+    for port in ports {
+        match bind(port) {
+            Ok(address) => return Ok(address),
+            Err(e) => last = Some(e),
+        }
+    }
+    Err(anyhow::Error::new(
+        last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()),
+    ))
+    .context("find a free port")
 }
 
 /// Path of the kubeconfig that a control plane in `dir` writes.

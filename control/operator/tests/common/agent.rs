@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,18 +30,22 @@ use tokio_util::sync::CancellationToken;
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// An address that is free now.
+/// An address that is free now. None that the kernel gives to connections (from 32768 on), and
+/// processes begin at different ones: it is let go of before the control plane binds it.
 pub fn free_port(udp: bool) -> SocketAddr {
-    if udp {
-        std::net::UdpSocket::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-    } else {
-        std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = (std::process::id().wrapping_mul(2_654_435_769) >> 16) as u16;
+    loop {
+        let port = 12_000 + begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let free = if udp {
+            std::net::UdpSocket::bind(address).is_ok()
+        } else {
+            std::net::TcpListener::bind(address).is_ok()
+        };
+        if free {
+            return address;
+        }
     }
 }
 
