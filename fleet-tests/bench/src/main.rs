@@ -58,8 +58,26 @@ fn main() -> ExitCode {
     }
 }
 
+/// Does it start programs of a fleet or of a cluster, which are not to be left running?
+const fn starts_fleets(bench: &Bench) -> bool {
+    matches!(
+        bench,
+        Bench::Cluster(_)
+            | Bench::Clusters(_)
+            | Bench::Control(_)
+            | Bench::Start(_)
+            | Bench::Agent(_)
+            | Bench::Lab(_)
+            | Bench::Faults(_)
+            | Bench::Replay(_)
+    )
+}
+
 /// None where the program was the server of another one.
 fn run(bench: Bench) -> anyhow::Result<Option<Report>> {
+    if starts_fleets(&bench) {
+        hyperion_lab::wait::leave_on_signal()?;
+    }
     match bench {
         Bench::Cluster(args) => cluster::run(&args).map(Some),
         Bench::Clusters(args) => clusters::run(&args).map(Some),

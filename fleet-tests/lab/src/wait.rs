@@ -21,6 +21,42 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
+/// How long a program that was asked to leave may take to clean up.
+const LEAVE: Duration = Duration::from_secs(60);
+/// Exit status of one that did not; as shells tell of SIGTERM.
+const ENDED_BY_SIGNAL: i32 = 128 + 15;
+
+/// Has Ctrl-C and SIGTERM end the current wait, and with it the program, in order: what it has started
+/// is stopped. One that does not come to a wait, or is asked again, ends at once.
+///
+/// # Errors
+/// The system has no room for another thread or its files.
+pub fn leave_on_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let leave = async {
+        let terminate = signal(SignalKind::terminate());
+        let break_off = signal(SignalKind::interrupt());
+        let (Ok(mut terminate), Ok(mut break_off)) = (terminate, break_off) else {
+            return;
+        };
+        let mut asked = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = break_off.recv() => {}
+            }
+        };
+        asked().await;
+        interrupt();
+        let _ = tokio::time::timeout(LEAVE, asked()).await;
+        std::process::exit(ENDED_BY_SIGNAL);
+    };
+    std::thread::Builder::new().spawn(move || runtime.block_on(leave))?;
+    Ok(())
+}
+
 /// Looks at a condition until it gives a value; what it says meanwhile is its status.
 ///
 /// # Errors
@@ -59,6 +95,9 @@ pub fn holds(
     while start.elapsed() < span {
         if let Err(status) = condition() {
             bail!("{what}: no longer after {:?}: {status}", start.elapsed());
+        }
+        if interrupted() {
+            bail!("interrupted while looking whether it stays so: {what}");
         }
         std::thread::sleep(POLL);
     }

@@ -47,7 +47,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(reason) = needs::missing(&needs::OURS) {
         anyhow::bail!("the demo can't run here: {reason}");
     }
-    leave_on_signal()?;
+    wait::leave_on_signal()?;
     let keep = arguments.keep || std::env::var("KEEP").is_ok_and(|v| v == "1");
     steps::run(keep, arguments.policy.as_deref())
 }
@@ -64,29 +64,5 @@ fn stop() -> anyhow::Result<()> {
     if stopped == 0 {
         screen::line("nothing was left running");
     }
-    Ok(())
-}
-
-/// Ctrl-C and SIGTERM end the current wait, and with it the demo, in order.
-fn leave_on_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            let (Ok(mut terminate), Ok(mut interrupt)) = (
-                signal(SignalKind::terminate()),
-                signal(SignalKind::interrupt()),
-            ) else {
-                return;
-            };
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            wait::interrupt();
-        });
-    });
     Ok(())
 }
