@@ -6,6 +6,7 @@
 //! placed where the scorer says or rejected where it fits nowhere, none ever leaves, and the run
 //! ends when the GPU demand that has arrived reaches the cluster's GPU capacity.
 
+mod production;
 mod read;
 mod replay;
 mod scorers;
@@ -75,7 +76,7 @@ fn all(cluster: &Cluster, pods: &Pods, args: &Args) -> anyhow::Result<Vec<Vec<Ou
     let seeds = args.seeds as usize;
     let runs = Kind::ALL.len() * seeds;
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(vec![None; runs]);
+    let done = Mutex::new((0..runs).map(|_| None).collect::<Vec<_>>());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads.min(runs) {
@@ -96,8 +97,8 @@ fn all(cluster: &Cluster, pods: &Pods, args: &Args) -> anyhow::Result<Vec<Vec<Ou
         }
     });
     let done = done.into_inner().ok().context("a run failed")?;
-    let done: Option<Vec<Outcome>> = done.into_iter().collect();
-    let done = done.context("a run is missing")?;
+    let done = done.into_iter().map(|of| of.context("a run is missing")?);
+    let done = done.collect::<anyhow::Result<Vec<Outcome>>>()?;
     Ok(done.chunks(seeds).map(<[Outcome]>::to_vec).collect())
 }
 
@@ -120,6 +121,11 @@ fn conditions(report: &mut Report, args: &Args, cluster: &Cluster, pods: &Pods) 
         "knowledge",
         "fgd is told the whole file's distribution in advance, as published; hyperion learns it \
          from the pods that have arrived; the others use none",
+    );
+    report.condition(
+        "production",
+        "rules and policy are the control plane's decisions, the nodes owned machines of one site \
+         that cost nothing",
     );
     report.condition("tuned_on", "hyperion: seeds 100 to 105 of openb default");
 }

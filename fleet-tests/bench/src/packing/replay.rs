@@ -8,6 +8,19 @@ use rand::{RngExt, SeedableRng};
 use super::read::{Cluster, Pods};
 use super::scorers::{Kind, Scorer};
 
+/// Places one run's pods.
+pub trait Placer {
+    /// A pod of this kind arrived: the node that it goes on, by its place among `nodes`, and in
+    /// `devices` its devices there; none where it fits nowhere.
+    fn place(
+        &mut self,
+        kind: usize,
+        demand: &Demand,
+        nodes: &[NodeState],
+        devices: &mut Vec<usize>,
+    ) -> Option<usize>;
+}
+
 /// More arrivals than this in one run would take hours.
 pub const MOST_ARRIVALS: f64 = 2e6;
 /// Scores kept at most, so that odd files don't fill the memory.
@@ -56,21 +69,21 @@ pub fn expected_arrivals(cluster: &Cluster, pods: &Pods) -> f64 {
 }
 
 /// Replays the arrivals of this seed.
-pub fn run(cluster: &Cluster, pods: &Pods, kind: Kind, seed: u64) -> Outcome {
+///
+/// # Errors
+/// The built-in policy can't be read.
+pub fn run(cluster: &Cluster, pods: &Pods, kind: Kind, seed: u64) -> anyhow::Result<Outcome> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut nodes = nodes(cluster, &mut rng);
     let arrivals = arrivals(cluster, pods, &mut rng);
-    let mut scorer = kind.scorer(pods, seed);
-    let mut scores = Scores::new(pods.kinds.len(), nodes.len());
+    let mut placer = kind.placer(pods, &nodes, seed)?;
     let mut devices = Vec::new();
     let (mut taken, mut placed) = (0_u64, 0_usize);
     let (mut several, mut several_rejected) = (0_usize, 0_usize);
     for &kind in &arrivals {
         let demand = pods.kinds[kind];
-        scorer.arrived(&demand, &nodes);
-        let chosen = choose(scorer.as_mut(), &mut scores, &nodes, kind, &demand);
+        let chosen = placer.place(kind, &demand, &nodes, &mut devices);
         if let Some(node) = chosen.and_then(|at| nodes.get_mut(at)) {
-            scorer.devices(&node.free(), &demand, &mut devices);
             taken += put(node, &demand, &devices);
             placed += 1;
         }
@@ -79,11 +92,43 @@ pub fn run(cluster: &Cluster, pods: &Pods, kind: Kind, seed: u64) -> Outcome {
         several_rejected += usize::from(needs_several && chosen.is_none());
     }
     let capacity = cluster.gpu_millis() as f64;
-    Outcome {
+    Ok(Outcome {
         unallocated_percent: 100.0 * (capacity - taken as f64) / capacity,
         arrived: arrivals.len(),
         placed,
         several_rejected_percent: 100.0 * several_rejected as f64 / several.max(1) as f64,
+    })
+}
+
+/// Asks a scorer for every node, and takes the one with the highest score.
+pub struct ByScore {
+    scorer: Box<dyn Scorer>,
+    scores: Scores,
+}
+
+impl ByScore {
+    /// Before the first of so many kinds of pods arrives.
+    pub fn new(scorer: Box<dyn Scorer>, kinds: usize, nodes: usize) -> Self {
+        Self {
+            scorer,
+            scores: Scores::new(kinds, nodes),
+        }
+    }
+}
+
+impl Placer for ByScore {
+    fn place(
+        &mut self,
+        kind: usize,
+        demand: &Demand,
+        nodes: &[NodeState],
+        devices: &mut Vec<usize>,
+    ) -> Option<usize> {
+        let scorer = self.scorer.as_mut();
+        scorer.arrived(demand, nodes);
+        let chosen = choose(scorer, &mut self.scores, nodes, kind, demand)?;
+        scorer.devices(&nodes.get(chosen)?.free(), demand, devices);
+        Some(chosen)
     }
 }
 

@@ -8,8 +8,9 @@ use hyperion_placement::packing::{Demand, Free, Prices, TypicalRequests, fragmen
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::production::Production;
 use super::read::Pods;
-use super::replay::NodeState;
+use super::replay::{ByScore, NodeState, Placer};
 
 /// Scores one run's candidates.
 pub trait Scorer {
@@ -42,16 +43,22 @@ pub enum Kind {
     DotProduct,
     /// Steepest descent of fragmentation.
     Fgd,
+    /// The production decision by rules.
+    Rules,
+    /// The production decision by the built-in policy.
+    Policy,
     /// Least worth destroyed, by prices learned on the way.
     Hyperion,
 }
 
 impl Kind {
     /// All, the one that takes most time last.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Random,
         Self::BestFit,
         Self::DotProduct,
+        Self::Rules,
+        Self::Policy,
         Self::Fgd,
         Self::Hyperion,
     ];
@@ -63,20 +70,37 @@ impl Kind {
             Self::BestFit => "best_fit",
             Self::DotProduct => "dot_product",
             Self::Fgd => "fgd",
+            Self::Rules => "rules",
+            Self::Policy => "policy",
             Self::Hyperion => "hyperion",
         }
     }
 
     /// A fresh one for one run.
-    pub fn scorer(self, pods: &Pods, seed: u64) -> Box<dyn Scorer> {
-        match self {
+    ///
+    /// # Errors
+    /// The built-in policy can't be read.
+    pub fn placer(
+        self,
+        pods: &Pods,
+        nodes: &[NodeState],
+        seed: u64,
+    ) -> anyhow::Result<Box<dyn Placer>> {
+        let scorer: Box<dyn Scorer> = match self {
             // Not the stream that orders the arrivals.
             Self::Random => Box::new(Random(StdRng::seed_from_u64(!seed))),
             Self::BestFit => Box::new(BestFit),
             Self::DotProduct => Box::new(DotProduct),
             Self::Fgd => Box::new(Fgd::new(pods)),
             Self::Hyperion => Box::new(Hyperion::default()),
-        }
+            Self::Rules => return Ok(Box::new(Production::rules(pods, nodes))),
+            Self::Policy => return Ok(Box::new(Production::policy(pods, nodes)?)),
+        };
+        Ok(Box::new(ByScore::new(
+            scorer,
+            pods.kinds.len(),
+            nodes.len(),
+        )))
     }
 }
 

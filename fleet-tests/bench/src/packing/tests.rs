@@ -119,10 +119,10 @@ fn crowd() -> (Cluster, Pods) {
 fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     let (cluster, pods) = crowd();
     for kind in Kind::ALL {
-        let first = replay::run(&cluster, &pods, kind, 7);
-        assert_eq!(first, replay::run(&cluster, &pods, kind, 7), "{kind:?}");
+        let run = || replay::run(&cluster, &pods, kind, 7).unwrap();
+        assert_eq!(run(), run(), "{kind:?}");
     }
-    let random = |seed| replay::run(&cluster, &pods, Kind::Random, seed);
+    let random = |seed| replay::run(&cluster, &pods, Kind::Random, seed).unwrap();
     assert_ne!(random(7), random(8));
 }
 
@@ -130,7 +130,7 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
 fn arrivals_stop_at_the_capacity_and_never_exceed_it_in_place() {
     let (cluster, pods) = crowd();
     for kind in Kind::ALL {
-        let outcome = replay::run(&cluster, &pods, kind, 3);
+        let outcome = replay::run(&cluster, &pods, kind, 3).unwrap();
         assert!(outcome.placed <= outcome.arrived);
         assert!(
             (0.0..100.0).contains(&outcome.unallocated_percent),
@@ -143,12 +143,23 @@ fn arrivals_stop_at_the_capacity_and_never_exceed_it_in_place() {
 fn learned_prices_leave_far_less_unallocated_than_chance() {
     let (cluster, pods) = crowd();
     let mean = |kind| {
-        let run = |seed| replay::run(&cluster, &pods, kind, seed);
+        let run = |seed| replay::run(&cluster, &pods, kind, seed).unwrap();
         let runs: Vec<Outcome> = (1..=5).map(run).collect();
         mean_of(&runs, |o| o.unallocated_percent)
     };
     let (ours, chance) = (mean(Kind::Hyperion), mean(Kind::Random));
     assert!(ours < 0.7 * chance, "{ours} against {chance}");
+}
+
+#[test]
+fn production_keeps_to_the_models_that_a_pod_accepts() {
+    let pods = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\np,6000,1024,1,460,P100|T4\n";
+    let (cluster, pods) = parsed(NODES, pods).unwrap();
+    for kind in [Kind::Rules, Kind::Policy] {
+        let outcome = replay::run(&cluster, &pods, kind, 1).unwrap();
+        // Only the second node has such devices, and CPU for two.
+        assert_eq!(outcome.placed, 2, "{kind:?}");
+    }
 }
 
 #[test]
