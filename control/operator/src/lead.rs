@@ -3,6 +3,7 @@
 
 mod away;
 mod machines;
+mod packing;
 mod rollouts;
 
 use std::collections::{BTreeSet, HashMap};
@@ -28,7 +29,7 @@ use crate::decider::{Decider, Policy, Sums};
 use crate::directory::Directory;
 use crate::events::{self, Note, Publisher};
 use crate::experience::Recorder;
-use crate::index::{Index, Name, Priority, Said};
+use crate::index::{Index, Lesson, Name, Priority, Said};
 use crate::measured::{self, Measured};
 use crate::metrics::Metrics;
 use crate::plan::{self, Action, Outcome};
@@ -136,7 +137,9 @@ pub async fn run(
         let (clusters, publisher) = (clusters.clone(), publisher.clone());
         tokio::spawn(proof::serve(clusters, proofs, publisher, stop.clone()));
     }
-    let mut work = Work::new(leader, clusters, (actions, statuses), publisher);
+    let (lessons, learned) = packing::start();
+    let mut learned = Some(learned);
+    let mut work = Work::new(leader, clusters, (actions, statuses), lessons, publisher);
     if let Some(prices) = &mut prices {
         work.prices(prices.borrow_and_update().clone());
     }
@@ -183,6 +186,7 @@ pub async fn run(
             Some(result) = stored.recv() => work.rollout_stored(result),
             Some(map) = maps.recv() => work.map_read(map),
             now = changed(&mut prices) => work.prices(now),
+            now = changed(&mut learned) => work.packing_learned(now),
             now = changed(&mut measured) => work.measured_elsewhere(&now),
             event = agents.recv(), if work.listed_at.is_some() => match event {
                 Some(event) => work.agent(event),
@@ -241,6 +245,10 @@ struct Work {
     held_back: BTreeSet<String>,
     released: Instant,
     measured: Option<Instant>,
+    /// To what learns what GPU capacity is worth.
+    lessons: mpsc::Sender<Lesson>,
+    /// When it is asked next.
+    pack_at: Instant,
     hope_at: Instant,
     counted: Instant,
     meter: Meter,
@@ -252,6 +260,7 @@ impl Work {
         leader: Leader,
         clusters: Clusters,
         (actions, statuses): (Actions, RolloutStatuses),
+        lessons: mpsc::Sender<Lesson>,
         publisher: Publisher,
     ) -> Self {
         let latency = hyperion_providers::latency_matrix();
@@ -283,6 +292,8 @@ impl Work {
             held_back: BTreeSet::new(),
             released: Instant::now(),
             measured: None,
+            lessons,
+            pack_at: Instant::now(),
             hope_at: Instant::now(),
             counted: Instant::now(),
             meter: Meter::new(Instant::now()),
@@ -542,6 +553,7 @@ impl Work {
         let Some(listed_at) = self.listed_at else {
             return false;
         };
+        self.pack(now);
         if !self.map_known && now - listed_at < MAP_PATIENCE {
             return false;
         }
@@ -785,6 +797,7 @@ impl Work {
             .chain(self.index.warm_at())
             .chain(self.index.machines_due_at())
             .chain(self.round_at())
+            .chain(self.listed_at.map(|_| self.pack_at))
             .chain(Some(self.meter.due()))
             .min()
             .unwrap_or(idle)

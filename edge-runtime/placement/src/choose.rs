@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::explain::{self, Explanation, Ranked, TOP};
 use crate::features::{self, Features, Kind, Summary};
 use crate::filter::{Candidate, Constraint, first_rejection};
-use crate::gpu;
 use crate::model::{Request, Snapshot};
+use crate::packing::{self, Packed, Prices};
 use crate::score::Scorer;
 
 /// What was chosen.
@@ -146,6 +146,7 @@ impl<'a> Best<'a> {
 pub fn decide(snapshot: &Snapshot, request: &Request, scorer: &dyn Scorer) -> Decision {
     let ready = scorer.for_request(request, &Summary::of(snapshot));
     let scorer = ready.as_deref().unwrap_or(scorer);
+    let scorer = &Packed::new(&snapshot.packing, request, scorer);
     let mut rejected = BTreeMap::new();
     let mut candidates = 0;
     let mut top: Vec<Best<'_>> = Vec::with_capacity(TOP + 1);
@@ -168,13 +169,17 @@ pub fn decide(snapshot: &Snapshot, request: &Request, scorer: &dyn Scorer) -> De
     let features = top
         .first()
         .map(|b| features::encode(&snapshot.latency, request, &b.candidate));
-    conclude(request, scorer, candidates, rejected, &top, features)
+    let prices = &snapshot.packing;
+    conclude(
+        request, scorer, prices, candidates, rejected, &top, features,
+    )
 }
 
 /// Writes up a decision. `features` are the winner's; `scorer` has read the request.
 pub(crate) fn conclude(
     request: &Request,
     scorer: &dyn Scorer,
+    prices: &Prices,
     candidates: usize,
     rejected: BTreeMap<Constraint, usize>,
     top: &[Best<'_>],
@@ -200,7 +205,7 @@ pub(crate) fn conclude(
         flips: Vec::new(),
     };
     Decision {
-        choice: best.and_then(|(b, f)| choice_of(request, &b.candidate, &f, b.total)),
+        choice: best.and_then(|(b, f)| choice_of(prices, request, &b.candidate, &f, b.total)),
         explanation,
     }
 }
@@ -237,17 +242,16 @@ pub fn explain(
             ))
         })
         .collect();
-    explain::fill(
-        ready.as_deref().unwrap_or(scorer),
-        request,
-        &top,
-        explanation,
-    );
+    let scorer = ready.as_deref().unwrap_or(scorer);
+    let packed = Packed::new(&snapshot.packing, request, scorer);
+    explain::fill(&packed, request, &top, explanation);
 }
 
-/// The choice of `candidate`, with devices assigned; none where the GPUs asked for are not there.
+/// The choice of `candidate`, with devices assigned, by prices where they are known; none where the
+/// GPUs asked for are not there.
 #[must_use]
 pub fn choice_of(
+    prices: &Prices,
     request: &Request,
     candidate: &Candidate<'_>,
     features: &Features,
@@ -255,7 +259,7 @@ pub fn choice_of(
 ) -> Option<Choice> {
     Some(Choice {
         candidate: reference(candidate),
-        gpus: gpu::assign(&request.gpu, candidate.gpus)?,
+        gpus: packing::assign(prices, &request.gpu, candidate)?,
         hourly_cost: features.hourly_cost.unwrap_or(0.0),
         p99_latency_ms: features.p99_ms,
         score,

@@ -35,6 +35,7 @@ use crate::choose::{CandidateRef, Choice};
 use crate::features::Summary;
 use crate::filter::Candidate;
 use crate::model::{LatencyMatrix, Node, Offer, Request, Snapshot};
+use crate::packing::Prices;
 use crate::policy::Network;
 use embeddings::Embeddings;
 use interned::{Images, Labels};
@@ -113,6 +114,7 @@ pub struct Fleet {
     version: u64,
     summary: Summary,
     latency: LatencyMatrix,
+    packing: Arc<Prices>,
     places: Places,
     labels: Labels,
     images: Images,
@@ -149,6 +151,7 @@ impl Fleet {
             version: 0,
             summary: Summary::default(),
             latency,
+            packing: Arc::default(),
             places,
             labels: Labels::default(),
             images: Images::default(),
@@ -179,6 +182,7 @@ impl Fleet {
             fleet.upsert_offer(offer.clone());
         }
         fleet.set_queue(snapshot.queue);
+        fleet.set_packing(snapshot.packing.clone());
         fleet.version = snapshot.version;
         fleet
     }
@@ -192,6 +196,7 @@ impl Fleet {
             offers: self.offers().cloned().collect(),
             latency: self.latency.clone(),
             queue: self.summary.queue,
+            packing: self.packing.clone(),
         }
     }
 
@@ -211,6 +216,12 @@ impl Fleet {
     #[must_use]
     pub const fn latency(&self) -> &LatencyMatrix {
         &self.latency
+    }
+
+    /// What free GPU capacity is worth.
+    #[must_use]
+    pub const fn packing(&self) -> &Arc<Prices> {
+        &self.packing
     }
 
     /// Nodes, sorted by id.

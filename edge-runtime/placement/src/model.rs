@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -455,6 +456,9 @@ pub struct Snapshot {
     /// Replicas that wait for a place.
     #[serde(default)]
     pub queue: u32,
+    /// What free GPU capacity is worth; nothing is known of it in a snapshot that was read.
+    #[serde(skip)]
+    pub packing: Arc<crate::packing::Prices>,
 }
 
 impl Snapshot {

@@ -8,11 +8,15 @@
 
 mod prices;
 mod rates;
+mod term;
 
 use crate::gpu::WHOLE;
 use crate::model::{GpuRequest, Resources};
 
+pub(crate) use prices::Left;
 pub use prices::Prices;
+pub(crate) use term::{Packed, Packing, assign};
+pub use term::{TERM, class, demand_of};
 
 /// A set of at most 64 GPU models; which bit stands for which model is up to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,9 +115,15 @@ pub struct TypicalRequests {
 impl TypicalRequests {
     /// Counts one more request.
     pub fn observe(&mut self, demand: Demand) {
+        self.observe_many(demand, 1);
+    }
+
+    /// Counts so many more that ask for the same.
+    pub fn observe_many(&mut self, demand: Demand, requests: u32) {
+        let requests = f64::from(requests);
         match self.seen.binary_search_by(|(known, _)| known.cmp(&demand)) {
-            Ok(at) => self.seen[at].1 += 1.0,
-            Err(at) => self.seen.insert(at, (demand, 1.0)),
+            Ok(at) => self.seen[at].1 += requests,
+            Err(at) => self.seen.insert(at, (demand, requests)),
         }
     }
 

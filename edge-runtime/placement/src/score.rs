@@ -59,6 +59,12 @@ pub trait Scorer {
         None
     }
 
+    /// By how much a GPU's worth of free capacity that a placement destroys lowers the score, where
+    /// that is known ([`crate::packing`]); 0 for a scorer that is left alone with it.
+    fn packing_weight(&self) -> f64 {
+        0.0
+    }
+
     /// A form in which [`Fleet`](crate::fleet::Fleet) can score many candidates at once. It has to
     /// give the scores of [`Self::total`].
     fn fast(&self) -> Fast<'_> {
@@ -85,6 +91,9 @@ pub enum Fast<'a> {
 /// nothing, so that what is known to be good goes first.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RulesScorer;
+
+/// Weight of the term `packing` for the rules.
+const RULES_PACKING: f64 = 2.0;
 
 /// p99 at which the latency term has half its weight, milliseconds.
 pub(crate) const HALF_P99_MS: f64 = 50.0;
@@ -129,6 +138,10 @@ impl Scorer for RulesScorer {
         let mut total = -0.0;
         each_rule(request, candidate, features, |_, value| total += value);
         total
+    }
+
+    fn packing_weight(&self) -> f64 {
+        RULES_PACKING
     }
 
     fn fast(&self) -> Fast<'_> {

@@ -83,7 +83,7 @@ fn fleet() -> Snapshot {
         ],
         offers: Vec::new(),
         latency,
-        queue: 0,
+        ..Snapshot::default()
     }
 }
 
@@ -337,7 +337,7 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
             nodes,
             offers: Vec::new(),
             latency: fleet().latency,
-            queue: 0,
+            ..Snapshot::default()
         })
 }
 

@@ -49,6 +49,10 @@ impl<S: Scorer> Scorer for Slow<S> {
         self.0.for_request(r, s)
     }
 
+    fn packing_weight(&self) -> f64 {
+        self.0.packing_weight()
+    }
+
     fn fast(&self) -> Fast<'_> {
         Fast::No
     }
@@ -116,6 +120,9 @@ proptest! {
             }
             fleet.set_network(Some(network.clone()).filter(|_| early || r.chance(0.8)));
             prop_assert_eq!(*fleet.summary(), Summary::of(&fleet.snapshot()));
+            if r.chance(0.7) {
+                fleet.set_packing(common::prices(&mut r));
+            }
             let request = common::request(&mut r, ids);
             let policy = PolicyScorer::new(network.clone());
             same(&fleet, &mut scratch, &request, &RulesScorer);
@@ -153,6 +160,9 @@ proptest! {
         let mut r = Random(seed);
         let ids = r.of(&[3, 20, 60]);
         let mut fleet = filled(&mut r, 2 * ids, ids);
+        if r.chance(0.5) {
+            fleet.set_packing(common::prices(&mut r));
+        }
         let network = Arc::new(common::network(&mut r));
         fleet.set_network(Some(network.clone()));
         let mut request = common::request(&mut r, ids);
@@ -198,6 +208,10 @@ impl Scorer for Ready<'_> {
 
     fn total(&self, r: &Request, c: &Candidate<'_>, f: &Features) -> f64 {
         self.0.total(r, c, f)
+    }
+
+    fn packing_weight(&self) -> f64 {
+        self.0.packing_weight()
     }
 }
 

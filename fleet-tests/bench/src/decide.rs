@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
-use hyperion_placement::model::{Request, Resources};
+use hyperion_placement::model::{Node, Request, Resources};
+use hyperion_placement::packing::{self, Free, Prices, TypicalRequests};
 use hyperion_placement::policy::Network;
 use hyperion_placement::{
     CandidateRef, Choice, Fleet, PolicyScorer, RulesScorer, Scorer, Scratch, decide,
@@ -46,6 +47,9 @@ pub struct Args {
     /// A policy file.
     #[arg(long)]
     pub policy: Option<PathBuf>,
+    /// The fleet knows what its free GPU capacity is worth to these requests.
+    #[arg(long)]
+    pub packing: bool,
     /// Measure fleets of 100 to 100,000 nodes, instead of --nodes.
     #[arg(long)]
     pub sweep: bool,
@@ -95,6 +99,7 @@ pub fn run(args: &Args) -> anyhow::Result<Report> {
     report.condition("requests", REQUESTS);
     report.condition("telemetry_per_node_and_s", args.telemetry_rate);
     report.condition("decision", "filter, score, choose, check");
+    report.condition("packing", args.packing);
     if args.sweep {
         report.condition("nodes", SWEEP.to_vec());
         sweep(args, &scorer, &mut report)?;
@@ -189,7 +194,30 @@ fn fleet(args: &Args, count: usize, seed: u64, scorer: &Choosing) -> Fleet {
     for offer in offers(args.offers, seed) {
         fleet.upsert_offer(offer);
     }
+    if args.packing {
+        fleet.set_packing(Arc::new(prices(&fleet, &requests(args.seed))));
+    }
     fleet
+}
+
+/// What free GPU capacity is worth where such requests are expected.
+fn prices(fleet: &Fleet, requests: &[Request]) -> Prices {
+    let mut typical = TypicalRequests::default();
+    for request in requests {
+        typical.observe(packing::demand_of(request));
+    }
+    let nodes: Vec<(&Node, Vec<u32>)> = fleet
+        .nodes()
+        .map(|node| (node, node.gpus.iter().map(|gpu| gpu.free_millis).collect()))
+        .collect();
+    let free = nodes.iter().map(|(node, gpus)| Free {
+        cpu_millis: node.free.cpu_millis,
+        memory_bytes: node.free.memory_bytes,
+        gpus,
+        model: packing::class(node.location.tier, &node.arch, node.in_cluster()),
+    });
+    let free: Vec<Free<'_>> = free.collect();
+    Prices::refresh(&typical, &free, &Prices::default())
 }
 
 fn bytes_per_node(args: &Args, scorer: &Choosing) -> anyhow::Result<Option<f64>> {
@@ -373,8 +401,10 @@ mod tests {
 
     #[test]
     fn decisions_are_those_of_the_reference() {
-        for which in [Which::Rules, Which::Policy] {
+        let both = [Which::Rules, Which::Policy];
+        for (which, packing) in both.into_iter().flat_map(|w| [(w, false), (w, true)]) {
             let args = Args {
+                packing,
                 nodes: 500,
                 offers: 50,
                 scorer: Some(which),

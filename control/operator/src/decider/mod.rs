@@ -45,6 +45,7 @@ pub fn part(fleet: &Fleet, nodes: Vec<Node>) -> Snapshot {
         offers: Vec::new(),
         latency: fleet.latency().clone(),
         queue: fleet.summary().queue,
+        packing: fleet.packing().clone(),
     }
 }
 

@@ -5,6 +5,7 @@ mod cost;
 mod handover;
 mod notice;
 mod offer;
+mod packing;
 mod preempt;
 mod prices;
 mod quota;

@@ -59,7 +59,13 @@ impl Simulator {
         let weights = RewardWeights::default().of(request.goal);
         let candidate = self.candidate(at);
         let features = self.features(index, at, &candidate, &weights);
-        let Some(choice) = choice_of(request, &candidate, &features, 0.0) else {
+        let Some(choice) = choice_of(
+            &self.view.snapshot.packing,
+            request,
+            &candidate,
+            &features,
+            0.0,
+        ) else {
             self.violated(index, 1);
             return None;
         };

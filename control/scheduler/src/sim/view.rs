@@ -41,7 +41,7 @@ impl View {
                 nodes: Vec::new(),
                 offers: offers.collect(),
                 latency: scenario.latency.clone(),
-                queue: 0,
+                ..Snapshot::default()
             },
             hosts: Vec::new(),
             pools: (0..scenario.pools.len()).collect(),

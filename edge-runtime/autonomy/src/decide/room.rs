@@ -78,7 +78,7 @@ impl Room {
                 nodes,
                 offers: Vec::new(),
                 latency: latency(info),
-                queue: 0,
+                ..Snapshot::default()
             },
             strays: BTreeMap::new(),
         };
@@ -135,7 +135,8 @@ impl Room {
             nodes: vec![node],
             offers: Vec::new(),
             latency: self.snapshot.latency.clone(),
-            ..self.snapshot
+            queue: self.snapshot.queue,
+            ..Snapshot::default()
         })
     }
 

@@ -12,6 +12,7 @@ use crate::choose::{CandidateRef, Choice};
 use crate::features::encode_node;
 use crate::filter::is_owned;
 use crate::model::{GpuDevice, LatencyMatrix, Node, Offer, Place, Request, Resources, Taint};
+use crate::packing::Prices;
 use crate::policy::Network;
 
 /// Distance of the order of a machine that goes to an end.
@@ -65,6 +66,12 @@ impl Fleet {
     pub const fn set_queue(&mut self, replicas: u32) {
         self.version += 1;
         self.summary.queue = replicas;
+    }
+
+    /// Takes what free GPU capacity is worth from now on.
+    pub fn set_packing(&mut self, prices: Arc<Prices>) {
+        self.version += 1;
+        self.packing = prices;
     }
 
     /// Keeps this network's embeddings of all machines, or none.

@@ -11,6 +11,7 @@ use crate::explain::{self, Explanation, TOP};
 use crate::features::{self, Features, Kind, NODE_LEN, PAIR_LEN, encode_fit, encode_pair};
 use crate::filter::{Candidate, Constraint};
 use crate::model::{Request, Resources};
+use crate::packing::{Packed, Packing};
 use crate::policy::Network;
 use crate::policy::network::PreparedKind;
 use crate::reward::{RewardWeights, Weights};
@@ -128,6 +129,17 @@ impl<'a> Mode<'a> {
         }
     }
 
+    /// What is added to the scores; none with a scorer that is asked for every candidate, and adds
+    /// it itself.
+    pub(super) fn packing<'f>(&self, fleet: &'f Fleet, request: &Request) -> Option<Packing<'f>> {
+        match self {
+            Self::One(_) => None,
+            Self::Rules | Self::Network { .. } => {
+                Packing::new(&fleet.packing, request, self.scorer())
+            }
+        }
+    }
+
     /// The scorer that has read the request.
     pub(super) fn scorer(&self) -> &dyn Scorer {
         match self {
@@ -143,6 +155,7 @@ pub(super) struct Exact<'a, 's> {
     fleet: &'a Fleet,
     request: &'a Request,
     mode: &'a Mode<'a>,
+    packing: Option<Packing<'a>>,
     weights: Weights,
     reach: &'s [Reach],
     singled: &'s Marks,
@@ -167,6 +180,7 @@ impl<'a> Exact<'a, '_> {
             fleet,
             request,
             mode,
+            packing: mode.packing(fleet, request),
             weights: RewardWeights::default().of(request.goal),
             reach,
             singled: marks.0,
@@ -183,7 +197,11 @@ impl<'a> Exact<'a, '_> {
         {
             return total;
         }
-        let total = rounded(self.raw(block, lane));
+        let handle = self.fleet.blocks[block as usize].handles[lane as usize];
+        let candidate = self.fleet.machine(handle).candidate();
+        let packing = self.packing.as_ref().and_then(|p| p.term(&candidate));
+        let raw = self.raw(block, lane, &candidate);
+        let total = rounded(packing.map_or(raw, |term| raw + term));
         self.last = Some((block, lane, total));
         total
     }
@@ -228,17 +246,15 @@ impl<'a> Exact<'a, '_> {
         reach.kind(cost)
     }
 
-    fn raw(&mut self, block: u32, lane: u32) -> f64 {
-        let handle = self.fleet.blocks[block as usize].handles[lane as usize];
-        let candidate = self.fleet.machine(handle).candidate();
+    fn raw(&mut self, block: u32, lane: u32, candidate: &Candidate<'_>) -> f64 {
         let kind = self.kind(block, lane);
         match self.mode {
             Mode::One(scorer) => {
-                let features = features::encode_of(&kind, self.request, &candidate);
-                scorer.total(self.request, &candidate, &features)
+                let features = features::encode_of(&kind, self.request, candidate);
+                scorer.total(self.request, candidate, &features)
             }
             Mode::Rules => {
-                let (fit, p99_ms) = encode_fit(&kind, &self.weights, self.request, &candidate);
+                let (fit, p99_ms) = encode_fit(&kind, &self.weights, self.request, candidate);
                 // The rules read nothing of the other groups.
                 let features = Features {
                     node: [0.0; NODE_LEN],
@@ -248,10 +264,10 @@ impl<'a> Exact<'a, '_> {
                     p99_ms,
                     data_rtt_ms: kind.data_rtt_ms,
                 };
-                RulesScorer.total(self.request, &candidate, &features)
+                RulesScorer.total(self.request, candidate, &features)
             }
             Mode::Network { network, ready, .. } => {
-                let (fit, _) = encode_fit(&kind, &self.weights, self.request, &candidate);
+                let (fit, _) = encode_fit(&kind, &self.weights, self.request, candidate);
                 let prepared = self.prepared(network, ready, block, lane, &kind);
                 let score = network.score(
                     &ready.prepared,
@@ -304,7 +320,9 @@ impl Fleet {
             return self.decide_in(scratch, request, &mode);
         }
         let ready = scorer.for_request(request, &self.summary);
-        let mode = Mode::One(ready.as_deref().unwrap_or(scorer));
+        let scorer = ready.as_deref().unwrap_or(scorer);
+        let packed = Packed::new(&self.packing, request, scorer);
+        let mode = Mode::One(&packed);
         self.decide_in(scratch, request, &mode)
     }
 
@@ -347,7 +365,11 @@ impl Fleet {
             let kind = exact.kind(entry.block, entry.lane);
             features::encode_of(&kind, request, &entry.machine.candidate())
         });
-        self.write_up(scratch, request, mode.scorer(), candidates, features)
+        let packed = Packed {
+            scorer: mode.scorer(),
+            packing: mode.packing(self, request),
+        };
+        self.write_up(scratch, request, &packed, candidates, features)
     }
 
     /// The decision for `scratch.top`.
@@ -365,7 +387,10 @@ impl Fleet {
         };
         let top: Vec<Best<'_>> = scratch.top.iter().map(best).collect();
         let rejected = scratch.rejections();
-        conclude(request, scorer, candidates, rejected, &top, features)
+        let prices = &self.packing;
+        conclude(
+            request, scorer, prices, candidates, rejected, &top, features,
+        )
     }
 
     /// What [`consider`](crate::consider) finds on [`Self::snapshot`]: all candidates with their
@@ -422,12 +447,9 @@ impl Fleet {
                 ))
             })
             .collect();
-        explain::fill(
-            ready.as_deref().unwrap_or(scorer),
-            request,
-            &top,
-            explanation,
-        );
+        let scorer = ready.as_deref().unwrap_or(scorer);
+        let packed = Packed::new(&self.packing, request, scorer);
+        explain::fill(&packed, request, &top, explanation);
     }
 
     /// What is left of a machine.

@@ -7,6 +7,7 @@
 use crate::cost;
 use crate::filter::{Candidate, Constraint, allowed, geography_allowed, tolerated};
 use crate::model::{CapacityType, Location, Request, Resources, Supply, Taint, Tier};
+use crate::packing::{self, Left, Models};
 
 /// Machines in a block.
 pub(super) const LANES: usize = 16;
@@ -63,6 +64,11 @@ impl Kind {
             self.allocatable,
             self.key.gpus,
         )
+    }
+
+    /// The class of its devices.
+    pub(super) fn devices(&self) -> Models {
+        packing::class(self.key.tier, &self.key.arch, self.key.cluster)
     }
 
     /// A machine of the kind, for those who read nothing but what kinds have in common.
@@ -147,6 +153,20 @@ impl Block {
 
     pub(super) const fn live(&self) -> u16 {
         ((1_u32 << self.len) - 1) as u16
+    }
+
+    /// What is left of a machine that is neither odd nor has more than [`DEVICES`].
+    pub(super) fn left(
+        &self,
+        lane: usize,
+        devices: usize,
+    ) -> Left<impl Iterator<Item = u32> + Clone + '_> {
+        let devices = self.gpu_free.iter().take(devices);
+        Left {
+            cpu_millis: self.cpu_free[lane],
+            memory_bytes: self.memory_free[lane],
+            devices: devices.map(move |device| u32::from(device[lane])),
+        }
     }
 
     /// Lanes without enough GPUs.

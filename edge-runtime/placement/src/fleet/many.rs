@@ -11,6 +11,7 @@ use crate::explain::TOP;
 use crate::features::{self, Features};
 use crate::filter::first_rejection;
 use crate::model::Request;
+use crate::packing::Packed;
 use crate::score::{ReadyPolicy, Scorer};
 
 /// A candidate by the most that it can score.
@@ -64,6 +65,9 @@ impl Fleet {
         let summary = *self.summary();
         let ready = scorer.for_request(request, &summary);
         let ready = ready.as_deref().unwrap_or(scorer);
+        // They stay what they are, also while the fleet changes.
+        let prices = self.packing.clone();
+        let ready: &dyn Scorer = &Packed::new(&prices, request, ready);
         let mut request = request.clone();
         let mut candidates;
         let mut heap = {

@@ -3,12 +3,13 @@
 use super::Fleet;
 use super::decide::{Mode, Scratch, Work};
 use super::interned::Lanes as LaneSet;
-use super::kinds::{EXACT, Kind, LANES, below, ones};
+use super::kinds::{Block, EXACT, Kind, LANES, below, ones};
 use super::rough::{Bounds, ClassPart, Lanes, RoughNetwork, RoughRules};
 use crate::explain::TOP;
 use crate::filter::Constraint;
 use crate::gpu;
 use crate::model::Request;
+use crate::packing::Packing;
 
 /// Marks on lanes, cheap to set and to clear.
 #[derive(Debug, Clone, Default)]
@@ -109,6 +110,7 @@ pub(super) fn walk(
         fleet,
         request,
         mode,
+        packing: mode.packing(fleet, request),
         scratch,
         candidates: 0,
         floor: Floor {
@@ -209,6 +211,7 @@ struct Walk<'a, 's> {
     fleet: &'a Fleet,
     request: &'a Request,
     mode: &'a Mode<'a>,
+    packing: Option<Packing<'a>>,
     scratch: &'s mut Scratch,
     candidates: usize,
     floor: Floor,
@@ -367,6 +370,21 @@ impl Walk<'_, '_> {
         }
     }
 
+    fn pack(&self, packing: &Packing<'_>, block: &Block, lanes: u16, bounds: &mut Bounds) {
+        let Some(kind) = &self.fleet.kinds[block.kind as usize] else {
+            return;
+        };
+        if kind.key.gpus == 0 {
+            return;
+        }
+        let pool = packing.pool(kind.devices());
+        for lane in ones(lanes) {
+            let term = packing.on(pool, &block.left(lane, kind.key.gpus));
+            bounds.lower[lane] += (term - slack(term)) as f32;
+            bounds.upper[lane] += (term + slack(term)) as f32;
+        }
+    }
+
     fn score(&mut self, rough: &Rough, most: f32, id: u32, live: u16) {
         let block = &self.fleet.blocks[id as usize];
         let special = live & (self.scratch.singled.of(id) | block.odd);
@@ -388,6 +406,11 @@ impl Walk<'_, '_> {
             Rough::Network(network) => network.bounds(&lanes, &self.fleet.embeddings, least),
         };
         let Some(mut bounds) = bounds else { return };
+        if let (Some(packing), false) = (&self.packing, matches!(rough, Rough::Unknown)) {
+            // The term is never above 0: those that can't come among the best without it need none.
+            let lanes = live & !special & at_least(&bounds.upper, least);
+            self.pack(packing, block, lanes, &mut bounds);
+        }
         for lane in ones(special) {
             bounds.lower[lane] = f32::NEG_INFINITY;
             bounds.upper[lane] = f32::INFINITY;
@@ -404,6 +427,11 @@ impl Walk<'_, '_> {
             });
         }
     }
+}
+
+/// Far more than rounding to single precision takes of a sum of terms.
+fn slack(term: f64) -> f64 {
+    1e-4 + 1e-5 * term.abs()
 }
 
 /// The kinds that may score most, from the best. Those of which that is not known come as they are.

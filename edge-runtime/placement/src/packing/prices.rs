@@ -10,6 +10,9 @@
 //! figures do not use (docs/packing.md): CPU and memory that cannot carry the GPUs, nodes kept
 //! whole for requests of several devices as far as these are scarce, and a preference for the
 //! fullest device among equals.
+//!
+//! A decision compares thousands of nodes, so [`Prices::loss`] allocates nothing and searches nothing:
+//! it takes some table look-ups for each device.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +36,8 @@ const BALANCE: f64 = 0.5;
 const KEPT_WHOLE: f64 = 10.0;
 /// Worth of free capacity being on one device rather than on several: weight of its square.
 const TOGETHER: f64 = 0.1;
+/// Whole devices of one node beyond which no more places for requests of several are counted.
+const MOST_WHOLE: usize = 64;
 
 /// Prices of free capacity; see the module's description. With [`Prices::default`] capacity is
 /// worth what it is, and the fullest device with room is preferred.
@@ -41,7 +46,6 @@ pub struct Prices {
     /// By item, what the scarcity of this request takes off its worth.
     scarcity: BTreeMap<Item, f64>,
     pools: Vec<Pool>,
-    several: Vec<Several>,
 }
 
 /// A device share of some size for which some models will do.
@@ -53,10 +57,12 @@ struct Item {
 
 /// Devices that the same requests can use.
 #[derive(Debug, Clone, PartialEq)]
-struct Pool {
+pub(crate) struct Pool {
     models: Models,
     /// Worth of a device by free steps, in whole devices.
     worth: Vec<f64>,
+    /// Worth of places for requests of several devices, by whole devices of a node.
+    kept: Vec<f64>,
     cpu: Rates,
     memory: Rates,
 }
@@ -72,8 +78,8 @@ struct Several {
 /// What the value of a node is made of.
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
-    cpu_millis: u64,
-    memory_bytes: u64,
+    cpu_millis: f64,
+    memory_bytes: f64,
     worth: f64,
     squares: f64,
     whole: u32,
@@ -100,33 +106,39 @@ impl Prices {
         }
         let problem = Problem::new(&items, fleet, free, asked);
         let scarcity = problem.solve(&before.scarcity);
+        let several = several(typical, fleet, free, asked);
         let pools = problem
             .pools
             .iter()
             .map(|supply| {
                 let (worth, _) = problem.knapsack(supply, &scarcity);
-                Pool::new(supply.models, worth, typical)
+                Pool::new(supply.models, worth, &several, typical)
             })
             .collect();
         Self {
             pools,
-            several: several(typical, fleet, free, asked),
             scarcity: problem.items.iter().copied().zip(scarcity).collect(),
         }
+    }
+
+    /// False as long as nothing is known of requests, and what is free is worth what it is.
+    #[must_use]
+    pub fn known(&self) -> bool {
+        !self.pools.is_empty()
     }
 
     /// What the free capacity of the node is worth, in whole devices.
     #[must_use]
     pub fn value(&self, free: &Free<'_>) -> f64 {
         let pool = self.pool(free.model);
-        self.of(pool, free.model, &state(pool, free))
+        value(pool, &state(pool, &Left::from(free)))
     }
 
     /// Free capacity that the requests expected from now on can make nothing of, in whole devices.
     #[must_use]
     pub fn wasted(&self, free: &Free<'_>) -> f64 {
         let pool = self.pool(free.model);
-        let state = state(pool, free);
+        let state = state(pool, &Left::from(free));
         let usable = pool.map_or(state.worth, |pool| pool.carried(&state));
         (gpus_free(free) - usable).max(0.0)
     }
@@ -135,49 +147,105 @@ impl Prices {
     /// where it does not fit.
     #[must_use]
     pub fn loss(&self, free: &Free<'_>, demand: &Demand) -> Option<f64> {
-        let pool = self.pool(free.model);
-        let before = state(pool, free);
-        let after = place(pool, free, demand, before, |_| {})?;
-        Some(self.of(pool, free.model, &before) - self.of(pool, free.model, &after))
+        if !fits(free, demand) {
+            return None;
+        }
+        loss(self.pool(free.model), &Left::from(free), demand)
     }
 
-    /// Puts the devices that the demand should get in `devices`, by index; false (and none) where
-    /// it does not fit.
-    pub fn assign(&self, free: &Free<'_>, demand: &Demand, devices: &mut Vec<usize>) -> bool {
-        devices.clear();
-        let pool = self.pool(free.model);
-        let placed = place(pool, free, demand, State::default(), |d| devices.push(d));
-        placed.is_some()
+    /// The devices that the demand should get, by index; none where it does not fit.
+    #[must_use]
+    pub fn assign(&self, free: &Free<'_>, demand: &Demand) -> Option<Vec<usize>> {
+        if !fits(free, demand) {
+            return None;
+        }
+        devices(self.pool(free.model), free.gpus.iter().copied(), demand)
     }
 
-    fn pool(&self, model: Models) -> Option<&Pool> {
+    /// The pool of nodes with these devices; none where none were free at the last refresh.
+    pub(super) fn pool(&self, model: Models) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.models.overlaps(model))
-    }
-
-    fn of(&self, pool: Option<&Pool>, model: Models, state: &State) -> f64 {
-        let carried = pool.map_or(state.worth, |pool| pool.carried(state));
-        let worth = (1.0 - BALANCE) * state.worth + BALANCE * carried;
-        let kept: f64 = self
-            .several
-            .iter()
-            .filter(|s| s.demand.models.overlaps(model))
-            .map(|s| s.worth * places(&s.demand, state.whole, state.cpu_millis))
-            .sum();
-        worth + kept + TOGETHER * state.squares
     }
 }
 
+/// What is left of a node, in the form that is compared by the thousand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Left<D> {
+    /// Thousandths of a core.
+    pub(crate) cpu_millis: f64,
+    /// Bytes.
+    pub(crate) memory_bytes: f64,
+    /// Per device, thousandths of it, 0 to 1000.
+    pub(crate) devices: D,
+}
+
+impl<'a> From<&Free<'a>> for Left<std::iter::Copied<std::slice::Iter<'a, u32>>> {
+    fn from(free: &Free<'a>) -> Self {
+        Self {
+            cpu_millis: free.cpu_millis as f64,
+            memory_bytes: free.memory_bytes as f64,
+            devices: free.gpus.iter().copied(),
+        }
+    }
+}
+
+/// [`Prices::loss`], for those who know the pool. None where too few devices have room; that there
+/// is room on them for the rest is up to the caller.
+#[inline]
+pub(super) fn loss<D>(pool: Option<&Pool>, left: &Left<D>, demand: &Demand) -> Option<f64>
+where
+    D: Iterator<Item = u32> + Clone,
+{
+    let before = state(pool, left);
+    let after = place(pool, left, demand, before, |_| {})?;
+    Some(value(pool, &before) - value(pool, &after))
+}
+
+/// [`Prices::assign`], likewise.
+pub(super) fn devices(
+    pool: Option<&Pool>,
+    devices: impl Iterator<Item = u32> + Clone,
+    demand: &Demand,
+) -> Option<Vec<usize>> {
+    let left = Left {
+        cpu_millis: 0.0,
+        memory_bytes: 0.0,
+        devices,
+    };
+    let mut taken = Vec::with_capacity((demand.gpu_count as usize).min(MOST_WHOLE));
+    place(pool, &left, demand, State::default(), |d| taken.push(d))?;
+    Some(taken)
+}
+
+fn value(pool: Option<&Pool>, state: &State) -> f64 {
+    let (carried, kept) = pool.map_or((state.worth, 0.0), |pool| {
+        (pool.carried(state), pool.kept(state.whole))
+    });
+    (1.0 - BALANCE) * state.worth + BALANCE * carried + kept + TOGETHER * state.squares
+}
+
 impl Pool {
-    fn new(models: Models, worth: Vec<f64>, typical: &TypicalRequests) -> Self {
+    fn new(
+        models: Models,
+        worth: Vec<f64>,
+        several: &[Several],
+        typical: &TypicalRequests,
+    ) -> Self {
         let usual = || {
             typical
                 .iter()
                 .filter(|(d, _)| d.gpu_count > 0 && d.models.overlaps(models))
                 .map(|(d, count)| (d, d.gpus(), count * d.gpus()))
         };
+        let kept = |whole: usize| {
+            let places = |s: &Several| f64::from(whole as u32 / s.demand.gpu_count.max(1));
+            let own = several.iter().filter(|s| s.demand.models.overlaps(models));
+            own.map(|s| s.worth * places(s)).sum()
+        };
         Self {
             models,
             worth,
+            kept: (0..=MOST_WHOLE).map(kept).collect(),
             cpu: Rates::new(usual().map(|(d, gpus, weight)| (gpus, d.cpu_millis, weight))),
             memory: Rates::new(usual().map(|(d, gpus, weight)| (gpus, d.memory_bytes, weight))),
         }
@@ -186,6 +254,11 @@ impl Pool {
     fn carried(&self, state: &State) -> f64 {
         let cpu = self.cpu.usable(state.worth, state.cpu_millis);
         cpu.min(self.memory.usable(state.worth, state.memory_bytes))
+    }
+
+    fn kept(&self, whole: u32) -> f64 {
+        let at = (whole as usize).min(MOST_WHOLE);
+        self.kept.get(at).copied().unwrap_or(0.0)
     }
 }
 
@@ -204,13 +277,16 @@ fn worth(pool: Option<&Pool>, left: u32) -> f64 {
         .unwrap_or_else(|| share(left))
 }
 
-fn state(pool: Option<&Pool>, free: &Free<'_>) -> State {
+fn state<D>(pool: Option<&Pool>, left: &Left<D>) -> State
+where
+    D: Iterator<Item = u32> + Clone,
+{
     let mut state = State {
-        cpu_millis: free.cpu_millis,
-        memory_bytes: free.memory_bytes,
+        cpu_millis: left.cpu_millis,
+        memory_bytes: left.memory_bytes,
         ..State::default()
     };
-    for &left in free.gpus {
+    for left in left.devices.clone() {
         state.worth += worth(pool, left);
         state.squares += share(left) * share(left);
         state.whole += u32::from(left >= WHOLE);
@@ -219,18 +295,18 @@ fn state(pool: Option<&Pool>, free: &Free<'_>) -> State {
 }
 
 /// The state after the demand took the devices that lose least, told to `taken`.
-fn place(
+fn place<D>(
     pool: Option<&Pool>,
-    free: &Free<'_>,
+    left: &Left<D>,
     demand: &Demand,
     mut state: State,
     mut taken: impl FnMut(usize),
-) -> Option<State> {
-    if !fits(free, demand) {
-        return None;
-    }
-    state.cpu_millis = state.cpu_millis.saturating_sub(demand.cpu_millis);
-    state.memory_bytes = state.memory_bytes.saturating_sub(demand.memory_bytes);
+) -> Option<State>
+where
+    D: Iterator<Item = u32> + Clone,
+{
+    state.cpu_millis = (state.cpu_millis - demand.cpu_millis as f64).max(0.0);
+    state.memory_bytes = (state.memory_bytes - demand.memory_bytes as f64).max(0.0);
     let change = |left: u32| {
         let after = left - demand.gpu_millis;
         (
@@ -240,18 +316,18 @@ fn place(
     };
     let mut last: Option<(f64, usize)> = None;
     for _ in 0..demand.gpu_count {
-        let next = free
-            .gpus
-            .iter()
+        let next = left
+            .devices
+            .clone()
             .enumerate()
-            .filter(|(_, left)| **left >= demand.gpu_millis)
-            .map(|(device, &left)| {
+            .filter(|(_, left)| *left >= demand.gpu_millis)
+            .map(|(device, left)| {
                 let (worth, squares) = change(left);
                 (worth + TOGETHER * squares, device)
             })
             .filter(|next| last.is_none_or(|last| order(next, &last).is_gt()))
             .min_by(order)?;
-        let left = free.gpus.get(next.1).copied()?;
+        let left = left.devices.clone().nth(next.1)?;
         let (worth, squares) = change(left);
         state.worth -= worth;
         state.squares -= squares;
@@ -264,15 +340,6 @@ fn place(
 
 fn order(a: &(f64, usize), b: &(f64, usize)) -> std::cmp::Ordering {
     a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
-}
-
-/// How many replicas of the demand find room on whole devices.
-fn places(demand: &Demand, whole: u32, cpu_millis: u64) -> f64 {
-    let by_devices = u64::from(whole / demand.gpu_count.max(1));
-    let by_cpu = cpu_millis
-        .checked_div(demand.cpu_millis)
-        .unwrap_or(u64::MAX);
-    by_devices.min(by_cpu) as f64
 }
 
 /// Requests of several devices, and what a place for each is worth: its share of the demand,

@@ -11,6 +11,9 @@ use crate::model::Request;
 use crate::policy::Network;
 use crate::policy::network::{EMBED, Prepared, PreparedKind};
 
+/// Weight of the term `packing` beside a network, whose scores are logarithms of odds.
+const PACKING: f64 = 4.0;
+
 /// Scores by a network in full precision.
 #[derive(Debug, Clone)]
 pub struct PolicyScorer {
@@ -68,6 +71,10 @@ impl Scorer for PolicyScorer {
             request,
             summary,
         )))
+    }
+
+    fn packing_weight(&self) -> f64 {
+        PACKING
     }
 
     fn fast(&self) -> Fast<'_> {
@@ -140,6 +147,10 @@ impl Scorer for ReadyPolicy<'_> {
 
     fn total(&self, _: &Request, _: &Candidate<'_>, features: &Features) -> f64 {
         self.of(features)
+    }
+
+    fn packing_weight(&self) -> f64 {
+        PACKING
     }
 }
 

@@ -270,6 +270,7 @@ pub fn case(seed: u64, nodes: u64) -> Case {
         offers: (0..nodes / 2).map(|i| offer(&mut draw, i)).collect(),
         latency: matrix(&mut draw),
         queue: draw.below(50) as u32,
+        ..Snapshot::default()
     };
     Case {
         request: request(&mut draw),

@@ -3,9 +3,11 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use hyperion_placement::Fleet;
 use hyperion_placement::model::*;
+use hyperion_placement::packing::{self, Free, Prices, TypicalRequests};
 use hyperion_placement::policy::Network;
 
 /// SplitMix64 (Steele et al., 2014).
@@ -369,6 +371,38 @@ pub fn change(r: &mut Random, fleet: &mut Fleet, most: usize) {
             let _ = fleet.release(&id, given, &[(format!("{id}-0"), 250)]);
         }
     }
+}
+
+/// Prices of free GPU capacity, learned on random requests and what is left of random nodes.
+pub fn prices(r: &mut Random) -> Arc<Prices> {
+    static SOME: LazyLock<Vec<Arc<Prices>>> = LazyLock::new(|| (0..12).map(learned).collect());
+    r.of(&SOME)
+}
+
+fn learned(seed: u64) -> Arc<Prices> {
+    let mut r = Random(seed);
+    let mut typical = TypicalRequests::default();
+    for _ in 0..1 + r.below(8) {
+        let mut asked = request(&mut r, 3);
+        if r.chance(0.3) {
+            asked.gpu.count = 1 + r.below(8) as u32;
+        }
+        typical.observe_many(packing::demand_of(&asked), 1 + r.below(50) as u32);
+    }
+    let nodes: Vec<Node> = (0..8).map(|n| node(&mut r, &format!("n-{n}"))).collect();
+    let left = |node: &Node| -> Vec<u32> {
+        let left = node.gpus.iter().map(|gpu| gpu.free_millis.min(1000));
+        left.collect()
+    };
+    let left: Vec<Vec<u32>> = nodes.iter().map(left).collect();
+    let free = nodes.iter().zip(&left).map(|(node, gpus)| Free {
+        cpu_millis: node.free.cpu_millis,
+        memory_bytes: node.free.memory_bytes,
+        gpus,
+        model: packing::class(node.location.tier, &node.arch, node.in_cluster()),
+    });
+    let free: Vec<Free<'_>> = free.collect();
+    Arc::new(Prices::refresh(&typical, &free, &Prices::default()))
 }
 
 /// Weights of the size that layers begin to learn with.

@@ -11,12 +11,13 @@ use hyperion_placement::model::{
     CapacityType, Geography, GpuDevice, GpuRequest, Location, Node, Provider, Request, Resources,
     Supply, Tier,
 };
-use hyperion_placement::packing::{Demand, Models};
+use hyperion_placement::packing::{self, Demand, Free, Models};
 use hyperion_placement::{CandidateRef, Fleet, PolicyScorer, RulesScorer, Scorer, Scratch};
 use hyperion_policy::{BUILT_IN, PolicyFile};
 
 use super::read::Pods;
 use super::replay::{NodeState, Placer};
+use super::scorers::Learning;
 
 /// Places pods by the decisions of production.
 pub struct Production {
@@ -25,6 +26,8 @@ pub struct Production {
     scratch: Scratch,
     /// By kind of pod.
     requests: Vec<Request>,
+    /// Where the fleet is told what free capacity is worth.
+    learning: Option<Learning>,
 }
 
 impl Production {
@@ -46,6 +49,30 @@ impl Production {
         Ok(production)
     }
 
+    /// Tells the fleet what free capacity is worth, as learned on the way.
+    #[must_use]
+    pub fn packing(mut self) -> Self {
+        self.learning = Some(Learning::default());
+        self
+    }
+
+    /// In production nobody says which models will do, but for a selector of nodes.
+    fn learn(&mut self, kind: usize, nodes: &[NodeState]) {
+        let (Some(learning), Some(request)) = (&mut self.learning, self.requests.get(kind)) else {
+            return;
+        };
+        let model = packing::class(Tier::Edge, ARCH, false);
+        let free = |node| Free {
+            model,
+            ..NodeState::free(node)
+        };
+        if learning.arrived(&packing::demand_of(request), || {
+            nodes.iter().map(free).collect()
+        }) {
+            self.fleet.set_packing(learning.prices.clone());
+        }
+    }
+
     fn new(scorer: Box<dyn Scorer>, pods: &Pods, nodes: &[NodeState]) -> Self {
         let accepted: Vec<Models> = pods.kinds.iter().map(|kind| kind.models).collect();
         let mut fleet = Fleet::new();
@@ -57,19 +84,23 @@ impl Production {
             fleet,
             scratch: Scratch::new(),
             requests: pods.kinds.iter().map(request).collect(),
+            learning: None,
         }
     }
 }
+
+const ARCH: &str = "amd64";
 
 impl Placer for Production {
     fn place(
         &mut self,
         kind: usize,
         _: &Demand,
-        _: &[NodeState],
+        nodes: &[NodeState],
         devices: &mut Vec<usize>,
     ) -> Option<usize> {
         devices.clear();
+        self.learn(kind, nodes);
         let request = self.requests.get(kind)?;
         let decision = self
             .fleet
@@ -121,7 +152,7 @@ fn node(at: usize, state: &NodeState, accepted: &[Models]) -> Node {
             site: "cluster".to_owned(),
             geography: Some(Geography::Us),
         },
-        arch: "amd64".to_owned(),
+        arch: ARCH.to_owned(),
         capacity_type: CapacityType::Owned,
         instance_type: String::new(),
         allocatable: all,

@@ -4,6 +4,8 @@
 //! and the simulator published with it. Scores there are whole numbers from 0 to 100 and the first
 //! of equals wins; that is kept, because it changes what the scorers do.
 
+use std::sync::Arc;
+
 use hyperion_placement::packing::{Demand, Free, Prices, TypicalRequests, fragmentation_delta};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -47,19 +49,25 @@ pub enum Kind {
     Rules,
     /// The production decision by the built-in policy.
     Policy,
+    /// The production decision by rules, with prices learned on the way.
+    RulesPacking,
+    /// The production decision by the built-in policy, with them.
+    PolicyPacking,
     /// Least worth destroyed, by prices learned on the way.
     Hyperion,
 }
 
 impl Kind {
     /// All, the one that takes most time last.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Random,
         Self::BestFit,
         Self::DotProduct,
         Self::Rules,
         Self::Policy,
         Self::Fgd,
+        Self::RulesPacking,
+        Self::PolicyPacking,
         Self::Hyperion,
     ];
 
@@ -72,6 +80,8 @@ impl Kind {
             Self::Fgd => "fgd",
             Self::Rules => "rules",
             Self::Policy => "policy",
+            Self::RulesPacking => "rules_packing",
+            Self::PolicyPacking => "policy_packing",
             Self::Hyperion => "hyperion",
         }
     }
@@ -86,6 +96,8 @@ impl Kind {
         nodes: &[NodeState],
         seed: u64,
     ) -> anyhow::Result<Box<dyn Placer>> {
+        let rules = || Production::rules(pods, nodes);
+        let policy = || Production::policy(pods, nodes);
         let scorer: Box<dyn Scorer> = match self {
             // Not the stream that orders the arrivals.
             Self::Random => Box::new(Random(StdRng::seed_from_u64(!seed))),
@@ -93,8 +105,10 @@ impl Kind {
             Self::DotProduct => Box::new(DotProduct),
             Self::Fgd => Box::new(Fgd::new(pods)),
             Self::Hyperion => Box::new(Hyperion::default()),
-            Self::Rules => return Ok(Box::new(Production::rules(pods, nodes))),
-            Self::Policy => return Ok(Box::new(Production::policy(pods, nodes)?)),
+            Self::Rules => return Ok(Box::new(rules())),
+            Self::Policy => return Ok(Box::new(policy()?)),
+            Self::RulesPacking => return Ok(Box::new(rules().packing())),
+            Self::PolicyPacking => return Ok(Box::new(policy()?.packing())),
         };
         Ok(Box::new(ByScore::new(
             scorer,
@@ -187,10 +201,12 @@ const REFRESH: f64 = 0.05;
 /// And at least when it is this share of what had arrived before.
 const LEARNED: f64 = 0.15;
 
+/// Prices learned from the pods that arrive.
 #[derive(Default)]
-struct Hyperion {
+pub struct Learning {
     typical: TypicalRequests,
-    prices: Prices,
+    pub prices: Arc<Prices>,
+    /// Refreshes so far.
     epoch: u32,
     /// GPUs asked for since the last refresh.
     asked: f64,
@@ -202,31 +218,45 @@ struct Hyperion {
     seen: f64,
 }
 
-impl Scorer for Hyperion {
-    fn arrived(&mut self, demand: &Demand, nodes: &[NodeState]) {
+impl Learning {
+    /// True where the prices were refreshed.
+    pub fn arrived<'a>(&mut self, demand: &Demand, fleet: impl FnOnce() -> Vec<Free<'a>>) -> bool {
         self.typical.observe(*demand);
         self.asked += demand.gpus();
         self.seen += demand.gpus();
-        if self.asked >= self.allowed.min(self.learned) {
-            let fleet: Vec<Free<'_>> = nodes.iter().map(NodeState::free).collect();
-            self.prices = Prices::refresh(&self.typical, &fleet, &self.prices);
-            self.epoch += 1;
-            self.asked = 0.0;
-            self.learned = LEARNED * self.seen;
-            self.allowed = REFRESH * fleet.iter().map(gpus_free).sum::<f64>();
+        if self.asked < self.allowed.min(self.learned) {
+            return false;
         }
+        let fleet = fleet();
+        self.prices = Arc::new(Prices::refresh(&self.typical, &fleet, &self.prices));
+        self.epoch += 1;
+        self.asked = 0.0;
+        self.learned = LEARNED * self.seen;
+        self.allowed = REFRESH * fleet.iter().map(gpus_free).sum::<f64>();
+        true
+    }
+}
+
+#[derive(Default)]
+struct Hyperion(Learning);
+
+impl Scorer for Hyperion {
+    fn arrived(&mut self, demand: &Demand, nodes: &[NodeState]) {
+        let fleet = || nodes.iter().map(NodeState::free).collect();
+        self.0.arrived(demand, fleet);
     }
 
     fn epoch(&self) -> Option<u32> {
-        Some(self.epoch)
+        Some(self.0.epoch)
     }
 
     fn score(&mut self, free: &Free<'_>, demand: &Demand) -> f64 {
-        -self.prices.loss(free, demand).unwrap_or(f64::INFINITY)
+        -self.0.prices.loss(free, demand).unwrap_or(f64::INFINITY)
     }
 
     fn devices(&mut self, free: &Free<'_>, demand: &Demand, devices: &mut Vec<usize>) {
-        self.prices.assign(free, demand, devices);
+        devices.clear();
+        devices.extend(self.0.prices.assign(free, demand).unwrap_or_default());
     }
 }
 

@@ -52,17 +52,15 @@ fn shares_are_paired_with_what_completes_a_device() {
     let typical = typical(&[(demand(1000, 1, 700), 10), (demand(1000, 1, 300), 10)]);
     let fleet = [free(96_000, &[1000; 8])];
     let prices = prices(&typical, &fleet);
-    let mut devices = Vec::new();
     // On the device of 300 nothing is lost; on that of 600, 300 would be left for a later one; on
     // the whole one it is fine too, but the fullest is preferred.
     let node = free(96_000, &[1000, 600, 300, 500]);
-    assert!(prices.assign(&node, &demand(1000, 1, 300), &mut devices));
+    let devices = prices.assign(&node, &demand(1000, 1, 300)).unwrap();
     assert_eq!(devices, [2]);
     // 700 fits on the first only.
-    assert!(prices.assign(&node, &demand(1000, 1, 700), &mut devices));
+    let devices = prices.assign(&node, &demand(1000, 1, 700)).unwrap();
     assert_eq!(devices, [0]);
-    assert!(!prices.assign(&node, &demand(1000, 2, 700), &mut devices));
-    assert!(devices.is_empty());
+    assert_eq!(prices.assign(&node, &demand(1000, 2, 700)), None);
 }
 
 #[test]
@@ -131,9 +129,8 @@ fn a_model_that_only_few_accept_is_worth_less() {
 #[test]
 fn without_experience_the_fullest_device_with_room_is_taken() {
     let prices = Prices::default();
-    let mut devices = Vec::new();
     let node = free(1000, &[1000, 400, 300]);
-    assert!(prices.assign(&node, &demand(1000, 1, 350), &mut devices));
+    let devices = prices.assign(&node, &demand(1000, 1, 350)).unwrap();
     assert_eq!(devices, [1]);
     assert!((prices.loss(&free(1000, &[]), &demand(1000, 0, 0)).unwrap()).abs() < 1e-12);
     assert_eq!(
