@@ -8,8 +8,6 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Of cargo, for the demo: dev where nobody waits for an optimised build.
 PROFILE ?= release
 PROGRAMS = $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
-# Test programs that start containers. They take turns by themselves.
-LAB_TESTS := $(patsubst fleet-tests/lab/tests/%.rs,--test %,$(wildcard fleet-tests/lab/tests/*.rs))
 
 .PHONY: help demo demo-stop build test test-unit test-lab test-cluster lint bench cross cross-tests deb qemu-image qemu-device
 
@@ -43,7 +41,7 @@ test-unit: ## Run the tests inside the crates: nothing but a compiler is needed
 test-lab: ## Run the end-to-end tests: real containerd, agents, control plane, kubectl
 	@.ci/setup lab
 	$(CARGO) build --workspace --bins --tests --locked
-	HYPERION_LAB_REQUIRED=1 $(CARGO) test --workspace $(LAB_TESTS) --locked -- --nocapture
+	. .ci/lib && HYPERION_LAB_REQUIRED=1 $(CARGO) test --workspace "$${lab_tests[@]}" --locked -- --nocapture
 
 # Not part of `make test`: the API server takes long to build, once, and each fleet starts one.
 test-cluster: ## Run them on a real Kubernetes API server too (built with Go, once)
