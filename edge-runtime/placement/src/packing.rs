@@ -6,6 +6,7 @@
 //! [`Prices`] is ours: it prices capacity by what the requests expected from now on can make of it.
 //! Both work on plain numbers, and neither allocates while candidates are compared.
 
+mod lesson;
 mod prices;
 mod rates;
 mod term;
@@ -13,6 +14,7 @@ mod term;
 use crate::gpu::WHOLE;
 use crate::model::{GpuRequest, Resources};
 
+pub use lesson::Lesson;
 pub(crate) use prices::Left;
 pub use prices::Prices;
 pub(crate) use term::{Packed, Packing, assign};

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
-use hyperion_placement::model::{Node, Request, Resources};
-use hyperion_placement::packing::{self, Free, Prices, TypicalRequests};
+use hyperion_placement::model::{Request, Resources};
+use hyperion_placement::packing::{self, Lesson, Prices, TypicalRequests};
 use hyperion_placement::policy::Network;
 use hyperion_placement::{
     CandidateRef, Choice, Fleet, PolicyScorer, RulesScorer, Scorer, Scratch, decide,
@@ -206,18 +206,7 @@ fn prices(fleet: &Fleet, requests: &[Request]) -> Prices {
     for request in requests {
         typical.observe(packing::demand_of(request));
     }
-    let nodes: Vec<(&Node, Vec<u32>)> = fleet
-        .nodes()
-        .map(|node| (node, node.gpus.iter().map(|gpu| gpu.free_millis).collect()))
-        .collect();
-    let free = nodes.iter().map(|(node, gpus)| Free {
-        cpu_millis: node.free.cpu_millis,
-        memory_bytes: node.free.memory_bytes,
-        gpus,
-        model: packing::class(node.location.tier, &node.arch, node.in_cluster()),
-    });
-    let free: Vec<Free<'_>> = free.collect();
-    Prices::refresh(&typical, &free, &Prices::default())
+    Lesson::new(typical, fleet.nodes(), Arc::default()).prices()
 }
 
 fn bytes_per_node(args: &Args, scorer: &Choosing) -> anyhow::Result<Option<f64>> {

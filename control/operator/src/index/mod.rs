@@ -36,7 +36,6 @@ pub use handover::{HANDOVER, LEAVING};
 pub use nodes::NodeEntry;
 pub use notices::Interruption;
 pub(crate) use notices::LAST_WORDS;
-pub use packing::Lesson;
 pub use placements::{Failure, Leaving, PlacementEntry, phase_of};
 pub use quotas::{Left, Quota, Used};
 pub use site::{Answer, Claim, Decision, NodeNote, Stage, Verdicts};

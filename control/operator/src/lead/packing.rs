@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyperion_placement::packing::Prices;
+use hyperion_placement::packing::{Lesson, Prices};
 use tokio::sync::{mpsc, watch as latest};
 use tracing::{debug, warn};
 
 use super::Work;
-use crate::index::Lesson;
 
 /// How often prices are learned anew. Between two of them a small part of the capacity changes hands.
 const REFRESHED: Duration = Duration::from_secs(60);

@@ -170,6 +170,7 @@ impl<'a> Exact<'a, '_> {
         fleet: &'a Fleet,
         request: &'a Request,
         mode: &'a Mode<'a>,
+        packing: Option<Packing<'a>>,
         reach: &'s [Reach],
         marks: (&'s Marks, &'s Marks),
         cache: &'s mut KindCache,
@@ -180,7 +181,7 @@ impl<'a> Exact<'a, '_> {
             fleet,
             request,
             mode,
-            packing: mode.packing(fleet, request),
+            packing,
             weights: RewardWeights::default().of(request.goal),
             reach,
             singled: marks.0,
@@ -327,11 +328,13 @@ impl Fleet {
     }
 
     fn decide_in(&self, scratch: &mut Scratch, request: &Request, mode: &Mode<'_>) -> Decision {
-        let candidates = walk(self, request, mode, false, scratch);
+        let packing = mode.packing(self, request);
+        let candidates = walk(self, request, mode, packing, false, scratch);
         let mut exact = Exact::new(
             self,
             request,
             mode,
+            packing,
             &scratch.reach,
             (&scratch.singled, &scratch.siblings),
             &mut scratch.kinds,
@@ -367,7 +370,7 @@ impl Fleet {
         });
         let packed = Packed {
             scorer: mode.scorer(),
-            packing: mode.packing(self, request),
+            packing,
         };
         self.write_up(scratch, request, &packed, candidates, features)
     }
@@ -402,7 +405,7 @@ impl Fleet {
         request: &Request,
     ) -> (Vec<Considered<'a>>, BTreeMap<Constraint, usize>) {
         let mode = Mode::One(&RulesScorer);
-        walk(self, request, &mode, true, scratch);
+        walk(self, request, &mode, None, true, scratch);
         let offer_and_order = |f: &Found| {
             let entry = self.entry(f.handle);
             (entry.machine.is_offer(), entry.order)
@@ -412,6 +415,7 @@ impl Fleet {
             self,
             request,
             &mode,
+            None,
             &scratch.reach,
             (&scratch.singled, &scratch.siblings),
             &mut scratch.kinds,

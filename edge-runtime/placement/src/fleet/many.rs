@@ -73,7 +73,8 @@ impl Fleet {
         let mut heap = {
             let one = Mode::One(ready);
             let mode = Mode::of(self, &request, scorer).unwrap_or(one);
-            candidates = walk(self, &request, &mode, true, scratch);
+            let packing = mode.packing(self, &request);
+            candidates = walk(self, &request, &mode, packing, true, scratch);
             let item = |f: &super::pass::Found| Item {
                 most: f64::from(f.upper),
                 exact: false,
@@ -118,6 +119,7 @@ impl Fleet {
             self,
             request,
             &mode,
+            mode.packing(self, request),
             &scratch.reach,
             (&scratch.singled, &scratch.siblings),
             &mut scratch.kinds,

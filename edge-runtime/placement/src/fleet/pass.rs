@@ -102,6 +102,7 @@ pub(super) fn walk(
     fleet: &Fleet,
     request: &Request,
     mode: &Mode<'_>,
+    packing: Option<Packing<'_>>,
     all: bool,
     scratch: &mut Scratch,
 ) -> usize {
@@ -110,7 +111,7 @@ pub(super) fn walk(
         fleet,
         request,
         mode,
-        packing: mode.packing(fleet, request),
+        packing,
         scratch,
         candidates: 0,
         floor: Floor {

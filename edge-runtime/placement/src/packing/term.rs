@@ -107,7 +107,7 @@ impl<'a> Packing<'a> {
     }
 }
 
-fn left_of(gpus: &[GpuDevice]) -> impl Iterator<Item = u32> + Clone {
+pub(super) fn left_of(gpus: &[GpuDevice]) -> impl Iterator<Item = u32> + Clone {
     gpus.iter().map(|gpu| gpu.free_millis.min(WHOLE))
 }
 
@@ -185,7 +185,7 @@ mod tests {
     use crate::model::{
         CapacityType, Location, Offer, Provider, Resources, Snapshot, Supply, WorkloadType,
     };
-    use crate::packing::{Free, TypicalRequests};
+    use crate::packing::{Lesson, TypicalRequests};
     use crate::score::RulesScorer;
 
     const GIB: u64 = 1 << 30;
@@ -244,15 +244,8 @@ mod tests {
         for (request, times) in typical {
             seen.observe_many(demand_of(request), *times);
         }
-        let left: Vec<Vec<u32>> = nodes.iter().map(|n| left_of(&n.gpus).collect()).collect();
-        let free = nodes.iter().zip(&left).map(|(node, gpus)| Free {
-            cpu_millis: node.free.cpu_millis,
-            memory_bytes: node.free.memory_bytes,
-            gpus,
-            model: class_of(&node.into()),
-        });
-        let free: Vec<Free<'_>> = free.collect();
-        Arc::new(Prices::refresh(&seen, &free, &Prices::default()))
+        let lesson = Lesson::new(seen, nodes.iter(), Arc::default());
+        Arc::new(lesson.prices())
     }
 
     /// By both ways, which agree.

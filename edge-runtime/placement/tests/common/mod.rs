@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use hyperion_placement::Fleet;
 use hyperion_placement::model::*;
-use hyperion_placement::packing::{self, Free, Prices, TypicalRequests};
+use hyperion_placement::packing::{self, Lesson, Prices, TypicalRequests};
 use hyperion_placement::policy::Network;
 
 /// SplitMix64 (Steele et al., 2014).
@@ -390,19 +390,7 @@ fn learned(seed: u64) -> Arc<Prices> {
         typical.observe_many(packing::demand_of(&asked), 1 + r.below(50) as u32);
     }
     let nodes: Vec<Node> = (0..8).map(|n| node(&mut r, &format!("n-{n}"))).collect();
-    let left = |node: &Node| -> Vec<u32> {
-        let left = node.gpus.iter().map(|gpu| gpu.free_millis.min(1000));
-        left.collect()
-    };
-    let left: Vec<Vec<u32>> = nodes.iter().map(left).collect();
-    let free = nodes.iter().zip(&left).map(|(node, gpus)| Free {
-        cpu_millis: node.free.cpu_millis,
-        memory_bytes: node.free.memory_bytes,
-        gpus,
-        model: packing::class(node.location.tier, &node.arch, node.in_cluster()),
-    });
-    let free: Vec<Free<'_>> = free.collect();
-    Arc::new(Prices::refresh(&typical, &free, &Prices::default()))
+    Arc::new(Lesson::new(typical, nodes.iter(), Arc::default()).prices())
 }
 
 /// Weights of the size that layers begin to learn with.
