@@ -17,8 +17,8 @@ use crate::model::{GpuRequest, Resources};
 pub use lesson::Lesson;
 pub(crate) use prices::Left;
 pub use prices::Prices;
-pub(crate) use term::{Packed, Packing, assign};
-pub use term::{TERM, class, demand_of};
+pub use term::{Packed, TERM, class, demand_of};
+pub(crate) use term::{Packing, assign};
 
 /// A set of at most 64 GPU models; which bit stands for which model is up to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,7 +5,7 @@
 
 mod policy;
 
-pub use policy::{PolicyScorer, ReadyPolicy};
+pub use policy::{PACKING, PolicyScorer, ReadyPolicy};
 
 use std::sync::Arc;
 

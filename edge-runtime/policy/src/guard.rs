@@ -347,6 +347,10 @@ impl Scorer for Watch<'_> {
         }))
     }
 
+    fn packing_weight(&self) -> f64 {
+        self.inner.packing_weight()
+    }
+
     fn fast(&self) -> Fast<'_> {
         self.inner.fast()
     }
@@ -378,6 +382,10 @@ impl Scorer for Ready<'_> {
 
     fn total(&self, request: &Request, candidate: &Candidate<'_>, features: &Features) -> f64 {
         self.watch().total(request, candidate, features)
+    }
+
+    fn packing_weight(&self) -> f64 {
+        self.inner.packing_weight()
     }
 
     fn fast(&self) -> Fast<'_> {

@@ -14,7 +14,7 @@ use hyperion_placement::filter::Candidate;
 use hyperion_placement::model::Request;
 use hyperion_placement::policy::network::{DIRECT, EMBED, Prepared, PreparedKind, dot};
 use hyperion_placement::policy::{Linear, Network};
-use hyperion_placement::score::{Score, Scorer};
+use hyperion_placement::score::{PACKING, Score, Scorer};
 
 use crate::file::{Expected, check_network};
 use crate::{Encoded, PolicyError, Quantisation};
@@ -288,6 +288,10 @@ impl Scorer for Quantised {
     ) -> Option<Box<dyn Scorer + 'a>> {
         Some(Box::new(self.ready(request, summary)))
     }
+
+    fn packing_weight(&self) -> f64 {
+        PACKING
+    }
 }
 
 /// A quantised network that has read a request.
@@ -331,5 +335,9 @@ impl Scorer for ReadyQuantised<'_> {
 
     fn total(&self, _: &Request, _: &Candidate<'_>, features: &Features) -> f64 {
         self.of(features)
+    }
+
+    fn packing_weight(&self) -> f64 {
+        PACKING
     }
 }

@@ -2,6 +2,7 @@
 
 use hyperion_placement::choose::Considered;
 use hyperion_placement::model::{Request, Snapshot};
+use hyperion_placement::packing::Packed;
 use hyperion_placement::score::{RulesScorer, Scorer};
 
 use crate::sim::{Brain, Truth, best, rounded};
@@ -25,18 +26,19 @@ impl Brain for Rules {
         "rules"
     }
 
+    fn packs(&self) -> bool {
+        true
+    }
+
     fn decide(
         &mut self,
-        _: &Snapshot,
+        snapshot: &Snapshot,
         request: &Request,
         candidates: &[Considered<'_>],
         _: &dyn Truth,
     ) -> Option<usize> {
-        let score = |c: &Considered<'_>| {
-            RulesScorer
-                .score(request, &c.candidate, &c.features)
-                .total()
-        };
+        let scorer = Packed::new(&snapshot.packing, request, &RulesScorer);
+        let score = |c: &Considered<'_>| scorer.total(request, &c.candidate, &c.features);
         let index = best(candidates, score)?;
         let here = request.current.as_deref();
         let here = candidates.iter().find(|c| here == Some(c.candidate.id));

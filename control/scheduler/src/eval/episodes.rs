@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hyperion_placement::choose::Considered;
 use hyperion_placement::features::Summary;
 use hyperion_placement::model::{Request, Snapshot};
+use hyperion_placement::packing::Packed;
 use hyperion_placement::policy::Network;
 use hyperion_placement::score::{ReadyPolicy, Scorer};
 
@@ -51,10 +52,11 @@ impl PolicyBrain {
 fn first_choice(
     network: &Network,
     known: &Request,
-    summary: &Summary,
+    snapshot: &Snapshot,
     candidates: &[Considered<'_>],
 ) -> Option<usize> {
-    let policy = ReadyPolicy::new(PPO, network, known, summary);
+    let policy = ReadyPolicy::new(PPO, network, known, &Summary::of(snapshot));
+    let policy = Packed::new(&snapshot.packing, known, &policy);
     best(candidates, |c| {
         policy.total(known, &c.candidate, &c.features)
     })
@@ -63,6 +65,10 @@ fn first_choice(
 impl Brain for PolicyBrain {
     fn name(&self) -> &str {
         self.name
+    }
+
+    fn packs(&self) -> bool {
+        true
     }
 
     fn decide(
@@ -77,11 +83,10 @@ impl Brain for PolicyBrain {
             expected_hours: None,
             ..request.clone()
         };
-        let summary = Summary::of(snapshot);
-        let choice = first_choice(&self.network, &known, &summary, candidates);
+        let choice = first_choice(&self.network, &known, snapshot, candidates);
         if let Some(other) = &self.other {
             self.agreed.0 += 1;
-            self.agreed.1 += u64::from(first_choice(other, &known, &summary, candidates) == choice);
+            self.agreed.1 += u64::from(first_choice(other, &known, snapshot, candidates) == choice);
         }
         choice
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hyperion_placement::choose::Considered;
 use hyperion_placement::model::{Request, Snapshot};
+use hyperion_placement::packing::Packed;
 use hyperion_placement::score::Scorer;
 
 use super::{Outcome, SimConfig, Simulator};
@@ -24,6 +25,11 @@ pub trait Brain {
     /// Name in tables.
     fn name(&self) -> &str;
 
+    /// It is told what free GPU capacity is worth, as production's schedulers are.
+    fn packs(&self) -> bool {
+        false
+    }
+
     /// The index of the chosen one of `candidates`, which is not empty. None lets a replica that
     /// waits wait on, and one that runs stay.
     fn decide(
@@ -39,6 +45,9 @@ pub trait Brain {
 #[must_use]
 pub fn run(scenario: &Arc<Scenario>, config: SimConfig, brain: &mut dyn Brain) -> Outcome {
     let mut simulator = Simulator::new(scenario, config);
+    if brain.packs() {
+        simulator = simulator.packing();
+    }
     while let Some(point) = simulator.next_decision() {
         let choice = brain.decide(
             point.snapshot,
@@ -60,15 +69,20 @@ impl<S: Scorer> Brain for ScorerBrain<S> {
         self.0.name()
     }
 
+    fn packs(&self) -> bool {
+        true
+    }
+
     fn decide(
         &mut self,
-        _: &Snapshot,
+        snapshot: &Snapshot,
         request: &Request,
         candidates: &[Considered<'_>],
         _: &dyn Truth,
     ) -> Option<usize> {
+        let scorer = Packed::new(&snapshot.packing, request, &self.0);
         best(candidates, |c| {
-            self.0.score(request, &c.candidate, &c.features).total()
+            scorer.total(request, &c.candidate, &c.features)
         })
     }
 }

@@ -16,6 +16,7 @@ mod handle;
 mod host;
 mod neighbours;
 mod outcome;
+mod packing;
 mod queue;
 pub(crate) mod random;
 mod rates;

@@ -16,6 +16,7 @@ use super::event::{Agenda, Event};
 use super::host::{Host, Shape, shapes};
 use super::neighbours::Neighbours;
 use super::outcome::{Outcome, Tail};
+use super::packing;
 use super::random;
 use super::replica::{Coming, Life, Replica};
 use super::truth::Now;
@@ -125,6 +126,8 @@ pub struct Simulator {
     pub(super) over: Vec<Option<(f64, f64)>>,
     /// What replicas do to their neighbours, where that is counted.
     pub(super) neighbours: Option<Neighbours>,
+    /// When prices of GPU capacity are learned next.
+    pub(super) lesson: packing::Due,
     finished: bool,
 }
 
@@ -171,6 +174,7 @@ impl Simulator {
             counts: Counts::default(),
             over: vec![None; scenario.workloads.len()],
             neighbours: None,
+            lesson: packing::Due::default(),
             finished: false,
             scenario: Arc::clone(scenario),
             config,
@@ -294,6 +298,7 @@ impl Simulator {
     /// Filters; true where there is something to decide.
     fn prepare(&mut self, index: usize) -> bool {
         self.view.look(self.now, &self.hosts);
+        self.learn_prices();
         self.view.snapshot.version += 1;
         self.view.snapshot.queue = self.waiting.len() as u32;
         let replica = &mut self.replicas[index];

@@ -1,11 +1,13 @@
 //! What is left on the nodes of the site.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hyperion_placement::model::{
     CapacityType, GpuDevice, LatencyMatrix, Location, Node, Place, Provider, Resources, Snapshot,
     Supply, Tier,
 };
+use hyperion_placement::packing::{Lesson, Prices, TypicalRequests, demand_of};
 use hyperion_wire::agent_v1::{PodSpec, RecordState, SiteInfo, SiteMember};
 use hyperion_wire::domain::{Intent, ReplicaKey};
 use hyperion_wire::peer_v1::NodeRecord;
@@ -90,6 +92,7 @@ impl Room {
             }
         }
         room.note_strays(site);
+        room.snapshot.packing = Arc::new(prices(site, &room.snapshot.nodes));
         room
     }
 
@@ -183,6 +186,25 @@ fn give(node: &mut Node, share: &Share) {
             gpu.free_millis = gpu.free_millis.saturating_add(*millis).min(1000);
         }
     }
+}
+
+/// What free GPU capacity is worth, from what the site's replicas want, placed or not, and from what
+/// is left of its nodes. A site is small enough to learn it anew for each pass.
+fn prices(site: &Site, nodes: &[Node]) -> Prices {
+    let mut typical = TypicalRequests::default();
+    for (key, entry) in site.replicas() {
+        let here = matches!(entry.state(), RecordState::Placed | RecordState::Pending);
+        if let Some(intent) = entry.intent.as_ref().filter(|_| here)
+            && intent.wants.gpu.count > 0
+        {
+            typical.observe(demand_of(&intent.request(key)));
+        }
+    }
+    if typical.is_empty() {
+        return Prices::default();
+    }
+    let takes_replicas = nodes.iter().filter(|n| n.ready && n.schedulable);
+    Lesson::new(typical, takes_replicas, Arc::default()).prices()
 }
 
 fn share(entry: &ReplicaEntry) -> Share {

@@ -54,6 +54,25 @@ impl Decide for First {
     }
 }
 
+/// Takes what the rules say.
+struct Rules;
+
+impl Decide for Rules {
+    fn decide(&self, snapshot: &Snapshot, request: &Request) -> Decided {
+        let rules = hyperion_placement::RulesScorer;
+        let choice = hyperion_placement::decide(snapshot, request, &rules).choice;
+        Decided {
+            node: choice.as_ref().map(|c| c.candidate.id().to_owned()),
+            gpus: choice.map_or_else(Vec::new, |c| c.gpus),
+            explanation: SiteExplanation::default(),
+        }
+    }
+
+    fn policy_hash(&self) -> &'static str {
+        ""
+    }
+}
+
 fn key(name: &str, index: u32) -> ReplicaKey {
     ReplicaKey {
         namespace: "default".into(),
@@ -302,4 +321,38 @@ fn the_control_planes_word_about_members_counts() {
         (pair.0.0.as_str(), pair.1.0.as_str()),
         ("geo:EU", "site:lab")
     );
+}
+
+#[test]
+fn a_share_of_a_gpu_goes_where_it_leaves_nothing_useless() {
+    let wants = |millis| {
+        let mut intent = intent();
+        intent.wants.gpu.millis = millis;
+        intent
+    };
+    let holds = |name: &str, node: &str, millis| ReplicaRecord {
+        pod: Some(PodSpec {
+            gpus: vec![GpuShare {
+                uuid: format!("gpu-{node}"),
+                millis,
+            }],
+            ..pod(None)
+        }),
+        ..placed(&key(name, 0), node, Some(&wants(millis)))
+    };
+    let mut site = site(&["edge-1", "edge-2"]);
+    for (name, node, millis) in [("a", "edge-1", 400), ("b", "edge-2", 700)] {
+        let record = holds(name, node, millis);
+        site.merge_replica("p", record, NOW).unwrap();
+    }
+    // What is left of the 600 on edge-1 after a 300 suits neither a 400 nor a 700.
+    let room = Room::of(&site, |_| true);
+    assert!(room.snapshot().packing.known());
+    let (wants, pod, key) = (wants(300), pod(None), key("c", 0));
+    let decided = choose(&room, &wanted(&key, &wants, &pod), &Rules);
+    assert_eq!(decided.node.as_deref(), Some("edge-2"));
+    assert_eq!(decided.gpus, [("gpu-edge-2".to_owned(), 300)]);
+    // Where nobody wants a GPU, nothing is known.
+    let empty = Room::of(&self::site(&["edge-1"]), |_| true);
+    assert!(!empty.snapshot().packing.known());
 }

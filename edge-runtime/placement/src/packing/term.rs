@@ -136,15 +136,15 @@ pub(crate) fn assign(
     devices.into_iter().map(named).collect()
 }
 
-/// A scorer with the term added.
-pub(crate) struct Packed<'a> {
+/// A scorer with the term added, for those who choose themselves; [`crate::decide`] adds it.
+pub struct Packed<'a> {
     pub(crate) scorer: &'a dyn Scorer,
     pub(crate) packing: Option<Packing<'a>>,
 }
 
 impl<'a> Packed<'a> {
     /// On a scorer that has read the request.
-    pub(crate) fn new(prices: &'a Prices, request: &Request, scorer: &'a dyn Scorer) -> Self {
+    pub fn new(prices: &'a Prices, request: &Request, scorer: &'a dyn Scorer) -> Self {
         Self {
             scorer,
             packing: Packing::new(prices, request, scorer),

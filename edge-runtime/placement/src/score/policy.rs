@@ -12,7 +12,7 @@ use crate::policy::Network;
 use crate::policy::network::{EMBED, Prepared, PreparedKind};
 
 /// Weight of the term `packing` beside a network, whose scores are logarithms of odds.
-const PACKING: f64 = 4.0;
+pub const PACKING: f64 = 4.0;
 
 /// Scores by a network in full precision.
 #[derive(Debug, Clone)]

@@ -284,12 +284,12 @@ fn the_view_is_what_production_would_consider() {
         ],
         vec![device("lab", "edge-0", path(vec![(0.0, 1.0), (3.0, 0.0)]))],
         vec![
-            service("a", 0.0, 9.0),
-            service("b", 0.5, 9.0),
+            share(service("a", 0.0, 9.0), 300),
+            share(service("b", 0.5, 9.0), 500),
             job("c", 1.0, 5.0),
         ],
     );
-    let mut simulator = Simulator::new(&scenario, SimConfig::default());
+    let mut simulator = Simulator::new(&scenario, SimConfig::default()).packing();
     let mut turn = 0;
     while let Some(point) = simulator.next_decision() {
         let (considered, rejected) = hyperion_placement::consider(point.snapshot, point.request);
@@ -326,4 +326,52 @@ fn the_view_is_what_production_would_consider() {
         simulator.act(choice);
     }
     assert!(turn > 20, "{turn} decisions");
+}
+
+/// One that wants so many thousandths of a GPU.
+fn share(mut workload: Workload, millis: u32) -> Workload {
+    workload.request.gpu = GpuRequest { count: 1, millis };
+    workload
+}
+
+#[test]
+fn a_share_of_a_gpu_goes_where_it_leaves_nothing_useless() {
+    // The first two are told where to go, and leave 600 of one device and 300 of the other. What
+    // is left of 600 after a 300 suits neither a 400 nor a 700.
+    let up = || Path::constant(1.0);
+    let workloads = vec![
+        share(service("a", 0.0, 9.0), 400),
+        share(service("b", 0.1, 9.0), 700),
+        share(service("c", 1.0, 9.0), 300),
+    ];
+    let devices = ["edge-0", "edge-1"].map(|id| device("lab", id, up()));
+    let scenario = scenario(10.0, Vec::new(), devices.to_vec(), workloads);
+    let last = |packs: bool| {
+        let mut simulator = Simulator::new(&scenario, stay_put());
+        if packs {
+            simulator = simulator.packing();
+        }
+        let mut rules = ScorerBrain(hyperion_placement::RulesScorer);
+        let mut taken = Vec::new();
+        while let Some(point) = simulator.next_decision() {
+            let choice = match point.workload {
+                2 => rules.decide(
+                    point.snapshot,
+                    point.request,
+                    &point.candidates,
+                    &point.truth(),
+                ),
+                told => {
+                    let id = ["edge-0", "edge-1"][told];
+                    point.candidates.iter().position(|c| c.candidate.id == id)
+                }
+            };
+            taken.extend(choice.map(|c| point.candidates[c].candidate.id.to_owned()));
+            simulator.act(choice);
+        }
+        assert_eq!(taken[..2], ["edge-0", "edge-1"]);
+        taken.pop()
+    };
+    assert_eq!(last(false).as_deref(), Some("edge-0"), "nothing is known");
+    assert_eq!(last(true).as_deref(), Some("edge-1"));
 }

@@ -1,0 +1,54 @@
+//! Prices of free GPU capacity, learned as the control plane learns them.
+
+use std::sync::Arc;
+
+use hyperion_placement::packing::{Lesson, Prices, TypicalRequests, demand_of};
+
+use super::Simulator;
+use super::replica::Life;
+
+/// Hours between two lessons. Production learns once a minute; dozens of workloads that are decided
+/// anew every half hour change too little in a minute for what sixty lessons an hour would cost.
+const LESSON_HOURS: f64 = 0.5;
+
+/// When the next lesson is due.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum Due {
+    /// Nobody asks what free GPU capacity is worth.
+    #[default]
+    Never,
+    /// From this hour on.
+    From(f64),
+}
+
+impl Simulator {
+    /// Schedulers see from now on what free GPU capacity is worth, and devices are chosen by it.
+    #[must_use]
+    pub fn packing(mut self) -> Self {
+        self.lesson = Due::From(self.now);
+        self
+    }
+
+    /// Learns prices where it is time: from what is in the system, placed or not, and from what is
+    /// left of nodes that take replicas.
+    pub(super) fn learn_prices(&mut self) {
+        match self.lesson {
+            Due::From(hour) if hour <= self.now => self.lesson = Due::From(self.now + LESSON_HOURS),
+            _ => return,
+        }
+        let mut typical = TypicalRequests::default();
+        for replica in self.replicas.iter().filter(|r| r.life == Life::Here) {
+            if replica.request.gpu.count > 0 {
+                typical.observe(demand_of(&replica.request));
+            }
+        }
+        let snapshot = &mut self.view.snapshot;
+        let prices = if typical.is_empty() {
+            Prices::default()
+        } else {
+            let takes_replicas = snapshot.nodes.iter().filter(|n| n.ready && n.schedulable);
+            Lesson::new(typical, takes_replicas, Arc::clone(&snapshot.packing)).prices()
+        };
+        snapshot.packing = Arc::new(prices);
+    }
+}
