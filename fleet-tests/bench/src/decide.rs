@@ -107,6 +107,9 @@ pub fn run(args: &Args) -> anyhow::Result<Report> {
     }
     report.condition("nodes", args.nodes);
     report.figure("bytes_per_node", bytes_per_node(args, &scorer)?);
+    if args.packing {
+        learning(args, &scorer, &mut report);
+    }
     let measured = measure(args, args.nodes, &scorer)?;
     report.figure("p50_us", measured.at(0.5));
     report.figure("p99_us", measured.at(0.99));
@@ -195,18 +198,34 @@ fn fleet(args: &Args, count: usize, seed: u64, scorer: &Choosing) -> Fleet {
         fleet.upsert_offer(offer);
     }
     if args.packing {
-        fleet.set_packing(Arc::new(prices(&fleet, &requests(args.seed))));
+        let lesson = lesson(&fleet, &requests(args.seed), Arc::default());
+        fleet.set_packing(Arc::new(lesson.prices()));
     }
     fleet
 }
 
-/// What free GPU capacity is worth where such requests are expected.
-fn prices(fleet: &Fleet, requests: &[Request]) -> Prices {
+/// What learning prices anew takes: `packing_lesson_ms` of whoever keeps the fleet,
+/// `packing_learn_ms` beside it.
+fn learning(args: &Args, scorer: &Choosing, report: &mut Report) {
+    let fleet = fleet(args, args.nodes, args.seed, scorer);
+    let requests = requests(args.seed);
+    let started = Instant::now();
+    let lesson = lesson(&fleet, &requests, fleet.packing().clone());
+    let gathered = started.elapsed();
+    let prices = lesson.prices();
+    let learned = started.elapsed() - gathered;
+    std::hint::black_box(prices);
+    report.figure("packing_lesson_ms", gathered.as_secs_f64() * 1e3);
+    report.figure("packing_learn_ms", learned.as_secs_f64() * 1e3);
+}
+
+/// Such requests are expected on such a fleet.
+fn lesson(fleet: &Fleet, requests: &[Request], before: Arc<Prices>) -> Lesson {
     let mut typical = TypicalRequests::default();
     for request in requests {
         typical.observe(packing::demand_of(request));
     }
-    Lesson::new(typical, fleet.nodes(), Arc::default()).prices()
+    Lesson::new(typical, fleet.nodes(), before)
 }
 
 fn bytes_per_node(args: &Args, scorer: &Choosing) -> anyhow::Result<Option<f64>> {
