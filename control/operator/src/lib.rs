@@ -40,4 +40,5 @@ pub mod plan;
 pub mod queue;
 pub mod rollout;
 pub mod run;
+pub mod text;
 pub mod watch;

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::plugins::{ArgsPolicy, EnvPolicy, Plugins, Provider};
+use crate::text::listed;
 
 /// Extension with arguments for the plugin.
 const ARGS: &str = "clusterprofiles.multicluster.x-k8s.io/exec/additional-args";
@@ -76,14 +77,9 @@ fn none_fits(offers: &BTreeMap<&str, &Value>, plugins: &Plugins) -> String {
 }
 
 fn words<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let named: Vec<String> = names.take(NAMED).map(|n| format!("{n:?}")).collect();
-    let named = named.join(", ");
-    if more > 0 {
-        format!("{named} and {more} more")
-    } else {
-        named
-    }
+    let all = names.len();
+    let first: Vec<String> = names.take(NAMED).map(|n| format!("{n:?}")).collect();
+    listed(&first, all)
 }
 
 fn kubeconfig(provider: &Provider, cluster: &Value) -> Result<Kubeconfig, String> {

@@ -23,6 +23,7 @@ use super::plugins::Plugins;
 use super::state::{Effect, Event, Order, State};
 use super::writes::Writes;
 use crate::index::Heard;
+use crate::text::listed;
 
 /// First wait before a cluster that can't be reached is tried again.
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -236,16 +237,8 @@ impl Cluster {
             "let go without asking the cluster: Pods with label hyperion.io/cluster-uid may be left in it"
                 .to_owned()
         } else {
-            let more = pods.len().saturating_sub(NAMED);
-            let more = if more > 0 {
-                format!(" and {more} more")
-            } else {
-                String::new()
-            };
-            format!(
-                "let go with Pods left in the cluster: {}{more}",
-                named.join(", ")
-            )
+            let named = listed(&named, pods.len());
+            format!("let go with Pods left in the cluster: {named}")
         };
         self.health.event(true, conditions::EVENT_ABANDONED, &text);
     }

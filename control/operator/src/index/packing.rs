@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use hyperion_placement::model::Node;
 use hyperion_placement::packing::{self, Lesson, Prices, TypicalRequests};
 
 use super::Index;
@@ -22,12 +21,7 @@ impl Index {
                 typical.observe_many(demand, workload.replicas());
             }
         }
-        if typical.is_empty() {
-            return None;
-        }
-        let takes_replicas = |n: &&Node| n.ready && n.schedulable;
-        let nodes = self.fleet.nodes().filter(takes_replicas);
-        Some(Lesson::new(typical, nodes, self.fleet.packing().clone()))
+        Lesson::new(typical, self.fleet.nodes(), self.fleet.packing().clone())
     }
 
     /// Takes what free GPU capacity is worth from now on.

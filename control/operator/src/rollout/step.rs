@@ -6,6 +6,7 @@ use hyperion_api::rollout::{Exclusive, RolloutFailure, RolloutPhase, RolloutStag
 use jiff::Timestamp;
 
 use super::node::{Of, State, View, since};
+use crate::text::listed;
 
 /// Nodes that may have a bundle ready beyond those that may be restarted at once, for each of them.
 const AHEAD: usize = 2;
@@ -92,13 +93,7 @@ impl Names {
     }
 
     fn list(&self) -> String {
-        let more = self.count - self.first.len();
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
-        format!("{}{more}", self.first.join(", "))
+        listed(&self.first, self.count)
     }
 }
 

@@ -11,31 +11,21 @@ use super::replica::Life;
 /// anew every half hour change too little in a minute for what sixty lessons an hour would cost.
 const LESSON_HOURS: f64 = 0.5;
 
-/// When the next lesson is due.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) enum Due {
-    /// Nobody asks what free GPU capacity is worth.
-    #[default]
-    Never,
-    /// From this hour on.
-    From(f64),
-}
-
 impl Simulator {
     /// Schedulers see from now on what free GPU capacity is worth, and devices are chosen by it.
     #[must_use]
     pub fn packing(mut self) -> Self {
-        self.lesson = Due::From(self.now);
+        self.lesson_at = Some(self.now);
         self
     }
 
     /// Learns prices where it is time: from what is in the system, placed or not, and from what is
     /// left of nodes that take replicas.
     pub(super) fn learn_prices(&mut self) {
-        match self.lesson {
-            Due::From(hour) if hour <= self.now => self.lesson = Due::From(self.now + LESSON_HOURS),
-            _ => return,
+        if self.lesson_at.is_none_or(|hour| self.now < hour) {
+            return;
         }
+        self.lesson_at = Some(self.now + LESSON_HOURS);
         let mut typical = TypicalRequests::default();
         for replica in self.replicas.iter().filter(|r| r.life == Life::Here) {
             if replica.request.gpu.count > 0 {
@@ -43,12 +33,12 @@ impl Simulator {
             }
         }
         let snapshot = &mut self.view.snapshot;
-        let prices = if typical.is_empty() {
-            Prices::default()
-        } else {
-            let takes_replicas = snapshot.nodes.iter().filter(|n| n.ready && n.schedulable);
-            Lesson::new(typical, takes_replicas, Arc::clone(&snapshot.packing)).prices()
-        };
+        let lesson = Lesson::new(
+            typical,
+            snapshot.nodes.iter(),
+            Arc::clone(&snapshot.packing),
+        );
+        let prices = lesson.map_or_else(Prices::default, |lesson| lesson.prices());
         snapshot.packing = Arc::new(prices);
     }
 }

@@ -16,7 +16,6 @@ use super::event::{Agenda, Event};
 use super::host::{Host, Shape, shapes};
 use super::neighbours::Neighbours;
 use super::outcome::{Outcome, Tail};
-use super::packing;
 use super::random;
 use super::replica::{Coming, Life, Replica};
 use super::truth::Now;
@@ -126,8 +125,8 @@ pub struct Simulator {
     pub(super) over: Vec<Option<(f64, f64)>>,
     /// What replicas do to their neighbours, where that is counted.
     pub(super) neighbours: Option<Neighbours>,
-    /// When prices of GPU capacity are learned next.
-    pub(super) lesson: packing::Due,
+    /// Hour from which on prices of GPU capacity are learned anew; none where nobody asks.
+    pub(super) lesson_at: Option<f64>,
     finished: bool,
 }
 
@@ -174,7 +173,7 @@ impl Simulator {
             counts: Counts::default(),
             over: vec![None; scenario.workloads.len()],
             neighbours: None,
-            lesson: packing::Due::default(),
+            lesson_at: None,
             finished: false,
             scenario: Arc::clone(scenario),
             config,

@@ -200,11 +200,8 @@ fn prices(site: &Site, nodes: &[Node]) -> Prices {
             typical.observe(demand_of(&intent.request(key)));
         }
     }
-    if typical.is_empty() {
-        return Prices::default();
-    }
-    let takes_replicas = nodes.iter().filter(|n| n.ready && n.schedulable);
-    Lesson::new(typical, takes_replicas, Arc::default()).prices()
+    let lesson = Lesson::new(typical, nodes.iter(), Arc::default());
+    lesson.map_or_else(Prices::default, |lesson| lesson.prices())
 }
 
 fn share(entry: &ReplicaEntry) -> Share {

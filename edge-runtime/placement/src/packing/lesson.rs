@@ -24,26 +24,28 @@ struct Spare {
 }
 
 impl Lesson {
-    /// On requests like these and these nodes; `before` as in [`Prices::refresh`].
+    /// On requests like these and those of the nodes that take replicas; `before` as in
+    /// [`Prices::refresh`]. None where there are no requests to learn from.
     pub fn new<'a>(
         typical: TypicalRequests,
         nodes: impl Iterator<Item = &'a Node>,
         before: Arc<Prices>,
-    ) -> Self {
+    ) -> Option<Self> {
+        if typical.is_empty() {
+            return None;
+        }
         let spare = |node: &Node| Spare {
             cpu_millis: node.free.cpu_millis,
             memory_bytes: node.free.memory_bytes,
             gpus: left_of(&node.gpus).collect(),
             model: class(node.location.tier, &node.arch, node.in_cluster()),
         };
-        Self {
+        let counts = |node: &&Node| !node.gpus.is_empty() && node.ready && node.schedulable;
+        Some(Self {
             typical,
-            nodes: nodes
-                .filter(|node| !node.gpus.is_empty())
-                .map(spare)
-                .collect(),
+            nodes: nodes.filter(counts).map(spare).collect(),
             before,
-        }
+        })
     }
 
     /// The prices. Takes milliseconds, and some tenths of a second where requests ask for a hundred

@@ -244,7 +244,7 @@ mod tests {
         for (request, times) in typical {
             seen.observe_many(demand_of(request), *times);
         }
-        let lesson = Lesson::new(seen, nodes.iter(), Arc::default());
+        let lesson = Lesson::new(seen, nodes.iter(), Arc::default()).unwrap();
         Arc::new(lesson.prices())
     }
 
