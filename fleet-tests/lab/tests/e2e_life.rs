@@ -64,14 +64,17 @@ fn a_service_is_applied_asked_scaled_and_deleted() {
     }
     let why = kubectl.hyperion(&["explain", "web"]).unwrap();
     assert!(why.contains(&placement.node), "{why}");
-    let logs = wait::until("log line", SOON, || {
-        let logs = kubectl.hyperion(&["logs", "web", "--tail", "20"]);
-        match logs {
-            Ok(logs) if logs.contains("listening on") => Ok(logs),
-            other => Err(format!("{other:?}")),
-        }
-    });
-    logs.unwrap();
+    // The API server of a given cluster does not reach the control plane, which runs here.
+    if !needs::skip_on_given("logs") {
+        let logs = wait::until("log line", SOON, || {
+            let logs = kubectl.hyperion(&["logs", "web", "--tail", "20"]);
+            match logs {
+                Ok(logs) if logs.contains("listening on") => Ok(logs),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        logs.unwrap();
+    }
 
     // Scaling leaves the first replica alone.
     let first = fleet.wait_containers(None, 1).unwrap();

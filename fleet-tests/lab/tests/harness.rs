@@ -6,9 +6,15 @@ use std::time::Duration;
 use hyperion_images::{DEMO_IMAGE, PAUSE_IMAGE};
 use hyperion_lab::{Fleet, FleetOptions, needs, process, state, wait};
 
+/// These are about the lab itself, and run at the same time: they can't share a cluster.
+fn skipped() -> bool {
+    needs::skip_without("harness", &["demo-inference", "hyperion-pause"])
+        || needs::skip_on_given("harness")
+}
+
 #[test]
 fn a_private_containerd_runs_the_demo_image_and_leaves_nothing_behind() {
-    if needs::skip_without("harness", &["demo-inference", "hyperion-pause"]) {
+    if skipped() {
         return;
     }
     let mut fleet = Fleet::prepare(&FleetOptions::new("harness")).unwrap();
@@ -61,7 +67,7 @@ fn a_private_containerd_runs_the_demo_image_and_leaves_nothing_behind() {
 
 #[test]
 fn containers_go_although_containerd_is_gone() {
-    if needs::skip_without("harness", &["demo-inference", "hyperion-pause"]) {
+    if skipped() {
         return;
     }
     let mut fleet = Fleet::prepare(&FleetOptions::new("no-containerd")).unwrap();
@@ -87,7 +93,7 @@ fn containers_go_although_containerd_is_gone() {
 
 #[test]
 fn a_lab_whose_owner_was_killed_is_cleaned_up_by_the_next() {
-    if needs::skip_without("harness", &["demo-inference", "hyperion-pause"]) {
+    if skipped() {
         return;
     }
     let fleet = Fleet::prepare(&FleetOptions::new("orphan").beside_others()).unwrap();
