@@ -15,6 +15,7 @@ use common::statistics;
 use hyperion_placement::features::{Features, NodeSlot, PairSlot, Summary};
 use hyperion_placement::filter::Candidate;
 use hyperion_placement::model::Request;
+use hyperion_placement::packing::{self, Lesson, TypicalRequests};
 use hyperion_placement::score::{PolicyScorer, Score};
 use hyperion_placement::{RulesScorer, Scorer, decide};
 use hyperion_policy::{Encoded, Guard, Guarded, Limits, Quantisation, Quantised, Reason, sample};
@@ -94,6 +95,27 @@ fn the_policy_decides_where_the_guard_admits_it() {
     }
     assert_eq!(guarded.counts().policy, 10);
     assert_eq!(guarded.counts().rules, [0; 3]);
+}
+
+/// The quantised policy and the guard around it leave nothing of the score out.
+#[test]
+fn what_gpu_capacity_is_worth_counts_in_the_policys_decisions() {
+    let quantised = Quantised::new(&network(3), Quantisation::Q8).unwrap();
+    let guarded = Guarded::new(quantised, guard());
+    let counted = (0..100).filter(|seed| {
+        let mut case = case(*seed, 20);
+        case.request.gpu.count = 1;
+        case.request.gpu.millis = 300;
+        case.request.current = None;
+        let mut typical = TypicalRequests::default();
+        typical.observe_many(packing::demand_of(&case.request), 10);
+        let lesson = Lesson::new(typical, case.snapshot.nodes.iter(), Arc::default());
+        case.snapshot.packing = Arc::new(lesson.unwrap().prices());
+        let said = guarded.decide(&case.snapshot, &case.request, FRESH);
+        let said = said.explanation;
+        said.scorer == "ppo-q8" && said.terms.iter().any(|(name, _)| name == packing::TERM)
+    });
+    assert!(counted.count() > 20);
 }
 
 #[test]
