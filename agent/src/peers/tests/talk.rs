@@ -207,8 +207,9 @@ async fn peers_find_each_other_by_multicast() {
     // qemu's emulation of programs does not know the option.
     let by_loopback =
         socket2::SockRef::from(&probe).set_multicast_if_v4(&std::net::Ipv4Addr::LOCALHOST);
-    if let Err(e) = by_loopback {
-        println!("SKIPPED: no multicast by an interface of choice here: {e}");
+    let unknown = rustix::io::Errno::NOPROTOOPT.raw_os_error();
+    if by_loopback.is_err_and(|e| e.raw_os_error() == Some(unknown)) {
+        println!("SKIPPED: no multicast by an interface of choice here");
         return;
     }
     let (fleet, stranger) = (Fleet::new("f"), Fleet::new("f"));
