@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hyperion_placement::choose::Considered;
 use hyperion_placement::features::Summary;
 use hyperion_placement::model::{Request, Snapshot};
-use hyperion_placement::packing::Packed;
+use hyperion_placement::packing::{Packed, Prices};
 use hyperion_placement::policy::Network;
 use hyperion_placement::score::{ReadyPolicy, Scorer};
 
@@ -52,11 +52,12 @@ impl PolicyBrain {
 fn first_choice(
     network: &Network,
     known: &Request,
-    snapshot: &Snapshot,
+    summary: &Summary,
+    prices: &Prices,
     candidates: &[Considered<'_>],
 ) -> Option<usize> {
-    let policy = ReadyPolicy::new(PPO, network, known, &Summary::of(snapshot));
-    let policy = Packed::new(&snapshot.packing, known, &policy);
+    let policy = ReadyPolicy::new(PPO, network, known, summary);
+    let policy = Packed::new(prices, known, &policy);
     best(candidates, |c| {
         policy.total(known, &c.candidate, &c.features)
     })
@@ -83,10 +84,13 @@ impl Brain for PolicyBrain {
             expected_hours: None,
             ..request.clone()
         };
-        let choice = first_choice(&self.network, &known, snapshot, candidates);
+        let summary = Summary::of(snapshot);
+        let first =
+            |network| first_choice(network, &known, &summary, &snapshot.packing, candidates);
+        let choice = first(&self.network);
         if let Some(other) = &self.other {
             self.agreed.0 += 1;
-            self.agreed.1 += u64::from(first_choice(other, &known, snapshot, candidates) == choice);
+            self.agreed.1 += u64::from(first(other) == choice);
         }
         choice
     }
