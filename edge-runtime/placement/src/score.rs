@@ -60,10 +60,9 @@ pub trait Scorer {
     }
 
     /// By how much a GPU's worth of free capacity that a placement destroys lowers the score, where
-    /// that is known ([`crate::packing`]); 0 for a scorer that is left alone with it.
-    fn packing_weight(&self) -> f64 {
-        0.0
-    }
+    /// that is known ([`crate::packing`]); 0 for a scorer that is left alone with it. Each says it, so
+    /// that one around another does not lose it.
+    fn packing_weight(&self) -> f64;
 
     /// A form in which [`Fleet`](crate::fleet::Fleet) can score many candidates at once. It has to
     /// give the scores of [`Self::total`].

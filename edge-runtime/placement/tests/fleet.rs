@@ -27,6 +27,10 @@ impl Scorer for Outside {
             terms: vec![("node", here), ("id", name)],
         }
     }
+
+    fn packing_weight(&self) -> f64 {
+        0.0
+    }
 }
 
 /// Hides from the fleet what the scorer is.

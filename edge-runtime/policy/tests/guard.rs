@@ -167,6 +167,10 @@ impl Scorer for Odd {
             })
         })
     }
+
+    fn packing_weight(&self) -> f64 {
+        0.0
+    }
 }
 
 #[test]

@@ -173,6 +173,11 @@ impl Scorer for Packed<'_> {
         let total = self.scorer.total(request, candidate, features);
         self.term(candidate).map_or(total, |term| total + term)
     }
+
+    /// The term is in it.
+    fn packing_weight(&self) -> f64 {
+        0.0
+    }
 }
 
 #[cfg(test)]
