@@ -110,7 +110,7 @@ fn what_gpu_capacity_is_worth_counts_in_the_policys_decisions() {
         let mut typical = TypicalRequests::default();
         typical.observe_many(packing::demand_of(&case.request), 10);
         let lesson = Lesson::new(typical, case.snapshot.nodes.iter(), Arc::default());
-        case.snapshot.packing = Arc::new(lesson.unwrap().prices());
+        case.snapshot.packing = Arc::new(lesson.prices());
         let said = guarded.decide(&case.snapshot, &case.request, FRESH);
         let said = said.explanation;
         said.scorer == "ppo-q8" && said.terms.iter().any(|(name, _)| name == packing::TERM)

@@ -199,7 +199,7 @@ fn fleet(args: &Args, count: usize, seed: u64, scorer: &Choosing) -> Fleet {
     }
     if args.packing {
         let lesson = lesson(&fleet, &requests(args.seed), Arc::default());
-        fleet.set_packing(lesson.map_or_else(Arc::default, |lesson| Arc::new(lesson.prices())));
+        fleet.set_packing(Arc::new(lesson.prices()));
     }
     fleet
 }
@@ -210,9 +210,7 @@ fn learning(args: &Args, scorer: &Choosing, report: &mut Report) {
     let fleet = fleet(args, args.nodes, args.seed, scorer);
     let requests = requests(args.seed);
     let started = Instant::now();
-    let Some(lesson) = lesson(&fleet, &requests, fleet.packing().clone()) else {
-        return;
-    };
+    let lesson = lesson(&fleet, &requests, fleet.packing().clone());
     let gathered = started.elapsed();
     let prices = lesson.prices();
     let learned = started.elapsed() - gathered;
@@ -222,7 +220,7 @@ fn learning(args: &Args, scorer: &Choosing, report: &mut Report) {
 }
 
 /// Such requests are expected on such a fleet.
-fn lesson(fleet: &Fleet, requests: &[Request], before: Arc<Prices>) -> Option<Lesson> {
+fn lesson(fleet: &Fleet, requests: &[Request], before: Arc<Prices>) -> Lesson {
     let mut typical = TypicalRequests::default();
     for request in requests {
         typical.observe(packing::demand_of(request));

@@ -21,7 +21,8 @@ impl Index {
                 typical.observe_many(demand, workload.replicas());
             }
         }
-        Lesson::new(typical, self.fleet.nodes(), self.fleet.packing().clone())
+        let before = self.fleet.packing();
+        (!typical.is_empty()).then(|| Lesson::new(typical, self.fleet.nodes(), before.clone()))
     }
 
     /// Takes what free GPU capacity is worth from now on.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyperion_placement::packing::{Lesson, Prices, TypicalRequests, demand_of};
+use hyperion_placement::packing::{Lesson, TypicalRequests, demand_of};
 
 use super::Simulator;
 use super::replica::Life;
@@ -38,7 +38,6 @@ impl Simulator {
             snapshot.nodes.iter(),
             Arc::clone(&snapshot.packing),
         );
-        let prices = lesson.map_or_else(Prices::default, |lesson| lesson.prices());
-        snapshot.packing = Arc::new(prices);
+        snapshot.packing = Arc::new(lesson.prices());
     }
 }

@@ -200,8 +200,7 @@ fn prices(site: &Site, nodes: &[Node]) -> Prices {
             typical.observe(demand_of(&intent.request(key)));
         }
     }
-    let lesson = Lesson::new(typical, nodes.iter(), Arc::default());
-    lesson.map_or_else(Prices::default, |lesson| lesson.prices())
+    Lesson::new(typical, nodes.iter(), Arc::default()).prices()
 }
 
 fn share(entry: &ReplicaEntry) -> Share {

@@ -25,15 +25,12 @@ struct Spare {
 
 impl Lesson {
     /// On requests like these and those of the nodes that take replicas; `before` as in
-    /// [`Prices::refresh`]. None where there are no requests to learn from.
+    /// [`Prices::refresh`].
     pub fn new<'a>(
         typical: TypicalRequests,
         nodes: impl Iterator<Item = &'a Node>,
         before: Arc<Prices>,
-    ) -> Option<Self> {
-        if typical.is_empty() {
-            return None;
-        }
+    ) -> Self {
         let spare = |node: &Node| Spare {
             cpu_millis: node.free.cpu_millis,
             memory_bytes: node.free.memory_bytes,
@@ -41,11 +38,11 @@ impl Lesson {
             model: class(node.location.tier, &node.arch, node.in_cluster()),
         };
         let counts = |node: &&Node| !node.gpus.is_empty() && node.ready && node.schedulable;
-        Some(Self {
+        Self {
             typical,
             nodes: nodes.filter(counts).map(spare).collect(),
             before,
-        })
+        }
     }
 
     /// The prices. Takes milliseconds, and some tenths of a second where requests ask for a hundred

@@ -249,7 +249,7 @@ mod tests {
         for (request, times) in typical {
             seen.observe_many(demand_of(request), *times);
         }
-        let lesson = Lesson::new(seen, nodes.iter(), Arc::default()).unwrap();
+        let lesson = Lesson::new(seen, nodes.iter(), Arc::default());
         Arc::new(lesson.prices())
     }
 

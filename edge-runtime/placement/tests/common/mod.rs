@@ -390,8 +390,7 @@ fn learned(seed: u64) -> Arc<Prices> {
         typical.observe_many(packing::demand_of(&asked), 1 + r.below(50) as u32);
     }
     let nodes: Vec<Node> = (0..8).map(|n| node(&mut r, &format!("n-{n}"))).collect();
-    let lesson = Lesson::new(typical, nodes.iter(), Arc::default());
-    lesson.map_or_else(Arc::default, |lesson| Arc::new(lesson.prices()))
+    Arc::new(Lesson::new(typical, nodes.iter(), Arc::default()).prices())
 }
 
 /// Weights of the size that layers begin to learn with.
