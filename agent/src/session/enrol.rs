@@ -1,14 +1,13 @@
 //! First contact: a join token against an identity.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use hyperion_link::{ControlTarget, EnrolError, EnrolRequest, Identity};
+use hyperion_link::{ControlTarget, EnrolError, EnrolRequest, Identity, route};
 use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::identity::{self, IdentityFileError};
+use crate::identity::{IdentityFile, IdentityFileError};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -20,7 +19,7 @@ pub struct Enrolment {
     /// Token and description.
     pub request: EnrolRequest,
     /// Where the identity is kept.
-    pub data_dir: PathBuf,
+    pub file: IdentityFile,
 }
 
 /// Why enrolment was given up.
@@ -51,7 +50,7 @@ pub async fn enrol(
         };
         match result {
             Ok(identity) => {
-                identity::save(&enrolment.data_dir, &identity)?;
+                enrolment.file.save(&identity)?;
                 info!(node = %identity.node_id, site = %identity.site, "enrolled");
                 return Ok(Some(identity));
             }
@@ -60,10 +59,10 @@ pub async fn enrol(
                 let retry_in = wait.mul_f64(rand::rng().random_range(0.5..1.0));
                 warn!(error = %e, ?retry_in, "not enrolled yet");
                 tokio::select! {
-                    () = tokio::time::sleep(retry_in) => {}
+                    () = tokio::time::sleep(retry_in) => wait = (wait * 2).min(BACKOFF_MAX),
+                    () = route::appears(&enrolment.target.addr) => wait = BACKOFF_MIN,
                     () = stop.cancelled() => return Ok(None),
                 }
-                wait = (wait * 2).min(BACKOFF_MAX);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Watches containerd: tells when it comes and goes, and which processes end.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -10,6 +11,8 @@ use crate::runtime::{Cri, Exits, RuntimeError};
 
 /// Longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(10);
+/// Wait between two looks for a socket that is not there.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs until nobody listens.
 pub(super) async fn watch(
@@ -32,8 +35,21 @@ pub(super) async fn watch(
         }
         // Many agents of one machine share one containerd: they do not all come at once.
         let jitter = rand::rng().random_range(0.8..1.2);
-        tokio::time::sleep(wait.mul_f64(jitter)).await;
-        wait = (wait * 2).min(MAX_WAIT);
+        tokio::select! {
+            () = tokio::time::sleep(wait.mul_f64(jitter)) => wait = (wait * 2).min(MAX_WAIT),
+            // At a boot the agent may be the quicker of the two.
+            () = appears(cri.socket()) => wait = first_wait,
+        }
+    }
+}
+
+/// Ends when there is a socket where there was none; never where there is one at the start.
+async fn appears(socket: &Path) {
+    if socket.exists() {
+        std::future::pending::<()>().await;
+    }
+    while !socket.exists() {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -14,6 +14,7 @@ use tracing::debug;
 
 use crate::body::{self, BoxError, ChannelBody};
 use crate::identity::{self, Identity, IdentityError};
+use crate::route;
 use crate::tls::{self, TlsError};
 use crate::transport::{self, SERVER_NAME};
 
@@ -118,6 +119,7 @@ async fn dial(
         }
         (_, addr) => addr,
     };
+    route::check(addr)?;
     let quic = endpoint
         .connect_with(config.clone(), addr, SERVER_NAME)?
         .await?;

@@ -8,6 +8,7 @@
 //! - [`server`]: accepts connections and feeds a tonic service; [`client`]: one connection as a
 //!   tonic channel.
 //! - [`peer`]: TLS between the nodes of a site.
+//! - [`route`]: whether there is a network to connect over.
 //! - [`link`]: the agent's side with reconnect and renewal; the way in is [`start`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::expect_used))]
@@ -17,6 +18,7 @@ pub mod client;
 pub mod identity;
 pub mod link;
 pub mod peer;
+pub mod route;
 pub mod server;
 pub mod tls;
 pub mod transport;

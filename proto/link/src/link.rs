@@ -13,8 +13,8 @@ use tracing::{debug, info};
 
 use crate::client::{self, ConnectError, ControlTarget, EnrolError, EnrolRequest};
 use crate::identity::{self, CertificateFacts, Identity};
-use crate::transport;
 use crate::ways::{Reached, Ways};
+use crate::{route, transport};
 
 /// Settings of a link.
 #[derive(Clone)]
@@ -39,6 +39,8 @@ pub struct LinkConfig {
     pub endpoint: Option<quinn::Endpoint>,
     /// For re-enrolment.
     pub describe: EnrolRequest,
+    /// Why this node can't say who it is: no connection is tried.
+    pub kept_out: Option<String>,
 }
 
 impl LinkConfig {
@@ -55,6 +57,7 @@ impl LinkConfig {
             direct_again: DIRECT_AGAIN,
             endpoint: None,
             describe: EnrolRequest::default(),
+            kept_out: None,
         }
     }
 }
@@ -79,9 +82,10 @@ pub enum LinkEvent {
     },
     /// A new certificate: to be stored.
     Renewed(Identity),
-    /// The control plane does not want this node; slow attempts go on.
+    /// The control plane does not want this node; slow attempts go on. Or it can't say who it is, and none is
+    /// made.
     Refused {
-        /// Why, in the control plane's words.
+        /// Why, in the control plane's words or in those of [`LinkConfig::kept_out`].
         reason: String,
     },
 }
@@ -305,7 +309,12 @@ impl Clock {
 
 impl Runner {
     async fn run(mut self) {
+        if let Some(reason) = self.config.kept_out.take() {
+            let _ = self.events.send(LinkEvent::Refused { reason }).await;
+            return std::future::pending().await;
+        }
         let mut wait = self.config.backoff_min;
+        let direct = self.ways.direct.addr.clone();
         let mut endpoint = None;
         loop {
             if endpoint.is_none() {
@@ -359,6 +368,10 @@ impl Runner {
             tokio::select! {
                 () = tokio::time::sleep(retry_in) => {}
                 () = self.ways.appears() => {}
+                () = route::appears(&direct) => {
+                    wait = self.config.backoff_min;
+                    continue;
+                }
             }
             wait = (wait * 2).min(self.config.backoff_max);
         }
