@@ -45,6 +45,10 @@ pub struct Config {
     /// Folder for identity and store.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/hyperion")]
     pub data_dir: PathBuf,
+    /// File with a secret that the disk does not hold, 64 hexadecimal digits: the key of a new identity is
+    /// encrypted with it, where it is there.
+    #[arg(long, env = "HYPERION_KEY_SECRET", value_name = "FILE")]
+    pub key_secret: Option<PathBuf>,
     /// Socket of containerd.
     #[arg(
         long,

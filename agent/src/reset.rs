@@ -27,8 +27,9 @@ use crate::runtime::{Cri, RuntimeError};
 pub const MARKER: &str = "reset";
 /// Time between SIGTERM and SIGKILL for containers. What they keep goes anyway.
 const GRACE: Duration = Duration::from_secs(5);
-/// Files of `hyperion-enrol`: the settings, and the note that the device has been named.
-const ENROLMENT: [&str; 2] = ["agent.env", "named"];
+/// Files of `hyperion-enrol`: the settings, the note that the device has been named, and the sealed secret that
+/// keys are encrypted with.
+const ENROLMENT: [&str; 3] = ["agent.env", "named", "secret.sealed"];
 
 /// Flags of `reset`.
 #[derive(Debug, Clone, Args)]
@@ -45,6 +46,13 @@ pub struct Reset {
     /// What the first boot has set up
     #[arg(long, value_name = "DIR", default_value = "/var/lib/hyperion-enrol")]
     pub enrol_dir: PathBuf,
+    /// The secret that keys are encrypted with, opened for this boot
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/run/hyperion-enrol/secret"
+    )]
+    pub key_secret: PathBuf,
     /// Socket of containerd
     #[arg(
         long,
@@ -64,6 +72,7 @@ pub async fn command(flags: Reset, out: &mut impl Write) -> anyhow::Result<()> {
         unfinished,
         data_dir,
         enrol_dir,
+        key_secret,
         containerd_socket,
     } = flags;
     if unfinished && !begun(&data_dir) {
@@ -74,6 +83,9 @@ pub async fn command(flags: Reset, out: &mut impl Write) -> anyhow::Result<()> {
     let lock = lock_data_dir(&data_dir).context("stop the agent first")?;
     let node = node_id(&data_dir);
     if !unfinished {
+        // First, and the sealed one last: no agent may give a new identity a secret that is gone at the next
+        // boot.
+        remove(&key_secret)?;
         begin(&data_dir)?;
         for file in ENROLMENT {
             remove(&enrol_dir.join(file))?;
@@ -241,6 +253,7 @@ mod tests {
             unfinished,
             data_dir: dir.to_owned(),
             enrol_dir: dir.join("enrol"),
+            key_secret: dir.join("enrol/secret"),
             containerd_socket: dir.join("no.sock"),
         }
     }
@@ -312,7 +325,10 @@ mod tests {
         let dir = used();
         let enrol = dir.path().join("enrol");
         fs::create_dir(&enrol).unwrap();
-        fs::write(enrol.join("agent.env"), "HYPERION_CONTROL=a:1").unwrap();
+        for file in ENROLMENT.iter().chain(&["secret"]) {
+            fs::write(enrol.join(file), "HYPERION_CONTROL=a:1").unwrap();
+        }
+        assert_eq!(names(&enrol).len(), 4);
         // Never enrolled: no containers, and containerd is not needed.
         fs::remove_file(dir.path().join(identity::FILE)).unwrap();
         let mut out = Vec::new();

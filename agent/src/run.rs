@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, HttpAddr, PeerAddr, ProfileName, Size};
-use crate::identity;
+use crate::identity::{self, IdentityFile, Kept, SecretError};
 use crate::local::{self, LocalRequest, LocalSocket};
 use crate::node::{NodeConfig, NodeFacts};
 use crate::notice;
@@ -56,6 +56,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         cluster,
         cluster_token_file,
         data_dir,
+        key_secret,
         containerd_socket,
         site,
         labels: _,
@@ -78,7 +79,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if reset::begun(&data_dir) {
         reset::finish(&data_dir, &containerd_socket).await?;
     }
-    let known = identity::load(&data_dir)?;
+    // After the reset: the secret of before goes before its mark is there, and may be read here no more.
+    let (identity_file, kept) = IdentityFile::open(&data_dir, key_secret.as_deref())?;
+    let (known, closed) = match kept {
+        Kept::Nobody => (None, None),
+        Kept::Node(identity) => (Some(identity), None),
+        Kept::Closed(identity, why) => (Some(identity), Some(closed_key(&why))),
+    };
     if let Some(known) = &known {
         fits(known, cluster.as_deref(), &data_dir)?;
     }
@@ -121,7 +128,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                     "this node is not enrolled: --token or --token-file is needed (from `hyperion token create`)",
                 )?;
             }
-            match first_contact(&target, &describe, &data_dir, &stop).await? {
+            match first_contact(&target, &describe, &identity_file, &stop).await? {
                 Some(identity) => identity,
                 None => return Ok(()),
             }
@@ -136,8 +143,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let found = found(cri.as_ref(), &store, &identity.node_id).await;
     let shelf = PolicyShelf::default();
     let peers = match &cri {
-        Some(cri) => start_peers(&config, &identity, &store, cri, &shelf, &stop)?,
-        None => None,
+        // Peers are to see its key.
+        Some(cri) if closed.is_none() => {
+            start_peers(&config, &identity, &store, cri, &shelf, &stop)?
+        }
+        _ => None,
     };
     let local = if measures {
         None
@@ -171,9 +181,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             give
         });
     systemd::ready();
-    systemd::status(&format!("node {}", identity.node_id));
+    systemd::status(&format!(
+        "node {}{}{}",
+        identity.node_id,
+        if closed.is_some() { ": " } else { "" },
+        closed.as_deref().unwrap_or_default()
+    ));
+    if closed.is_some() {
+        tokio::spawn(until_key_opens(data_dir.clone(), key_secret, stop.clone()));
+    }
     let mut link = LinkConfig::new(target);
     link.describe = describe;
+    link.kept_out = closed;
     if profile == ProfileName::Fast {
         // A third of the usual: as much sooner as the rest of the site's times.
         link.silence /= 3;
@@ -200,7 +219,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 })
             },
             identity,
-            data_dir: data_dir.clone(),
+            identity_file,
             store,
             workloads,
             sampler: Sampler::new(&root, &data_dir),
@@ -338,7 +357,7 @@ async fn serve_http(
 async fn first_contact(
     target: &ControlTarget,
     describe: &EnrolRequest,
-    data_dir: &Path,
+    file: &IdentityFile,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Identity>> {
     // To wait for a control plane is what this agent is to do now: not a failed start.
@@ -347,9 +366,31 @@ async fn first_contact(
     let enrolment = Enrolment {
         target: target.clone(),
         request: describe.clone(),
-        data_dir: data_dir.to_owned(),
+        file: file.clone(),
     };
     Ok(session::enrol(enrolment, stop).await?)
+}
+
+/// What is to be done about a key that does not open.
+fn closed_key(why: &SecretError) -> String {
+    format!(
+        "the key of this node can't be opened: {why}. It is tried again at each start of the device; where its TPM was exchanged or cleared, a factory reset with a new token makes it another node"
+    )
+}
+
+/// How often a key that does not open is tried again.
+const TRY_KEY: Duration = Duration::from_secs(30);
+
+/// Ends the agent once the key of its node can be opened: it starts again as itself.
+async fn until_key_opens(data_dir: PathBuf, key_secret: Option<PathBuf>, stop: CancellationToken) {
+    loop {
+        tokio::time::sleep(TRY_KEY).await;
+        if let Ok((_, Kept::Node(_))) = IdentityFile::open(&data_dir, key_secret.as_deref()) {
+            info!("the key of this node can be opened now: the agent starts again");
+            stop.cancel();
+            return;
+        }
+    }
 }
 
 /// Runs the session until it ends; after `stop` it has a deadline.

@@ -334,6 +334,59 @@ async fn an_agent_that_was_updated_alone_tells_its_bundles_version_everywhere() 
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+#[tokio::test]
+async fn a_node_whose_key_does_not_open_says_so_and_is_itself_again_later() {
+    let control = Control::start();
+    let dir = tempfile::tempdir().unwrap();
+    let (secret, socket) = (dir.path().join("secret"), dir.path().join("agent.sock"));
+    let log = dir.path().join("log");
+    let identity = dir.path().join("identity.json");
+    let start = || {
+        agent_of(&control.addr.to_string(), dir.path())
+            .args(["--ca-fingerprint", &control.fingerprint, "--token", TOKEN])
+            .env("HYPERION_KEY_SECRET", &secret)
+            .arg("--local-socket")
+            .arg(&socket)
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap()
+    };
+    let end = |mut child: Child| {
+        terminate(&child);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    };
+    std::fs::write(&secret, "7".repeat(64)).unwrap();
+    let child = start();
+    until("connected", || control.hellos() == 1).await;
+    end(child);
+    let kept = std::fs::read_to_string(&identity).unwrap();
+    assert!(kept.contains("\"version\": 2"), "{kept}");
+
+    // Its token would enrol it again: it does not become another node by itself.
+    for bad in [Some("8".repeat(64)), None] {
+        match bad {
+            Some(other) => std::fs::write(&secret, other).unwrap(),
+            None => std::fs::remove_file(&secret).unwrap(),
+        }
+        let child = start();
+        let says = |words: &str| std::fs::read_to_string(&log).is_ok_and(|l| l.contains(words));
+        until("told", || says("kept out of the fleet")).await;
+        assert!(says("can't be opened") && says("factory reset"));
+        let site = get(UnixStream::connect(&socket).await.unwrap(), "/v1/site").await;
+        let why = "kept out of the fleet: the key of this node can't be opened";
+        assert!(site.contains(why), "{site}");
+        end(child);
+        assert_eq!(std::fs::read_to_string(&identity).unwrap(), kept);
+    }
+    assert_eq!(control.hellos(), 1);
+    assert_eq!(control.state.enrolments.lock().unwrap().len(), 1);
+
+    std::fs::write(&secret, "7".repeat(64)).unwrap();
+    let child = start();
+    until("connected again", || control.hellos() == 2).await;
+    end(child);
+}
+
 #[test]
 fn systemd_hears_of_the_start_the_watchdog_and_the_end() {
     let dir = tempfile::tempdir().unwrap();

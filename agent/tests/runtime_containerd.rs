@@ -625,6 +625,7 @@ async fn a_factory_reset_removes_what_the_node_runs_and_nothing_else() {
         unfinished: false,
         data_dir: dir.clone(),
         enrol_dir: dir.join("enrol"),
+        key_secret: dir.join("secret"),
         containerd_socket: containerd.socket(),
     };
     let mut told = Vec::new();

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use hyperion_agent::identity::{self, IdentityFile, Kept};
 use hyperion_agent::node::{NodeConfig, NodeFacts};
 use hyperion_agent::session::{self, EnrolFailed, Enrolment, SessionConfig, SiteConfig};
 use hyperion_agent::status::{Mode, Status};
-use hyperion_agent::store::{Change, Store};
+use hyperion_agent::store::{self, Change, Store};
 use hyperion_agent::supervisor::{Desired, SupervisorEvent};
 use hyperion_agent::telemetry::{Reserved, Sampler, Sensors, capabilities};
-use hyperion_agent::{identity, store};
 use hyperion_link::{EnrolRequest, Identity, LinkConfig};
 use hyperion_proto::agent_v1::stream_message::Body;
 use hyperion_proto::agent_v1::{
@@ -57,7 +57,7 @@ impl Agent {
         let config = SessionConfig {
             link,
             identity,
-            data_dir: dir.to_owned(),
+            identity_file: kept(dir).0,
             node: NodeConfig::new(NodeFacts {
                 node_id: NODE.to_owned(),
                 boot_id: boot.to_owned(),
@@ -140,8 +140,12 @@ fn enrolment(control: &Control, dir: &Path, token: &str) -> Enrolment {
             ),
             ..EnrolRequest::default()
         },
-        data_dir: dir.to_owned(),
+        file: kept(dir).0,
     }
+}
+
+fn kept(dir: &Path) -> (IdentityFile, Kept) {
+    IdentityFile::open(dir, None).unwrap()
 }
 
 async fn enrolled(control: &Control, dir: &Path) -> Identity {
@@ -203,9 +207,11 @@ async fn enrolment_keeps_an_identity_that_only_its_owner_reads() {
     let file = dir.path().join(identity::FILE);
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(identity::load(dir.path()).unwrap(), Some(got));
+    assert!(matches!(kept(dir.path()).1, Kept::Node(identity) if identity == got));
     std::fs::write(&file, "{\"version\":1").unwrap();
-    let error = identity::load(dir.path()).unwrap_err().to_string();
+    let error = IdentityFile::open(dir.path(), None)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("identity.json"), "{error}");
 }
 
@@ -219,7 +225,7 @@ async fn a_refused_token_ends_enrolment_with_the_reason() {
         panic!("not refused");
     };
     assert!(error.to_string().contains("join token is not known"));
-    assert_eq!(identity::load(dir.path()).unwrap(), None);
+    assert!(matches!(kept(dir.path()).1, Kept::Nobody));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyperion_agent::identity::IdentityFile;
 use hyperion_agent::local::{LocalRequest, SiteStatus};
 use hyperion_agent::node::{NodeConfig, NodeFacts};
 use hyperion_agent::peers::{self, PeersConfig, PeersHandle};
@@ -83,7 +84,7 @@ impl Agent {
         let config = SessionConfig {
             link,
             identity,
-            data_dir: dir.to_owned(),
+            identity_file: identity_file(dir),
             node: NodeConfig {
                 profile: hyperion_autonomy::Profile::fast(),
                 ..NodeConfig::new(facts)
@@ -138,6 +139,10 @@ impl Agent {
     }
 }
 
+fn identity_file(dir: &Path) -> IdentityFile {
+    IdentityFile::open(dir, None).unwrap().0
+}
+
 async fn enrolled(control: &Control, dir: &Path, id: &str) -> Identity {
     id.clone_into(&mut control.state.node.lock().unwrap());
     let enrolment = Enrolment {
@@ -146,7 +151,7 @@ async fn enrolled(control: &Control, dir: &Path, id: &str) -> Identity {
             token: TOKEN.to_owned(),
             ..EnrolRequest::default()
         },
-        data_dir: dir.to_owned(),
+        file: identity_file(dir),
     };
     let stop = CancellationToken::new();
     session::enrol(enrolment, &stop).await.unwrap().unwrap()

@@ -9,13 +9,12 @@
 //! A node that the control plane refuses (revoked, or its identity in use elsewhere) gets no more
 //! orders and keeps what it runs: the agent cannot tell a decision from a fault of the control
 //! plane, and stopping work that cannot be started again is the worse mistake. It says so in its
-//! log, on /healthz and in its metrics, and tries again slowly.
+//! log, on /healthz and in its metrics, and tries again slowly. So does one whose key can't be opened.
 
 mod enrol;
 mod logs;
 mod site;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +30,7 @@ pub use self::enrol::{EnrolFailed, Enrolment, enrol};
 use self::logs::LogRequests;
 use self::site::Net;
 pub use self::site::{Holders, PolicyShelf, SiteConfig};
-use crate::identity;
+use crate::identity::IdentityFile;
 use crate::node::{Effect, Gone, Measured, Node, NodeConfig, Now};
 use crate::notice::Notices;
 use crate::status::{Mode, Status};
@@ -57,7 +56,7 @@ pub struct SessionConfig<W> {
     /// Who this node is.
     pub identity: hyperion_link::Identity,
     /// Where a renewed identity is kept.
-    pub data_dir: PathBuf,
+    pub identity_file: IdentityFile,
     /// How the node is to be.
     pub node: NodeConfig,
     /// What to run.
@@ -103,7 +102,7 @@ pub async fn run<W: Workloads>(
     let SessionConfig {
         link,
         identity,
-        data_dir,
+        identity_file,
         node,
         store,
         workloads,
@@ -122,7 +121,7 @@ pub async fn run<W: Workloads>(
         workloads,
         sender: LinkSender::default(),
         logs: LogRequests::default(),
-        data_dir,
+        identity_file,
         sampler,
         sensors,
         status,
@@ -175,7 +174,7 @@ struct Session<W> {
     workloads: W,
     sender: LinkSender,
     logs: LogRequests,
-    data_dir: PathBuf,
+    identity_file: IdentityFile,
     sampler: Sampler,
     sensors: Sensors,
     status: Arc<Status>,
@@ -218,7 +217,7 @@ impl<W: Workloads> Session<W> {
     fn refused(&mut self, reason: &str) {
         // Once: the attempts that follow are answered the same.
         if self.status.mode() != Mode::Refused {
-            warn!(%reason, "the control plane refuses this node; its containers keep running, no orders are taken");
+            warn!(%reason, "kept out of the fleet; its containers keep running, no orders are taken");
         }
         self.status.set_mode(Mode::Refused, reason);
         lock(&self.node).disconnected(Gone::Refused(reason.to_owned()), now());
@@ -278,7 +277,7 @@ impl<W: Workloads> Session<W> {
         if let Some(peers) = &self.net.peers {
             peers.set_identity(renewed);
         }
-        match identity::save(&self.data_dir, renewed) {
+        match self.identity_file.save(renewed) {
             Ok(()) => info!("certificate renewed"),
             Err(e) => {
                 warn!(error = %e, "the renewed certificate is not on disk");

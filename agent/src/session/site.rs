@@ -17,6 +17,7 @@ use crate::local::{self, LocalRequest, SiteStatus};
 use crate::node::{Fetched, Node};
 use crate::peers::{PeerEvent, PeersHandle, PolicyFile, PolicyFiles, Relay};
 use crate::runtime::Cri;
+use crate::status::Mode;
 use crate::workloads::Workloads;
 
 /// Peers that are asked for a policy, one after the other.
@@ -266,7 +267,11 @@ impl<W: Workloads> Session<W> {
         let mut node = lock(&self.node);
         match request {
             LocalRequest::Status(answer) => {
-                let view = node.view(&self.mode_why, now());
+                let mut view = node.view(&self.mode_why, now());
+                if self.status.mode() == Mode::Refused {
+                    let why = format!("kept out of the fleet: {}", self.status.reason());
+                    view.problems.push(why);
+                }
                 let _ = answer.send(SiteStatus::from(view));
             }
             LocalRequest::Update(answer) => drop(answer.send(node.update_state())),

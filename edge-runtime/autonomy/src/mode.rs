@@ -199,14 +199,14 @@ impl Machine {
         }
     }
 
-    /// The control plane turned this node away (revoked, or its identity is in use). Holds until the
-    /// link is up.
+    /// The control plane turned this node away (revoked, or its identity is in use), or it can't say who it
+    /// is. Holds until the link is up.
     pub fn refused(&mut self, why: &str, now: Duration) -> Option<Changed> {
         if self.linked() {
             (self.contact, self.linked_at) = (now, now);
         }
         self.link = Link::Refused(why.to_owned());
-        let why = format!("the control plane refuses this node: {why}");
+        let why = format!("kept out of the fleet: {why}");
         self.to(Mode::Suspect, now, &why)
     }
 

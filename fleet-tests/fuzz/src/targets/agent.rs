@@ -5,11 +5,11 @@ use std::io::{Seek, Write};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hyperion_agent::identity::{self, IdentityFile};
 use hyperion_agent::runtime::{labels, logs, pod};
 use hyperion_agent::store::Store;
 use hyperion_agent::telemetry::sensors::Board;
-use hyperion_agent::telemetry::{Envelope, Sampler};
-use hyperion_agent::{identity, telemetry};
+use hyperion_agent::telemetry::{self, Envelope, Sampler};
 use hyperion_gateway::pki::Authority;
 use hyperion_gateway::testing::MemoryApi;
 use hyperion_link::Identity;
@@ -357,7 +357,7 @@ impl Case for RecordCase {
 /// The identity's file.
 pub struct IdentityCase {
     folder: TempDir,
-    seed: Vec<u8>,
+    seeds: Vec<Vec<u8>>,
 }
 
 impl IdentityCase {
@@ -380,20 +380,32 @@ impl IdentityCase {
             key_der: new_key()?,
             chain_der,
         };
-        identity::save(folder.path(), &identity)?;
-        let seed = fs::read(folder.path().join(identity::FILE))?;
-        Ok(Self { folder, seed })
+        let file = folder.path().join(identity::FILE);
+        let secret = folder.path().join("secret");
+        let mut seeds = Vec::new();
+        for sealed in [false, true] {
+            if sealed {
+                fs::write(&secret, "7".repeat(64))?;
+            }
+            IdentityFile::open(folder.path(), Some(&secret))?
+                .0
+                .save(&identity)?;
+            seeds.push(fs::read(&file)?);
+            fs::remove_file(&file)?;
+        }
+        Ok(Self { folder, seeds })
     }
 }
 
 impl Case for IdentityCase {
     fn seeds(&self) -> Vec<Vec<u8>> {
-        vec![self.seed.clone()]
+        self.seeds.clone()
     }
 
     fn run(&mut self, input: &[u8]) -> Outcome {
-        let _ = fs::write(self.folder.path().join(identity::FILE), input);
-        Outcome::of(&identity::load(self.folder.path()))
+        let dir = self.folder.path();
+        let _ = fs::write(dir.join(identity::FILE), input);
+        Outcome::of(&IdentityFile::open(dir, Some(&dir.join("secret"))))
     }
 }
 
