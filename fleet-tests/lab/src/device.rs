@@ -18,6 +18,8 @@ pub const PEER_PORT: u16 = 7445;
 pub struct Device {
     /// Name of the namespace.
     pub netns: String,
+    /// Its one interface.
+    interface: String,
     /// Its address.
     pub address: String,
 }
@@ -49,7 +51,11 @@ impl Device {
         let (outside, inside) = (format!("hv{number}-{host}"), format!("hw{number}-{host}"));
         let address = format!("198.18.{number}.{host}");
         run("ip", &["netns", "add", &netns])?;
-        let device = Self { netns, address };
+        let device = Self {
+            netns,
+            interface: inside.clone(),
+            address,
+        };
         run(
             "ip",
             &[
@@ -82,6 +88,22 @@ impl Device {
         ];
         all.extend(args);
         (PathBuf::from("nsenter"), all)
+    }
+
+    /// Pulls its cable: without it there is no route either.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn unplug(&self) -> Result<()> {
+        self.ip(&["link", "set", &self.interface, "down"])
+    }
+
+    /// Plugs its cable in again.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn plug(&self) -> Result<()> {
+        self.ip(&["link", "set", &self.interface, "up"])
     }
 
     /// Cuts the way between this device and an address, for UDP alone: containers are reached by

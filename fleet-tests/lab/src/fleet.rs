@@ -210,6 +210,16 @@ impl Fleet {
     /// # Errors
     /// It can't be run.
     pub fn add_only(&mut self, spec: &AgentSpec) -> Result<usize> {
+        let at = self.prepare_agent(spec)?;
+        self.start_agent(at)?;
+        Ok(at)
+    }
+
+    /// An agent with a new token, not started; gives its index.
+    ///
+    /// # Errors
+    /// There is no token, or no device for it.
+    pub fn prepare_agent(&mut self, spec: &AgentSpec) -> Result<usize> {
         let token = self.control.token(&spec.site, 1)?;
         let socket = self.containerd.socket();
         let device = if self.devices {
@@ -220,9 +230,7 @@ impl Fleet {
         let link = &self.control.link;
         let agent = Agent::prepare(&self.dir, link, &socket, Some(&token), spec, device);
         self.agents.push(agent);
-        let at = self.agents.len() - 1;
-        self.start_agent(at)?;
-        Ok(at)
+        Ok(self.agents.len() - 1)
     }
 
     fn make_device(&mut self) -> Result<Device> {

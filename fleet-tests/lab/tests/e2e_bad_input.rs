@@ -466,6 +466,31 @@ fn an_absent_containerd_is_named_and_used_when_it_comes() {
 }
 
 #[test]
+fn a_device_that_starts_before_its_network_joins_when_it_is_there() {
+    if needs::skip_devices("before_the_network") {
+        return;
+    }
+    let options = FleetOptions::new("before_the_network").devices();
+    let mut fleet = Fleet::start(&options).unwrap();
+    let at = fleet.prepare_agent(&AgentSpec::edge("early")).unwrap();
+    let device = fleet.agent(at).unwrap().device.clone().unwrap();
+    device.unplug().unwrap();
+    fleet.start_agent(at).unwrap();
+    fleet.wait_log(at, "Network is unreachable").unwrap();
+    device.plug().unwrap();
+    fleet.wait_agent(at).unwrap();
+    // The same for a device that is of the fleet already.
+    fleet.agent(at).unwrap().kill();
+    device.unplug().unwrap();
+    fleet.start_agent(at).unwrap();
+    fleet.wait_log(at, "no connection").unwrap();
+    device.plug().unwrap();
+    fleet.apply(&service("web", 1, None)).unwrap();
+    fleet.wait_running("web-0", SOON).unwrap();
+    fleet.no_panics().unwrap();
+}
+
+#[test]
 fn a_taken_port_is_named() {
     if needs::skip_on_given("taken_port") {
         return;
