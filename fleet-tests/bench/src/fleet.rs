@@ -26,6 +26,9 @@ pub struct AgentArgs {
     /// Containers on the node.
     #[arg(long, default_value_t = 0)]
     pub containers: u32,
+    /// Without its control plane.
+    #[arg(long)]
+    pub offline: bool,
 }
 
 /// Measure what a site does alone, or what a spot machine that is taken back costs, with real
@@ -65,6 +68,7 @@ pub fn agent(args: &AgentArgs) -> Result<Report> {
     let options = measure::agent::Options {
         seconds: args.seconds,
         containers: args.containers,
+        offline: args.offline,
     };
     Ok(report("agent", measure::agent::run(&options)?))
 }

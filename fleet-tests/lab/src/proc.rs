@@ -35,6 +35,17 @@ pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     Ok((next()? + next()?) as f64 / TICKS_PER_SECOND)
 }
 
+/// What the process has had written to disks so far, bytes: pages of files that it has changed, and not
+/// what the file system keeps of them for itself.
+///
+/// # Errors
+/// There is no such process, or it is another user's.
+pub fn written_bytes(pid: u32) -> anyhow::Result<u64> {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let line = io.lines().find_map(|l| l.strip_prefix("write_bytes:"));
+    Ok(line.context("write_bytes")?.trim().parse()?)
+}
+
 /// Model name of the CPU, `unknown` where the kernel does not tell.
 #[must_use]
 pub fn cpu_model() -> String {
@@ -53,6 +64,7 @@ mod tests {
     #[test]
     fn this_process_uses_memory_and_time() {
         let own = std::process::id();
+        written_bytes(own).unwrap();
         assert!(rss_bytes(own).unwrap() > 1 << 20);
         assert!(cpu_seconds(own).unwrap() >= 0.0);
     }
