@@ -83,13 +83,13 @@ pub async fn command(flags: Reset, out: &mut impl Write) -> anyhow::Result<()> {
     let lock = lock_data_dir(&data_dir).context("stop the agent first")?;
     let node = node_id(&data_dir);
     if !unfinished {
-        // First, and the sealed one last: no agent may give a new identity a secret that is gone at the next
-        // boot.
-        remove(&key_secret)?;
         begin(&data_dir)?;
         for file in ENROLMENT {
             remove(&enrol_dir.join(file))?;
         }
+        // After the sealed one, of which hyperion-enrol may have made it this moment: a new identity must not
+        // get a secret that is gone at the next boot.
+        remove(&key_secret)?;
     }
     finish(&data_dir, &containerd_socket).await?;
     drop(lock);
