@@ -148,7 +148,10 @@ pub async fn bring(
             }
         }
     }
-    std::fs::rename(&part, &path).map_err(|e| Failure::disk(&e, &path))?;
+    // Its name too is on disk before anything is built on it: the power may go.
+    std::fs::rename(&part, &path)
+        .and_then(|()| std::fs::File::open(folder)?.sync_all())
+        .map_err(|e| Failure::disk(&e, &path))?;
     Ok(path)
 }
 

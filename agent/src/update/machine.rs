@@ -52,7 +52,14 @@ pub struct Updates {
 impl Updates {
     /// Goes on with what a store has kept.
     #[must_use]
-    pub fn new(kept: KeptUpdate) -> Self {
+    pub fn new(mut kept: KeptUpdate) -> Self {
+        // Where root's part does not say otherwise, the bundle is looked at, or brought, once more: it may
+        // have been lost since.
+        if let Some(progress) = &mut kept.progress
+            && progress.phase() == UpdatePhase::Installing
+        {
+            progress.set_phase(UpdatePhase::Downloading);
+        }
         Self {
             kept,
             engine: None,
