@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rand::RngExt;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::notice::Notice;
@@ -11,7 +12,7 @@ use crate::runtime::{Cri, Exits, RuntimeError};
 
 /// Longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// Wait between two looks for a socket that is not there.
+/// Wait between two looks for a socket that is not there, or not the account's to open yet.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs until nobody listens.
@@ -43,12 +44,14 @@ pub(super) async fn watch(
     }
 }
 
-/// Ends when there is a socket where there was none; never where there is one at the start.
+/// Ends when somebody listens at `socket` whom this account reaches, where nobody was at the start; never where
+/// somebody was.
 async fn appears(socket: &Path) {
-    if socket.exists() {
+    let listens = async || UnixStream::connect(socket).await.is_ok();
+    if listens().await {
         std::future::pending::<()>().await;
     }
-    while !socket.exists() {
+    while !listens().await {
         tokio::time::sleep(LOOK).await;
     }
 }
