@@ -48,9 +48,24 @@ impl Agent {
         boot: &str,
         workloads: Recording,
     ) -> Self {
+        Self::start_on(
+            dir,
+            LinkConfig::new(control.target()),
+            identity,
+            boot,
+            workloads,
+        )
+    }
+
+    fn start_on(
+        dir: &Path,
+        mut link: LinkConfig,
+        identity: Identity,
+        boot: &str,
+        workloads: Recording,
+    ) -> Self {
         let (supervisor, events) = mpsc::channel(64);
         let status = Arc::new(Status::default());
-        let mut link = LinkConfig::new(control.target());
         link.backoff_min = Duration::from_millis(10);
         link.backoff_max = Duration::from_millis(50);
         let root = Path::new("/");
@@ -346,6 +361,27 @@ async fn a_start_without_network_starts_what_the_store_says() {
         [("job".into(), 2, false), ("web".into(), 7, false)]
     );
     assert_ne!(agent.status.mode(), Mode::Connected);
+    assert_eq!(control.hellos(), 0);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_cant_say_who_it_is_runs_what_it_holds_and_connects_to_nobody() {
+    let control = Control::start();
+    let dir = tempfile::tempdir().unwrap();
+    let identity = enrolled(&control, dir.path()).await;
+    left_behind(dir.path(), &[("web", 7)]);
+    let without_key = Identity {
+        key_der: Vec::new(),
+        ..identity
+    };
+    let mut link = LinkConfig::new(control.target());
+    link.kept_out = Some("no key".to_owned());
+    let workloads = Recording::default();
+    let agent = Agent::start_on(dir.path(), link, without_key, "boot-1", workloads);
+    until("kept out", || agent.status.mode() == Mode::Refused).await;
+    assert_eq!(agent.status.reason(), "no key");
+    assert_eq!(agent.workloads.calls()[0], [("web".to_owned(), 7, false)]);
     assert_eq!(control.hellos(), 0);
     agent.stop().await;
 }
