@@ -18,7 +18,11 @@ const MOST_INSTANCES: u32 = 64;
 /// # Errors
 /// It is not there, or the driver does not work. For people.
 pub fn load() -> Result<Box<dyn Driver>, String> {
-    match Nvml::init() {
+    started(Nvml::init())
+}
+
+fn started(nvml: Result<Nvml, NvmlError>) -> Result<Box<dyn Driver>, String> {
+    match nvml {
         Ok(nvml) => Ok(Box::new(Loaded(nvml))),
         Err(e) => Err(e.to_string()),
     }
@@ -133,9 +137,137 @@ fn processes(device: &Device<'_>) -> Option<Vec<(u32, Option<u64>)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
     use nvml_wrapper::bitmasks::device::ThrottleReasons as R;
 
     use super::super::THROTTLE_REASONS;
+    use super::*;
+
+    /// A library that stands in for NVIDIA's, compiled with these settings (testdata/nvml.c); none for
+    /// programs of another machine, as there is no compiler for them here.
+    fn library(settings: &[&str]) -> Option<(Box<dyn Driver>, tempfile::TempDir)> {
+        let native = Command::new("uname").arg("-m").output().unwrap().stdout;
+        if String::from_utf8_lossy(&native).trim() != std::env::consts::ARCH {
+            println!(
+                "SKIPPED: nvml: it needs a C compiler for {}",
+                std::env::consts::ARCH
+            );
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("libnvidia-ml.so.1");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/nvml.c");
+        // What links Rust's programs.
+        let compiled = Command::new("cc")
+            .args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"])
+            .args([&path, &source])
+            .args(settings)
+            .status();
+        assert!(compiled.unwrap().success());
+        let nvml = Nvml::builder().lib_path(path.as_os_str()).init();
+        Some((started(nvml).unwrap(), dir))
+    }
+
+    #[test]
+    fn what_a_library_says_arrives_with_its_units() {
+        let Some((mut driver, _dir)) = library(&[]) else {
+            return;
+        };
+        let gpus = driver.read(true).unwrap();
+        let [whole, mute] = &gpus[..] else {
+            panic!("{gpus:?}");
+        };
+        let gib = |n: u64| n << 30;
+        let clock = |part, n: u32| (part, Some(1000 + n), Some(2000 + n));
+        let part = "MIG-11111111-2222-3333-4444-555555555555";
+        let expected = Raw {
+            uuid: Some("GPU-11111111-2222-3333-4444-555555555555".to_owned()),
+            name: Some("NVIDIA A100-SXM4-80GB".to_owned()),
+            busy: Some(97),
+            memory_busy: Some(41),
+            memory: Some((gib(1), gib(80))),
+            celsius: Some(64),
+            power: Some(311_250),
+            throttle: Some(0x44),
+            slow: Some(Slow {
+                power_limit: Some(400_000),
+                energy: Some(5_000_000_000),
+                clocks: vec![
+                    clock("graphics", 0),
+                    clock("sm", 1),
+                    clock("memory", 2),
+                    clock("video", 3),
+                ],
+                ecc: Some(true),
+                ecc_corrected: Some(17),
+                ecc_uncorrected: Some(0),
+                mig: Some(true),
+                instances: vec![(
+                    Some(part.to_owned()),
+                    Some("NVIDIA A100-SXM4-80GB MIG 1g.10gb".to_owned()),
+                    Some(gib(10)),
+                )],
+                processes: Some(vec![(4711, Some(gib(1) / 2)), (4712, None)]),
+            }),
+        };
+        assert_eq!(*whole, expected);
+        let nothing = Raw {
+            slow: mute.slow.clone(),
+            ..Raw::default()
+        };
+        assert_eq!(*mute, nothing, "each call stands for itself");
+        let slow = mute.slow.as_ref().unwrap();
+        assert_eq!(
+            (slow.energy, slow.mig, &slow.processes),
+            (None, None, &None)
+        );
+        let gpus = driver.read(false).unwrap();
+        assert!(gpus[0].busy == Some(97) && gpus[0].slow.is_none());
+    }
+
+    #[test]
+    fn an_old_library_tells_what_it_knows() {
+        let Some((mut driver, _dir)) = library(&["-DOLD"]) else {
+            return;
+        };
+        let gpus = driver.read(true).unwrap();
+        assert_eq!((gpus[0].memory, gpus[0].busy), (None, Some(97)));
+        let slow = gpus[0].slow.as_ref().unwrap();
+        assert_eq!((&slow.processes, slow.energy), (&None, Some(5_000_000_000)));
+    }
+
+    #[test]
+    fn a_driver_that_has_gone_is_an_error_so_that_the_library_is_loaded_anew() {
+        // NVML_ERROR_UNINITIALIZED, _DRIVER_NOT_LOADED, _LIB_RM_VERSION_MISMATCH.
+        for gone in ["-DGONE=1", "-DGONE=9", "-DGONE=18"] {
+            let Some((mut driver, _dir)) = library(&[gone]) else {
+                return;
+            };
+            assert!(driver.read(false).is_err(), "{gone}");
+        }
+    }
+
+    #[test]
+    fn no_room_is_made_for_more_processes_than_there_can_be() {
+        let Some((mut driver, _dir)) = library(&["-DCROWD"]) else {
+            return;
+        };
+        let gpus = driver.read(true).unwrap();
+        assert_eq!(gpus[0].slow.as_ref().unwrap().processes, None);
+    }
+
+    #[test]
+    fn a_library_that_is_none_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("libnvidia-ml.so.1");
+        for content in ["", "not a library"] {
+            std::fs::write(&path, content).unwrap();
+            let nvml = Nvml::builder().lib_path(path.as_os_str()).init();
+            assert!(started(nvml).is_err());
+        }
+    }
 
     #[test]
     fn the_bits_of_throttling_are_those_of_the_library() {

@@ -35,7 +35,7 @@ pub const THROTTLE_REASONS: [(u64, &str); 6] = [
 ];
 
 /// One GPU as the library tells of it, unchecked; none where a call failed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Raw {
     /// Names it for good.
     pub uuid: Option<String>,
@@ -58,7 +58,7 @@ pub struct Raw {
 }
 
 /// What changes slowly.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Slow {
     /// Milliwatts.
     pub power_limit: Option<u32>,
