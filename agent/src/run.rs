@@ -181,14 +181,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             give
         });
     systemd::ready();
-    systemd::status(&format!(
-        "node {}{}{}",
-        identity.node_id,
-        if closed.is_some() { ": " } else { "" },
-        closed.as_deref().unwrap_or_default()
-    ));
-    if closed.is_some() {
+    let node = format!("node {}", identity.node_id);
+    if let Some(why) = &closed {
+        systemd::status(&format!("{node}: {why}"));
         tokio::spawn(until_key_opens(data_dir.clone(), key_secret, stop.clone()));
+    } else {
+        systemd::status(&node);
     }
     let mut link = LinkConfig::new(target);
     link.describe = describe;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use hyperion_link::route;
 use rand::RngExt;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -12,8 +13,6 @@ use crate::runtime::{Cri, Exits, RuntimeError};
 
 /// Longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// Wait between two looks for a socket that is not there, or not the account's to open yet.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs until nobody listens.
 pub(super) async fn watch(
@@ -47,13 +46,7 @@ pub(super) async fn watch(
 /// Ends when somebody listens at `socket` whom this account reaches, where nobody was at the start; never where
 /// somebody was.
 async fn appears(socket: &Path) {
-    let listens = async || UnixStream::connect(socket).await.is_ok();
-    if listens().await {
-        std::future::pending::<()>().await;
-    }
-    while !listens().await {
-        tokio::time::sleep(LOOK).await;
-    }
+    route::becomes(|| async { UnixStream::connect(socket).await.is_ok() }).await;
 }
 
 /// Ends with an error when containerd does, and without one when nobody listens.

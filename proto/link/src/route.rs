@@ -1,6 +1,7 @@
 //! Whether this machine has a way to an address: a device that starts before its network, or loses it,
 //! goes on the moment it is there instead of waiting out its backoff.
 
+use std::future::{pending, ready};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -45,18 +46,19 @@ pub(crate) fn check(addr: SocketAddr) -> io::Result<()> {
 /// the start, as then something else is wrong and waiting is right.
 pub async fn appears(target: &str) {
     match target.parse::<SocketAddr>() {
-        Ok(addr) => becomes(|| ask(addr).is_ok()).await,
-        Err(_) => becomes(|| ANYWHERE.iter().any(|addr| ask(*addr).is_ok())).await,
+        Ok(addr) => becomes(|| ready(ask(addr).is_ok())).await,
+        Err(_) => becomes(|| ready(ANYWHERE.iter().any(|addr| ask(*addr).is_ok()))).await,
     }
 }
 
-async fn becomes(true_now: impl Fn() -> bool) {
-    if true_now() {
-        std::future::pending::<()>().await;
+/// Ends once something is so that was not, looking every 200 ms; never where it is so at the start.
+pub async fn becomes<F: Future<Output = bool>>(so: impl Fn() -> F) {
+    if so().await {
+        pending::<()>().await;
     }
     loop {
         tokio::time::sleep(LOOK).await;
-        if true_now() {
+        if so().await {
             return;
         }
     }
@@ -84,7 +86,7 @@ mod tests {
     #[tokio::test]
     async fn it_ends_once_there_is_a_way() {
         let looks = Cell::new(0);
-        let second_look = || looks.replace(looks.get() + 1) == 1;
+        let second_look = || ready(looks.replace(looks.get() + 1) == 1);
         let became = tokio::time::timeout(Duration::from_secs(60), becomes(second_look)).await;
         became.unwrap();
         assert_eq!(looks.get(), 2);
@@ -92,6 +94,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_way_that_is_there_ends_no_wait() {
-        assert!(becomes(|| true).now_or_never().is_none());
+        assert!(becomes(|| ready(true)).now_or_never().is_none());
     }
 }
