@@ -10,13 +10,16 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// # Errors
 /// There is no such process.
 pub fn rss_bytes(pid: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmRSS:"))
-        .context("VmRSS")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+    let resident = field(pid, "status", "VmRSS:")?;
+    let kib: u64 = resident.trim_end_matches(" kB").trim().parse()?;
     Ok(kib * 1024)
+}
+
+/// What follows `name` in a file of the process.
+fn field(pid: u32, file: &str, name: &str) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix(name));
+    Ok(line.with_context(|| name.to_owned())?.trim().to_owned())
 }
 
 /// User and system time so far, seconds.
@@ -41,9 +44,7 @@ pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
 /// # Errors
 /// There is no such process, or it is another user's.
 pub fn written_bytes(pid: u32) -> anyhow::Result<u64> {
-    let io = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
-    let line = io.lines().find_map(|l| l.strip_prefix("write_bytes:"));
-    Ok(line.context("write_bytes")?.trim().parse()?)
+    Ok(field(pid, "io", "write_bytes:")?.parse()?)
 }
 
 /// Model name of the CPU, `unknown` where the kernel does not tell.
